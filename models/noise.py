@@ -1,0 +1,42 @@
+"""Noise keyed by (seed, image index, step), so that every model starts one seed from the same x_T.
+
+Counter-based (Philox 4x64; Salmon et al. 2011): the key is (seed, image index), the counter's high word the step. Noise
+never depends on batch slot, company or time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_SEED = 2**53 - 1  # the largest integer JSON clients hold exactly
+_MAX_WORD = 2**64 - 1  # a word of Philox's key and counter
+
+
+def _normal(seed: int, index: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    # Philox itself wraps negative words round, which would give two seeds one noise.
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed must be between 0 and {MAX_SEED}, got {seed}")
+    if not 0 <= index <= _MAX_WORD:
+        raise ValueError(f"index must be between 0 and {_MAX_WORD}, got {index}")
+    key = np.array([seed, index], dtype=np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def initial_noise(seed: int, index: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """x_T of one image: standard normal float32 of `shape` (C, H, W).
+
+    Raises ValueError for a seed outside 0 ... MAX_SEED or a negative index.
+    """
+    return _normal(seed, index, 0, shape)
+
+
+def step_noise(seed: int, index: int, row: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """z of plan row `row` (counted from 0 at the noisy end) for a stochastic plan: standard normal float32 of `shape`.
+
+    Raises ValueError for a seed outside 0 ... MAX_SEED or a negative index or row.
+    """
+    if row < 0:  # row -1 would be x_T again
+        raise ValueError(f"row must not be negative, got {row}")
+    return _normal(seed, index, row + 1, shape)

@@ -1,0 +1,110 @@
+"""Sampling plans: every sampler is one linear update per step.
+
+    x_next = a x + b x0 + c x0_prev + s z
+
+with x0 the clean image predicted at this step (clipped to the model's range), x0_prev the one predicted at the step
+before (zero at the start) and z fresh unit noise. A plan is the table of its rows from pure noise to the image; the
+engine runs rows and never knows which sampler made them.
+
+Notation: alpha_bar_t = cumulative signal level; signal = sqrt(alpha_bar), noise = sqrt(1 - alpha_bar); "next" is the
+row's destination, t-1 on the sub-sequence; lambda = log(signal / noise).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.schedule import Float64
+from models.subsequence import Int64, labels, student_alpha_bar
+
+COEFFICIENTS = ("signal", "noise", "a", "b", "c")  # columns of the step graph's `coefficients` input, in order
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Rows from noise to image.
+
+    label         int64 [N]    network label of each row (timestep input)
+    coefficients  float64 [N, 5]  signal, noise, a, b, c of each row; the step graph's input
+    s             float64 [N]  scale of the fresh noise, added outside the graph; all zero for deterministic samplers
+    """
+
+    label: Int64
+    coefficients: Float64
+    s: Float64
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether no row adds fresh noise."""
+        return not self.s.any()
+
+
+def _rows(alpha_bar: Float64, phi: Int64) -> tuple[Float64, Float64]:
+    """(alpha_bar at each row's start, at its destination), noisy end first: float64 [T'] each."""
+    kept = student_alpha_bar(alpha_bar, phi)[::-1]
+    return kept[:-1], kept[1:]
+
+
+def _plan(phi: Int64, here: Float64, a: Float64, b: Float64, c: Float64, s: Float64) -> Plan:
+    table = np.stack([np.sqrt(here), np.sqrt(1 - here), a, b, c], axis=1)
+    return Plan(labels(phi)[::-1].copy(), table, s)
+
+
+def relabel(plan: Plan, label_of_step: Int64) -> Plan:
+    """The same plan with other network labels; label_of_step [N] is given for steps t = 1 ... N, clean end first.
+
+    Raises ValueError when there is not one label a row.
+    """
+    if np.shape(label_of_step) != (len(plan),):
+        raise ValueError(f"a plan of {len(plan)} rows needs as many labels, got {np.size(label_of_step)}")
+    return Plan(np.asarray(label_of_step, dtype=np.int64)[::-1].copy(), plan.coefficients, plan.s)
+
+
+def _posterior(alpha_bar: Float64, phi: Int64, eta: float) -> Plan:
+    """DDIM, eq. 12 of Song et al. 2021: x_next = signal' x0 + sqrt(1 - alpha_bar' - sigma^2) eps + sigma z.
+
+    sigma = eta sqrt((1 - alpha_bar')/(1 - alpha_bar)) sqrt(1 - alpha_bar/alpha_bar'), and eps re-derived from the
+    (clipped) x0 as (x - signal x0)/noise, which gives a = sqrt(1 - alpha_bar' - sigma^2)/noise and b = signal' - a signal.
+    """
+    here, following = _rows(alpha_bar, phi)
+    sigma = eta * np.sqrt((1 - following) / (1 - here)) * np.sqrt(1 - here / following)
+    a = np.sqrt(np.maximum(1 - following - sigma**2, 0)) / np.sqrt(1 - here)
+    b = np.sqrt(following) - a * np.sqrt(here)
+    return _plan(phi, here, a, b, np.zeros_like(a), sigma)
+
+
+def ddim(alpha_bar: Float64, phi: Int64) -> Plan:
+    """Deterministic DDIM on the sub-sequence phi (Song et al. 2021, eta = 0; SFDDM section 3.4 with sigma = 0)."""
+    return _posterior(alpha_bar, phi, eta=0.0)
+
+
+def ddpm(alpha_bar: Float64, phi: Int64) -> Plan:
+    """Ancestral sampling with the posterior variance beta-tilde (Ho et al. 2020, eq. 6-7; "fixed_small"): eta = 1."""
+    return _posterior(alpha_bar, phi, eta=1.0)
+
+
+def dpmpp_2m(alpha_bar: Float64, phi: Int64) -> Plan:
+    """DPM-Solver++(2M), midpoint form (Lu et al. 2022, arXiv 2211.01095, algorithm 2), first order at both ends.
+
+    With h = lambda' - lambda, r = h_previous / h and D = x0 + (x0 - x0_prev)/(2 r):
+    x_next = (noise'/noise) x - signal' (exp(-h) - 1) D. The last row goes to alpha_bar = 1, where x_next = x0.
+    """
+    here, following = _rows(alpha_bar, phi)
+    count = len(here)
+    a = np.sqrt(1 - following) / np.sqrt(1 - here)
+    gain = np.sqrt(following) - a * np.sqrt(here)  # -signal' (exp(-h) - 1), as exp(-h) = (noise'/noise)(signal/signal')
+    c = np.zeros(count)
+    if count > 2:
+        log_snr = 0.5 * np.log(here / (1 - here))  # lambda at each row's start
+        h = np.diff(log_snr)  # row i spans h[i]; the last row spans an infinite h and stays first order
+        r = h[:-1] / h[1:]
+        c[1:-1] = -gain[1:-1] / (2 * r)
+    return _plan(phi, here, a, gain - c, c, np.zeros(count))
+
+
+SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}
