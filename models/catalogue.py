@@ -1,0 +1,160 @@
+"""The catalogue: finds model folders in zoo directories, trusts what verifies, and says why it refuses the rest.
+
+    <zoo>/<family>/<name>/{model.onnx, manifest.json, README.md}
+
+Model ids are `<family>/<name>`; a teacher also answers to training-free solver variants,
+`<family>/teacher@ddim-016`, for any step count up to its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.manifest import GRAPH, MANIFEST, Manifest, ManifestError, read_manifest
+from models.plan import SAMPLERS, Plan, ddim, relabel
+from models.subsequence import uniform_phi
+
+_VARIANT = re.compile(r"(?P<sampler>[a-z]+)-(?P<steps>[0-9]{1,6})")
+
+
+class UnknownModelError(LookupError):
+    """No such model or variant; the message says what there is."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A verified model folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def graph(self) -> Path:
+        return self.folder / GRAPH
+
+    def plan(self) -> Plan:
+        """The model's own plan: DDIM over all of its steps, with its own labels."""
+        return _own_plan(self.manifest)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A folder that was not trusted, and why."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a model id means: an entry's weights and the plan to run on them."""
+
+    id: str
+    entry: Entry
+    sampler: str
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Entries by id, in order of discovery, and what was refused."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
+
+    def resolve(self, model_id: str) -> Resolved:
+        """The entry and plan of `<family>/<name>` or `<family>/<teacher>@<sampler>-<steps>`.
+
+        Raises UnknownModelError, never substitutes.
+        """
+        base, at, variant = model_id.partition("@")
+        entry = self.entries.get(base)
+        if entry is None:
+            known = ", ".join(self.entries) or "none"
+            raise UnknownModelError(f"The model {model_id!r} does not exist. Models here: {known}.")
+        if not at:
+            return Resolved(model_id, entry, "ddim", entry.plan())
+        if entry.manifest.kind != "teacher":
+            raise UnknownModelError(f"{base!r} is a student; solver variants (@ddim-016, ...) exist for teachers only.")
+        match = _VARIANT.fullmatch(variant)
+        if match is None or match["sampler"] not in SAMPLERS:
+            choices = ", ".join(f"@{name}-016" for name in SAMPLERS)
+            raise UnknownModelError(f"{variant!r} is no solver variant; write one as {choices}.")
+        steps = int(match["steps"])
+        if not 1 <= steps <= entry.manifest.steps:
+            raise UnknownModelError(f"{model_id!r}: the steps must be between 1 and {entry.manifest.steps}.")
+        canonical = f"{base}@{match['sampler']}-{steps:03d}"
+        return Resolved(canonical, entry, match["sampler"], variant_plan(entry.manifest, match["sampler"], steps))
+
+
+def variant_plan(manifest: Manifest, sampler: str, steps: int) -> Plan:
+    """A teacher's plan with another sampler on a uniform sub-sequence of `steps` steps."""
+    phi = uniform_phi(manifest.steps, steps)
+    plan = SAMPLERS[sampler](manifest.alpha_bar_table, phi)
+    return relabel(plan, manifest.label_table[phi[1:] - 1])
+
+
+def _own_plan(manifest: Manifest) -> Plan:
+    plan = ddim(manifest.alpha_bar_table, uniform_phi(manifest.steps, manifest.steps))
+    return relabel(plan, manifest.label_table)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file, as in the manifest's field."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> Entry:
+    """Read one model folder and check everything checkable. Raises ManifestError with one sentence."""
+    folder = folder.absolute()  # a relative path may lack the two names checked below
+    manifest = read_manifest(folder)
+    if (manifest.family, manifest.name) != (folder.parent.name, folder.name):
+        raise ManifestError(f"{folder} calls itself {manifest.id}; a model folder is <zoo>/<family>/<name>")
+    graph = folder / GRAPH
+    if not graph.is_file():
+        raise ManifestError(f"{folder} has no {GRAPH}")
+    found = sha256_of(graph)
+    if found != manifest.sha256:
+        raise ManifestError(
+            f"{graph} does not match its manifest: sha256 is {found[:12]}..., expected {manifest.sha256[:12]}..."
+        )
+    return Entry(folder, manifest)
+
+
+def discover(zoos: Iterable[Path]) -> Catalogue:
+    """Verify every model folder in the zoos. A folder that fails is refused with its reason; the rest are served.
+
+    When two zoos hold the same id, the first one wins and the other is refused.
+    """
+    entries: dict[str, Entry] = {}
+    refusals: list[Refusal] = []
+    for zoo in zoos:
+        if not zoo.is_dir():
+            refusals.append(Refusal(zoo, f"the zoo {zoo} is not a folder"))
+            continue
+        # Either file marks a model folder, so that one without its manifest is reported, not passed over.
+        for folder in sorted({path.parent for name in (MANIFEST, GRAPH) for path in zoo.glob(f"*/*/{name}")}):
+            try:
+                entry = verify(folder)
+            except (ManifestError, OSError) as error:
+                refusals.append(Refusal(folder, str(error)))
+                continue
+            if entry.id in entries:
+                refusals.append(Refusal(folder, f"{entry.id} is already served from {entries[entry.id].folder}"))
+            else:
+                entries[entry.id] = entry
+    return Catalogue(entries, tuple(refusals))
+
+
+def default_zoo() -> Path:
+    """The zoo that ships with the package."""
+    return Path(__file__).parent / "zoo"
