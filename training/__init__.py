@@ -1,0 +1,1 @@
+"""Making models: data, teacher, distillation, evaluation and the `sfddm-train` command."""

@@ -1,0 +1,118 @@
+"""From a trained model to the folders others read: the model folder of the service and the stock diffusers pipeline."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.catalogue import sha256_of
+from models.export import StepGraph, export_step_graph, round_weights
+from models.manifest import GRAPH, ImageShape, Manifest, Provenance, write_manifest
+from models.plan import COEFFICIENTS
+from training.card import model_card
+from training.errors import TrainingError
+from training.loop import utc_now
+from training.onnx_model import OnnxModel
+from training.torch_model import TorchModel, load_model, save_pipeline
+
+CHECKED_BATCHES = (1, 2, 3, 64)
+TOLERANCE = 1e-3  # of x_next and x0, whose range is about [-1, 1]; half of one 8-bit level is 4e-3
+
+
+def export(spec: str, zoo: Path, family: str, name: str, *, half: bool = True, pipeline: Path | None = None) -> Path:
+    """Write `zoo`/`family`/`name` from the model at `spec`, and the diffusers pipeline when a folder is named for it.
+
+    The graph is compared with torch at batches 1, 2, 3 and 64 before the folder appears.
+    Raises TrainingError when they disagree, CheckpointError when there is nothing to load.
+    """
+    model = load_model(spec)
+    dtype = "float16" if half else "float32"
+    if half:
+        round_weights(model.network, torch.float16)
+    folder = zoo / family / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
+        draft = Path(scratch) / name
+        draft.mkdir()
+        graph = StepGraph(model.network, model.prediction_type, model.clip, conditional=bool(model.classes))
+        export_step_graph(graph, model.shape, draft / GRAPH, half=half)
+        difference = compare(graph, draft / GRAPH, model)
+        if not difference <= TOLERANCE:
+            raise TrainingError(
+                f"the exported graph differs from torch by {difference:.2g}, more than {TOLERANCE}; report this"
+            )
+        manifest = _manifest(model, family, name, dtype, sha256_of(draft / GRAPH))
+        write_manifest(draft, manifest)
+        (draft / "README.md").write_text(model_card(manifest))
+        folder.mkdir(exist_ok=True)
+        for file in draft.iterdir():
+            file.replace(folder / file.name)
+    if pipeline is not None:
+        save_pipeline(model, pipeline)
+        (pipeline / "README.md").write_text(model_card(manifest))
+    return folder
+
+
+@torch.inference_mode()
+def compare(graph: StepGraph, path: Path, model: TorchModel) -> float:
+    """Largest absolute difference between the torch and the ONNX step graph over the checked batch sizes."""
+    onnx_model, worst = OnnxModel(path), 0.0
+    generator = np.random.default_rng(0)
+    for batch in CHECKED_BATCHES:
+        x, x0_prev = (generator.standard_normal((batch, *model.shape), dtype=np.float32) for _ in range(2))
+        timestep = generator.choice(model.labels, batch)
+        coefficients = generator.uniform(0, 1, (batch, len(COEFFICIENTS))).astype(np.float32)
+        # An epsilon model divides by the signal level: keep that away from zero here, as its noisiest step does.
+        coefficients[:, 0] = np.maximum(coefficients[:, 0], np.sqrt(model.alpha_bar[-1]))
+        label = generator.integers(0, len(model.classes), batch) if model.classes else None
+        ours = onnx_model.step(x, x0_prev, timestep, coefficients, label)
+        tensors = [torch.from_numpy(array) for array in (x, x0_prev, timestep, coefficients)]
+        theirs = graph(*tensors, None if label is None else torch.from_numpy(label))
+        worst = max(worst, *(float(np.abs(a - b.numpy()).max()) for a, b in zip(ours, theirs, strict=True)))
+    return worst
+
+
+def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str) -> Manifest:
+    facts = model.provenance
+    teacher = facts.get("teacher") or {}
+    unet = {key: value for key, value in model.network.config.items() if not key.startswith("_")}
+    known = {"data", "objective", "k", "guidance", "images", "seed"}
+    settings = {**facts.get("settings", {}), "unet": unet, **({"loop": facts["loop"]} if "loop" in facts else {})}
+    return Manifest(
+        family=family,
+        name=name,
+        kind=model.kind,
+        steps=model.steps,
+        phi=model.phi.tolist(),
+        alpha_bar=model.alpha_bar.tolist(),
+        labels=model.labels.tolist(),
+        image=ImageShape(channels=model.shape[0], height=model.shape[1], width=model.shape[2]),
+        classes=list(model.classes),
+        null_label=model.null_label,
+        prediction_type=model.prediction_type,
+        clip=model.clip,
+        dtype=dtype,
+        parameters=sum(p.numel() for p in model.network.parameters()),
+        provenance=Provenance(
+            **{"seed": facts.get("loop", {}).get("seed", 0), **{k: v for k, v in facts.items() if k in known}},
+            commit=_commit(),
+            created=utc_now(),
+            teacher_sha256=teacher.get("sha256"),
+            settings=settings,
+        ),
+        sha256=digest,
+    )
+
+
+def _commit() -> str:
+    """The commit of this code, marked when the tree differs from it; `unknown` outside a checkout."""
+    try:
+        arguments = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        here = Path(__file__).parent
+        return subprocess.run(arguments, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,193 @@
+"""A model as torch sees it, from wherever it lies: a run folder of ours, a model folder, or any diffusers pipeline.
+
+Where diffusers is concerned both layouts load: `unet/` and `scheduler/` sub-folders, and the old flat one
+(google/ddpm-cifar10-32 and its kin), from disk or from the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from models.catalogue import verify
+from models.export import read_weights
+from models.manifest import MANIFEST, ManifestError
+from models.network import PredictionType, build_unet
+from models.plan import Plan, ddim, relabel
+from models.schedule import Float64, alpha_bar_from_betas
+from models.subsequence import Int64, uniform_phi
+from training import checkpoint
+from training.errors import CheckpointError
+from training.loop import CHECKPOINT
+
+
+@dataclass
+class TorchModel:
+    """A network and the discrete diffusion it belongs to.
+
+    alpha_bar float64 [steps + 1] is the model's own table; labels int64 [steps] its network labels for t = 1 ... steps;
+    phi int64 [steps + 1] the steps kept of its teacher (0 ... steps for a teacher).
+    """
+
+    network: UNet2DModel
+    kind: str
+    alpha_bar: Float64
+    phi: Int64
+    labels: Int64
+    shape: tuple[int, int, int]
+    prediction_type: PredictionType
+    classes: tuple[str, ...] = ()
+    null_label: int | None = None
+    clip: tuple[float, float] | None = (-1.0, 1.0)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        return len(self.labels)
+
+    def plan(self) -> Plan:
+        """The model's own plan: DDIM over all of its steps."""
+        return relabel(ddim(self.alpha_bar, uniform_phi(self.steps, self.steps)), self.labels)
+
+
+def load_model(spec: str) -> TorchModel:
+    """Load a teacher or student. spec: a run folder, a model folder, a diffusers pipeline folder, or a hub id.
+
+    Weights of a run are the averaged ones. Raises CheckpointError with one sentence.
+    """
+    path = Path(spec)
+    if path.is_file() and path.suffix == ".safetensors":
+        return _from_run(path)
+    if (path / CHECKPOINT).is_file():
+        return _from_run(path / CHECKPOINT)
+    if (path / MANIFEST).is_file():
+        return _from_model_folder(path)
+    if path.exists() and not (path / "unet").is_dir() and not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{spec} is neither a run folder ({CHECKPOINT}) nor a model folder ({MANIFEST}) nor a diffusers pipeline "
+            "(unet/ or config.json)"
+        )
+    return _from_diffusers(spec)
+
+
+def _from_run(path: Path) -> TorchModel:
+    parts, facts = checkpoint.load(path)
+    try:
+        network = build_unet(facts["unet"])
+        state = network.state_dict()
+        state.update({name: tensor.float() for name, tensor in parts["ema"].items()})
+        network.load_state_dict(state)
+        return TorchModel(
+            network=network.eval(),
+            kind=facts["kind"],
+            alpha_bar=np.asarray(facts["alpha_bar"], dtype=np.float64),
+            phi=np.asarray(facts["phi"], dtype=np.int64),
+            labels=np.asarray(facts["labels"], dtype=np.int64),
+            shape=tuple(facts["shape"]),
+            prediction_type=facts["prediction_type"],
+            classes=tuple(facts["classes"]),
+            null_label=facts["null_label"],
+            clip=None if facts["clip"] is None else (facts["clip"][0], facts["clip"][1]),
+            provenance={**facts["provenance"], "images": facts.get("step", 0) * facts["loop"]["batch"], "loop": facts["loop"]},
+        )
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path} is no checkpoint of this version of sfddm-train: {error}") from error
+
+
+def _from_model_folder(folder: Path) -> TorchModel:
+    try:
+        manifest = verify(folder).manifest
+    except ManifestError as error:
+        raise CheckpointError(str(error)) from error
+    settings = manifest.provenance.settings
+    if "unet" not in settings:
+        raise CheckpointError(f"{folder}: the manifest does not carry the network's configuration (provenance.settings.unet)")
+    network = build_unet(settings["unet"])
+    network.load_state_dict(read_weights(folder / "model.onnx"))
+    return TorchModel(
+        network=network.eval(),
+        kind=manifest.kind,
+        alpha_bar=manifest.alpha_bar_table,
+        phi=np.asarray(manifest.phi, dtype=np.int64),
+        labels=manifest.label_table,
+        shape=manifest.image.chw,
+        prediction_type=manifest.prediction_type,
+        classes=tuple(manifest.classes),
+        null_label=manifest.null_label,
+        clip=manifest.clip,
+        provenance={**manifest.provenance.model_dump(), "sha256": manifest.sha256},
+    )
+
+
+def _from_diffusers(spec: str) -> TorchModel:
+    network, scheduler = _pipeline_parts(spec)
+    kind = scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise CheckpointError(f"{spec} predicts {kind!r}; teachers must predict epsilon or v_prediction")
+    alpha_bar = alpha_bar_from_betas(scheduler.betas.double().clamp(max=1 - 1e-12).numpy())
+    steps = len(alpha_bar) - 1
+    size = network.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    embeds = network.config.num_class_embeds
+    limit = float(scheduler.config.clip_sample_range)
+    return TorchModel(
+        network=network.eval(),
+        kind="teacher",
+        alpha_bar=alpha_bar,
+        phi=np.arange(steps + 1, dtype=np.int64),
+        labels=np.arange(steps, dtype=np.int64),
+        shape=(network.config.in_channels, height, width),
+        prediction_type=kind,
+        classes=tuple(f"class-{i}" for i in range(embeds or 0)),
+        null_label=None,
+        clip=(-limit, limit) if scheduler.config.clip_sample else None,
+        provenance={"data": spec, "objective": "diffusion", "images": 0, "seed": 0, "source": spec},
+    )
+
+
+def _pipeline_parts(spec: str) -> tuple[UNet2DModel, DDPMScheduler]:
+    """UNet and scheduler of a pipeline, nested layout first, then the flat one."""
+    failure: Exception | None = None
+    for nested in (True, False):
+        unet_folder, scheduler_folder = ("unet", "scheduler") if nested else (None, None)
+        try:
+            config = UNet2DModel.load_config(spec, subfolder=unet_folder)
+            if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
+                raise CheckpointError(f"{spec} holds a {config['_class_name']}; only UNet2DModel teachers are supported")
+            network = UNet2DModel.from_pretrained(spec, subfolder=unet_folder, torch_dtype=torch.float32)
+            return network, DDPMScheduler.from_pretrained(spec, subfolder=scheduler_folder)
+        except (OSError, ValueError) as error:
+            failure = failure or error
+    reason = str(failure).splitlines()[0]
+    raise CheckpointError(
+        f"cannot load {spec!r} as a diffusers pipeline ({reason}); check the name and the network, or download it first"
+    ) from failure
+
+
+def save_pipeline(model: TorchModel, folder: Path) -> None:
+    """Write a stock diffusers pipeline folder: UNet2DModel and DDIMScheduler, loadable with no code of ours.
+
+    The scheduler has num_train_timesteps = steps and trained_betas = the model's betas (SFDDM, section 3.3).
+    """
+    from diffusers import DDIMPipeline, DDIMScheduler
+
+    if not np.array_equal(model.labels, np.arange(model.steps)):
+        raise CheckpointError("this network counts its teacher's labels, which a stock scheduler cannot do")
+    scheduler = DDIMScheduler(
+        num_train_timesteps=model.steps,
+        trained_betas=(1 - model.alpha_bar[1:] / model.alpha_bar[:-1]).tolist(),
+        prediction_type=model.prediction_type,
+        clip_sample=model.clip is not None,
+        clip_sample_range=1.0 if model.clip is None else model.clip[1],
+        set_alpha_to_one=True,
+        timestep_spacing="leading",
+    )
+    DDIMPipeline(unet=model.network, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
+    if model.classes:
+        (folder / "classes.json").write_text(json.dumps(list(model.classes)))
