@@ -1,0 +1,59 @@
+# One page of recipes. Two environments: .venv serves (no torch), .venv-test trains and tests.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 8000
+# Not ?=, as some shells export HOST with the machine's name in it; `make run HOST=0.0.0.0` works.
+HOST = 127.0.0.1
+
+PIP = bin/python -m pip --disable-pip-version-check
+INPUTS = pyproject.toml constraints.txt
+
+.PHONY: help run test lint constraints clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make run          serve the shipped models on http://127.0.0.1:8000 (PORT=, HOST=)"
+	@echo "make test         lint, check types and run every test"
+	@echo "make lint         ruff and mypy only"
+	@echo "make constraints  resolve all dependencies anew into constraints.txt"
+	@echo "make clean        remove environments, caches and builds"
+
+run: .venv/.stamp
+	@exec .venv/bin/sfddm serve --host $(HOST) --port $(PORT)
+
+test: lint
+	.venv-test/bin/python -m pytest
+
+lint: .venv-test/.stamp
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+
+.venv/.stamp: EXTRAS = cpu
+.venv-test/.stamp: EXTRAS = cpu,train,test
+.venv/.stamp .venv-test/.stamp: $(INPUTS)
+	@$(CHECK_PYTHON)
+	@echo "Installing into $(@D) (once): $(EXTRAS)"
+	@"$(PYTHON)" -m venv $(@D)
+	@$(@D)/$(PIP) install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+# The extra gpu keeps its old pins: it cannot share an environment with cpu.
+constraints:
+	@$(CHECK_PYTHON)
+	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	"$(PYTHON)" -m venv "$$scratch/env"; \
+	"$$scratch/env/bin/python" -m pip install --quiet ".[cpu,train,test]"; \
+	{ sed -n '1,2p' constraints.txt; \
+	  "$$scratch/env/bin/python" -m pip freeze --all --exclude pip --exclude sfddm-serve | sed 's/+cpu$$//'; \
+	  echo; sed -n '/^# Extra gpu/,$$p' constraints.txt; } > "$$scratch/constraints.txt"; \
+	mv "$$scratch/constraints.txt" constraints.txt
+
+clean:
+	rm -rf .venv .venv-test build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find models service training benchmarks tests -name __pycache__ -type d -exec rm -rf {} +
+
+define CHECK_PYTHON
+"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not: install it, or name one with PYTHON=/path/to/python3.11." >&2; exit 1; }
+endef
