@@ -1,0 +1,1 @@
+"""Where networks run: one narrow interface and the runtimes behind it."""

@@ -1,0 +1,44 @@
+"""The narrow interface between the engine and a runtime: load a model folder, evaluate one denoise step for a batch."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.catalogue import Entry
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+class BackendError(Exception):
+    """A model that cannot be run here; the message is one sentence that says why."""
+
+
+class Network(Protocol):
+    """One model's weights on a device. Rows are independent: a row's result does not depend on its company."""
+
+    @property
+    def provider(self) -> str:
+        """The name of what computes, for instance CPUExecutionProvider."""
+
+    def padded(self, rows: int) -> int:
+        """How many rows the device computes when asked for `rows`."""
+
+    def step(
+        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
+    ) -> tuple[Float32, Float32]:
+        """One denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each.
+
+        x, x0_prev: [B,C,H,W]; timestep, class_label: [B], class_label None for unconditional models;
+        coefficients: [B,5], columns models.plan.COEFFICIENTS. Raises whatever the runtime raises.
+        """
+
+
+class Backend(Protocol):
+    """A runtime on a device."""
+
+    def load(self, entry: Entry) -> Network:
+        """Load an entry's graph. Raises BackendError with the reason."""

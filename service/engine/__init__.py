@@ -1,0 +1,1 @@
+"""The engine: a loop of schedule -> execute -> deliver over rows, one row an image."""

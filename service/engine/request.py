@@ -1,0 +1,100 @@
+"""What goes into the engine and what comes out of it.
+
+A request asks one model for several images; each image is one row of the engine, with a noise of its own.
+
+EngineError
+├── OverloadedError      the backlog is full: try again after `retry_after_s`
+├── UnavailableError     not ready, draining, or the model failed to load
+├── RowFailedError       the device failed or produced numbers that are not finite
+└── RequestCancelledError  the ticket was cancelled while someone was still reading it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.manifest import Manifest
+from models.noise import MAX_SEED
+
+
+class EngineError(Exception):
+    """Base class; the message is one sentence for the client."""
+
+
+class OverloadedError(EngineError):
+    """The backlog is full."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UnavailableError(EngineError):
+    """The engine is starting, draining or stopped, or the model failed to load."""
+
+
+class RowFailedError(EngineError):
+    """An image could not be computed, so its request fails; other requests are not affected."""
+
+
+class RequestCancelledError(EngineError):
+    """The ticket was cancelled."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """One image: its noise is keyed by (seed, index); class_label is None for unconditional models."""
+
+    seed: int
+    index: int
+    class_label: int | None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds. compute_s is the time of the batches the image rode in; mean_batch the mean rows in them."""
+
+    queue_s: float
+    compute_s: float
+    total_s: float
+    mean_batch: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A real mid-denoise prediction of the clean image: uint8 [C,H,W] after `step` of `steps` evaluations."""
+
+    position: int
+    spec: ImageSpec
+    pixels: NDArray[np.uint8]
+    number: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished image: uint8 [C,H,W]. position is its place in the request."""
+
+    position: int
+    spec: ImageSpec
+    pixels: NDArray[np.uint8]
+    timing: Timing
+
+
+def check_request(manifest: Manifest, images: Sequence[ImageSpec], previews: int) -> None:
+    """Raise ValueError for a request that makes no sense for the model."""
+    if not images:
+        raise ValueError("a request needs at least one image")
+    if previews < 0:
+        raise ValueError(f"previews must not be negative, got {previews}")
+    allowed: set[int | None] = {*range(len(manifest.classes)), manifest.null_label} if manifest.classes else {None}
+    for spec in images:
+        if spec.class_label not in allowed:
+            raise ValueError(f"class_label {spec.class_label} does not exist in {manifest.id}")
+        if not 0 <= spec.seed <= MAX_SEED or spec.index < 0:
+            raise ValueError(f"seed must be between 0 and {MAX_SEED} and index not negative, got {spec.seed} and {spec.index}")

@@ -1,0 +1,124 @@
+"""A row: one image on its way through its plan, and the small arithmetic that is not in the step graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.catalogue import Resolved
+from models.noise import initial_noise, step_noise
+from models.plan import Plan
+from service.backend.base import Float32
+from service.engine.request import Finished, ImageSpec, Preview, Timing
+from service.engine.ticket import Ticket
+
+
+class Row:
+    """One image. Its tensors exist only from its first step on, so a queued row costs bytes."""
+
+    __slots__ = (
+        "_batch_rows",
+        "_compute_s",
+        "_preview_steps",
+        "_started_s",
+        "_submitted_s",
+        "model",
+        "number",
+        "position",
+        "spec",
+        "step",
+        "ticket",
+        "x",
+        "x0_prev",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        ticket: Ticket,
+        position: int,
+        spec: ImageSpec,
+        model: Resolved,
+        preview_steps: Sequence[int],
+        submitted_s: float,
+    ) -> None:
+        """number: the engine's name for it; position: its place in the request; submitted_s: clock reading."""
+        self.number = number
+        self.ticket = ticket
+        self.position = position
+        self.spec = spec
+        self.model = model
+        self.step = 0  # evaluations done; the plan row to run next
+        self.x: Float32 | None = None
+        self.x0_prev: Float32 | None = None
+        self._preview_steps = preview_steps
+        self._submitted_s = submitted_s
+        self._started_s = 0.0
+        self._compute_s = 0.0
+        self._batch_rows = 0
+
+    @property
+    def plan(self) -> Plan:
+        return self.model.plan
+
+    @property
+    def finished(self) -> bool:
+        return self.step == len(self.plan)
+
+    @property
+    def running(self) -> bool:
+        return self.x is not None
+
+    def start(self, now_s: float) -> None:
+        """Draw x_T at the first step and set x0_prev to zero; later steps change nothing."""
+        if self.running:
+            return
+        self.x = initial_noise(self.spec.seed, self.spec.index, self.model.entry.manifest.image.chw)
+        self.x0_prev = np.zeros_like(self.x)
+        self._started_s = now_s
+
+    def advance(self, x_next: Float32, x0: Float32, seconds: float, batch_rows: int) -> None:
+        """Take one step's result [C,H,W], adding s z where the plan is stochastic."""
+        s = self.plan.s[self.step]
+        if s:
+            x_next = x_next + np.float32(s) * step_noise(self.spec.seed, self.spec.index, self.step, x_next.shape)
+        self.x, self.x0_prev = x_next, x0
+        self.step += 1
+        self._compute_s += seconds
+        self._batch_rows += batch_rows
+
+    def preview(self) -> Preview | None:
+        """The preview that is due after the step just taken, if one is."""
+        if self.step not in self._preview_steps:
+            return None
+        assert self.x0_prev is not None
+        number = self._preview_steps.index(self.step)
+        return Preview(self.position, self.spec, pixels(self.x0_prev), number, self.step, len(self.plan))
+
+    def finish(self, now_s: float) -> Finished:
+        """The finished image; call it after the last step."""
+        assert self.x is not None
+        timing = Timing(
+            queue_s=self._started_s - self._submitted_s,
+            compute_s=self._compute_s,
+            total_s=now_s - self._submitted_s,
+            mean_batch=self._batch_rows / self.step,
+        )
+        return Finished(self.position, self.spec, pixels(self.x), timing)
+
+
+def pixels(x: Float32) -> NDArray[np.uint8]:
+    """round((x + 1) 127.5), clipped: [-1, 1] -> uint8 of the same shape."""
+    levels: Float32 = np.rint((x + 1) * np.float32(127.5))
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+def preview_steps(steps: int, previews: int) -> tuple[int, ...]:
+    """After which of `steps` evaluations `previews` previews are due: evenly spaced, strictly between 0 and `steps`.
+
+    A plan shorter than that gives a preview after every evaluation but the last.
+    """
+    previews = min(previews, steps - 1)
+    return tuple(round(steps * (number + 1) / (previews + 1)) for number in range(previews))

@@ -1,0 +1,76 @@
+"""Prometheus metrics of one process: base units, prefix `sfddm_`, bounded labels.
+
+`model` is a shipped id, a configured solver variant, or `<family>/teacher@other`; a seed, prompt, key or user never
+becomes a label. The engine writes what it measures; the API writes requests_total and request_seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """Every metric of the service, in a registry of its own."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, variants: Collection[str] = ()) -> None:
+        """variants: the solver variants (`<family>/teacher@ddim-016`) that get a label value of their own."""
+        self.registry = CollectorRegistry()
+        self._variants = frozenset(variants)
+        registry = self.registry
+        self.requests_total = Counter(
+            "sfddm_requests_total", "Requests answered, by outcome", ["model", "outcome"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "sfddm_request_seconds", "Request arrival to answer", ["model"], buckets=_SECONDS, registry=registry
+        )
+        self.queue_seconds = Histogram(
+            "sfddm_queue_seconds", "Image submitted to its first batch", ["model"], buckets=_SECONDS, registry=registry
+        )
+        self.compute_seconds = Histogram(
+            "sfddm_compute_seconds", "Batches one image rode in", ["model"], buckets=_SECONDS, registry=registry
+        )
+        self.step_seconds = Histogram(
+            "sfddm_step_seconds", "One batch's step", ["model", "bucket"], buckets=_STEP_SECONDS, registry=registry
+        )
+        self.batch_rows = Histogram("sfddm_batch_rows", "Rows in a batch", ["model"], buckets=_ROWS, registry=registry)
+        self.padded_rows_total = Counter(
+            "sfddm_padded_rows_total", "Rows computed only to fill a batch", ["model"], registry=registry
+        )
+        self.steps_total = Counter("sfddm_steps_total", "Row steps computed", ["model"], registry=registry)
+        self.wasted_steps_total = Counter(
+            "sfddm_wasted_steps_total", "Row steps computed for images that were never delivered", ["model"], registry=registry
+        )
+        self.shed_total = Counter("sfddm_shed_total", "Requests refused by the engine", ["reason"], registry=registry)
+        self.backlog_seconds = Gauge("sfddm_backlog_seconds", "Estimated device time of admitted work", registry=registry)
+        self.running_rows = Gauge("sfddm_running_rows", "Images being denoised", registry=registry)
+        self.waiting_requests = Gauge("sfddm_waiting_requests", "Requests whose first step is still ahead", registry=registry)
+        self.model_loaded = Gauge("sfddm_model_loaded", "1 when the model is loaded and warm", ["model"], registry=registry)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def watch_engine(
+        self, *, backlog_s: Callable[[], float], running_rows: Callable[[], float], waiting_requests: Callable[[], float]
+    ) -> None:
+        """Read the engine's gauges when they are scraped; nothing is spent on them between scrapes."""
+        self.backlog_seconds.set_function(backlog_s)
+        self.running_rows.set_function(running_rows)
+        self.waiting_requests.set_function(waiting_requests)
+
+    def model_label(self, model_id: str) -> str:
+        """The `model` label of an id from Catalogue.resolve: variants that are not configured share one value."""
+        base, at, _ = model_id.partition("@")
+        return f"{base}@other" if at and model_id not in self._variants else model_id
+
+    def exposition(self) -> bytes:
+        """The body of /metrics, in `content_type`."""
+        return generate_latest(self.registry)
