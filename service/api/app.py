@@ -1,0 +1,56 @@
+"""The ASGI application: routes around one engine, started and drained with the application's life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+from fastapi import FastAPI
+
+from service.api import health, images, models, page
+from service.api.errors import install_error_handlers
+from service.api.middleware import BodyLimit, RequestContext
+from service.api.state import assemble, open_catalogue
+from service.settings import Settings
+
+_log = structlog.get_logger("service.api")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application for these settings. Raises StartupError with one sentence when there is nothing to serve."""
+    service = assemble(settings, open_catalogue(settings.zoos))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        for refusal in service.catalogue.refusals:
+            _log.warning("model_folder_refused", folder=str(refusal.folder), reason=refusal.reason)
+        service.engine.start()
+        try:
+            yield
+        finally:
+            await service.engine.drain(settings.drain_s)
+
+    app = FastAPI(
+        title="SFDDM serve",
+        description="Images from a diffusion teacher and its single-fold students, batched step by step.",
+        version=_version(),
+        lifespan=lifespan,
+        docs_url=None,  # ours: the framework's pages load their scripts from another host
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(RequestContext)  # added last, so outermost: a refused body has an id and a log line too
+    install_error_handlers(app)
+    for room in (images, models, health, page):
+        app.include_router(room.router)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("sfddm-serve")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0.0.0"

@@ -1,0 +1,39 @@
+"""For machines that watch: /livez (the process answers), /readyz (it would serve a request now), /metrics (Prometheus)."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from service.api.state import Service, ServiceOf
+from service.engine.request import UnavailableError
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", summary="Is the process alive?")
+async def livez() -> dict[str, str]:
+    """200 as long as the event loop turns."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="Would a request be served now?")
+async def readyz(service: ServiceOf) -> dict[str, str]:
+    """200 when models are loaded and warm; 503 with the reason while loading or draining."""
+    if not service.engine.ready:
+        raise UnavailableError(_why_not(service))
+    return {"status": "ok"}
+
+
+def _why_not(service: Service) -> str:
+    states = [status.state for status in service.engine.models.values()]
+    if "loading" in states:
+        return f"Models are loading: {len(states) - states.count('loading')} of {len(states)} are done."
+    if "loaded" not in states:
+        return "No model could be loaded; GET /v1/models tells why."
+    return "The service is shutting down."
+
+
+@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+async def metrics(service: ServiceOf) -> Response:
+    """The text exposition format."""
+    return Response(service.metrics.exposition(), media_type=service.metrics.content_type)

@@ -1,0 +1,92 @@
+"""What surrounds every request: its id, its log line, the limit on its body, and the answer when we fail."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import error_response
+
+REQUEST_ID = "x-request-id"
+_SANE_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})  # polled every few seconds by machines
+
+_log = structlog.get_logger("service.api")
+
+
+class RequestContext:
+    """Gives every response an x-request-id (the client's own if it is sane), logs it, and answers 500 without a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        proposed = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = proposed if _SANE_ID.match(proposed) else uuid.uuid4().hex
+        started = time.perf_counter()
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                _log.exception("request_failed", path=scope["path"])
+                if status is not None:  # too late for an answer: let the server close the connection
+                    raise
+                message = f"The server failed to answer; its log has the cause under request id {request_id}."
+                answer = error_response(500, message, kind="server_error", code="internal_error")
+                await answer(scope, receive, send_with_id)
+            finally:
+                log = _log.debug if scope["path"] in _QUIET else _log.info
+                seconds = round(time.perf_counter() - started, 4)
+                log("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
+
+
+class BodyLimit:
+    """Refuses bodies above `limit` bytes with a 413, whether announced in Content-Length or only found while reading."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        received = int(announced) if announced.isdecimal() else 0
+        if received > self._limit:
+            await error_response(413, self._message, code="body_too_large")(scope, receive, send)
+            return
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._limit:
+                    raise HTTPException(413, self._message)
+            return message
+
+        await self._app(scope, limited, send)
+
+    @property
+    def _message(self) -> str:
+        return f"The body is larger than {self._limit} bytes; send a smaller one."

@@ -1,0 +1,61 @@
+"""GET /v1/models and /v1/models/{id}: OpenAI's shape, and what one needs to choose between speed and quality."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from fastapi import APIRouter
+
+from models.catalogue import Entry, Resolved
+from models.plan import SAMPLERS
+from service.api.generation import size_of
+from service.api.schema import ModelBody, ModelList
+from service.api.state import Service, ServiceOf
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/v1/models", summary="List models")
+async def list_models(service: ServiceOf) -> ModelList:
+    """Every model here. A teacher also answers to its `variants`, training-free solvers with fewer steps."""
+    return ModelList(data=[_model_body(service, service.catalogue.resolve(model_id)) for model_id in service.catalogue.entries])
+
+
+@router.get("/v1/models/{model_id:path}", summary="Retrieve a model or variant")
+async def retrieve_model(model_id: str, service: ServiceOf) -> ModelBody:
+    """One model, or one variant such as `<family>/teacher@dpmpp-016`; 404 when it does not exist."""
+    return _model_body(service, service.catalogue.resolve(model_id))
+
+
+def _model_body(service: Service, model: Resolved) -> ModelBody:
+    manifest = model.entry.manifest
+    status = service.engine.models[model.entry.id]
+    return ModelBody(
+        id=model.id,
+        created=_created(model.entry),
+        owned_by=manifest.family,
+        family=manifest.family,
+        kind=manifest.kind,
+        steps=len(model.plan),
+        default=model.id == service.default_model,
+        image=manifest.image,
+        size=size_of(manifest.image),
+        classes=manifest.classes,
+        parameters=manifest.parameters,
+        prediction_type=manifest.prediction_type,
+        quality=manifest.quality,
+        ranking=manifest.ranking,
+        variants=[f"{manifest.id}@{sampler}-NNN" for sampler in SAMPLERS] if manifest.kind == "teacher" else [],
+        status=status.state,
+        reason=status.reason,
+        provider=status.provider,
+        ms_per_step=dict(status.step_ms),
+    )
+
+
+def _created(entry: Entry) -> int:
+    """Unix seconds of the export; of the graph file where the manifest's time is not ISO 8601."""
+    try:
+        return int(datetime.fromisoformat(entry.manifest.provenance.created).timestamp())
+    except ValueError:
+        return int(entry.graph.stat().st_mtime)

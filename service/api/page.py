@@ -1,0 +1,42 @@
+"""The web page at /, the description of the API at /docs, and their parts: all from this package, nothing from another host."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter, Response
+from starlette.exceptions import HTTPException
+
+router = APIRouter(include_in_schema=False)
+
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_FILES = {part.name: part.read_bytes() for part in (files("service") / "page").iterdir() if part.name.split(".")[-1] in _TYPES}
+_HEADERS = {
+    "cache-control": "no-cache",  # a new release shows at once
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+
+
+@router.get("/")
+async def index() -> Response:
+    """The page."""
+    return _file("index.html")
+
+
+@router.get("/docs")
+async def docs() -> Response:
+    """The API, rendered from /openapi.json."""
+    return _file("docs.html")
+
+
+@router.get("/page/{name}")
+async def part(name: str) -> Response:
+    """Styles, scripts and pictures."""
+    if name not in _FILES:
+        raise HTTPException(404)
+    return _file(name)
+
+
+def _file(name: str) -> Response:
+    return Response(_FILES[name], media_type=_TYPES[name.split(".")[-1]], headers=_HEADERS)

@@ -1,0 +1,57 @@
+"""What a prompt means to a model that knows classes, not language: it names one class, or nothing.
+
+`sneaker`, `Sneakers` and `a red sneaker` all mean the class Sneaker; `T-shirt/top` answers to either of its names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from models.manifest import Manifest
+from service.api.errors import InvalidRequestError
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s_-]+", " ", text).strip().casefold()
+
+
+def classes_named(prompt: str, classes: Sequence[str]) -> list[int]:
+    """Labels of the classes that a prompt names, in order of label; a name within a longer one does not count."""
+    text = _plain(prompt)
+    exact = [label for label, name in enumerate(classes) if _plain(name) == text]
+    if exact:
+        return exact
+    names = [(_plain(part), label) for label, name in enumerate(classes) for part in name.split("/") if part.strip()]
+    found = set()
+    for name, label in sorted(names, key=lambda pair: len(pair[0]), reverse=True):
+        if name not in text:  # most are not, and each pattern would have to be compiled
+            continue
+        text, hits = re.subn(rf"(?<!\w){re.escape(name)}(?:e?s)?(?!\w)", "|", text)
+        if hits:
+            found.add(label)
+    return sorted(found)
+
+
+def class_of_prompt(prompt: str, manifest: Manifest) -> int | None:
+    """The label that a prompt names, or None for an empty prompt. Raises InvalidRequestError for anything else."""
+    if not prompt.strip():
+        return None
+    if not manifest.classes:
+        raise InvalidRequestError(
+            f"{manifest.id} is unconditional and makes what it was trained on ({manifest.provenance.data}); "
+            "leave the prompt empty.",
+            "prompt",
+        )
+    found = classes_named(prompt, manifest.classes)
+    if len(found) == 1:
+        return found[0]
+    says = "names several classes: " + ", ".join(manifest.classes[label] for label in found) if found else "names no class"
+    raise InvalidRequestError(
+        f"The prompt {says}; name one of {', '.join(manifest.classes)}, or leave it empty.", "prompt", "unknown_class"
+    )
+
+
+def default_class(seed: int, index: int, manifest: Manifest) -> int | None:
+    """The class of an image whose request names none: (seed + index) modulo the classes, so a row of images shows them all."""
+    return (seed + index) % len(manifest.classes) if manifest.classes else None

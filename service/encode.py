@@ -1,0 +1,53 @@
+"""Pixels to files: uint8 [C,H,W] to PNG, WebP or JPEG bytes. One input, one output: nothing depends on time or settings."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ImageFormat = Literal["png", "webp", "jpeg"]
+FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+MEDIA_TYPES: dict[ImageFormat, str] = {name: f"image/{name}" for name in FORMATS}
+
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_OPTIONS: dict[ImageFormat, dict[str, object]] = {
+    "png": {"compress_level": 6},
+    "webp": {"lossless": True},
+    "jpeg": {"quality": 95, "subsampling": 0},
+}
+
+
+def encode(pixels: NDArray[np.uint8], image_format: ImageFormat, scale: int = 1) -> bytes:
+    """The bytes of an image file.
+
+    pixels: uint8 [C,H,W] with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). scale: each pixel becomes a square of
+    scale x scale (nearest neighbour, so no value is invented). PNG and WebP are lossless; JPEG drops alpha.
+    """
+    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+    squeezed = pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(squeezed), _MODES[pixels.shape[0]])
+    if image_format == "jpeg" and image.mode.endswith("A"):
+        image = image.convert(image.mode.removesuffix("A"))
+    file = io.BytesIO()
+    image.save(file, format=image_format, **_OPTIONS[image_format])
+    return file.getvalue()
+
+
+def grid(images: Sequence[NDArray[np.uint8]], *, gap: int = 2) -> NDArray[np.uint8]:
+    """Images of one shape, uint8 [C,H,W], on a near-square sheet, `gap` white pixels apart: uint8 [C,H',W']."""
+    if not images:
+        raise ValueError("a grid needs at least one image")
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    channels, height, width = images[0].shape
+    sheet = np.full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=np.uint8)
+    for place, image in enumerate(images):
+        top, left = (place // columns) * (height + gap), (place % columns) * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet
