@@ -66,9 +66,16 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
-    """Restore what `pack_optimizer` saved."""
+    """Restore what `pack_optimizer` saved.
+
+    Moments get the memory layout of their parameter: the fused AdamW walks both in memory order.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+        state.setdefault(int(index), {})[name] = tensor.detach()
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -69,11 +70,9 @@ def supports_bf16(device: torch.device) -> bool:
 
 def make_accelerator(precision: str) -> Accelerator:
     """An Accelerator with the precision asked for; `auto` is bf16 where the hardware has it, else float32."""
+    AcceleratorState._reset_state()  # accelerate allows one precision a process; we may train more than once in one
     if precision == "auto":
-        probe = Accelerator(mixed_precision="no")
-        precision = "bf16" if supports_bf16(probe.device) else "no"
-        probe.free_memory()
-        probe.state._reset_state()
+        precision = "bf16" if supports_bf16(PartialState().device) else "no"
     return Accelerator(mixed_precision=precision)
 
 
