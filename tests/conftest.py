@@ -1,0 +1,35 @@
+"""Fixtures shared by every room: a tiny zoo of real models, and asyncio as the one event loop for async tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from models.catalogue import Catalogue, discover
+from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks
+from tests.tiny import make_tiny_zoo
+
+# Examples are slow where a training runs beside the tests: how long one takes says nothing.
+settings.register_profile("sfddm", deadline=None)
+settings.load_profile("sfddm")
+
+
+@pytest.fixture(scope="session")
+def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo folder with the models of tests.tiny; read-only by agreement: copy it before breaking it."""
+    return make_tiny_zoo(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(scope="session")
+def tiny_catalogue(tiny_zoo: Path) -> Catalogue:
+    """The tiny zoo, discovered; nothing in it is refused."""
+    catalogue = discover([tiny_zoo])
+    assert not catalogue.refusals
+    return catalogue
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"

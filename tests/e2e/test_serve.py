@@ -1,0 +1,73 @@
+"""`sfddm serve` as a process: curl's view of it, its end, its refusals."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from tests.e2e.conftest import PATIENCE_S, Server, serving, sfddm
+
+
+def test_one_request_gives_an_image_file(server: Server) -> None:
+    response = httpx.post(
+        f"{server.url}/v1/images/generations", json={"prompt": "cat", "seed": 7}, headers={"accept": "image/png"}
+    )
+    image = Image.open(io.BytesIO(response.content))
+    assert (image.format, image.size) == ("PNG", (8, 8))
+    assert response.headers["x-model"] == "tiny/student-008"
+
+
+def test_sigterm_finishes_what_runs(tiny_zoo: Path, tmp_path: Path) -> None:
+    options = ("--zoo", str(tiny_zoo), "--max-n", "512", "--max-batch", "1", "--threads", "1", "--log-format", "json")
+    with serving(tmp_path / "log", *options) as server, ThreadPoolExecutor(1) as pool:
+        body = {"model": "tiny/teacher", "n": 512}  # 16384 evaluations
+        running = pool.submit(httpx.post, f"{server.url}/v1/images/generations", json=body, timeout=PATIENCE_S)
+        _wait_for_work(server)
+        assert not running.done()
+        server.process.send_signal(signal.SIGTERM)
+        response = running.result(PATIENCE_S)
+        assert response.status_code == 200
+        assert len(response.json()["data"]) == 512
+        assert server.process.wait(PATIENCE_S) == 0
+    events = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    assert any(event["event"] == "request" and event["status"] == 200 and "request_id" in event for event in events)
+    assert "Traceback" not in server.log.read_text()
+
+
+def _wait_for_work(server: Server) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while "sfddm_running_rows 0.0" in httpx.get(f"{server.url}/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_taken_port_is_one_sentence(tiny_zoo: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = sfddm("serve", "--zoo", str(tiny_zoo), "--port", str(port))
+    _is_one_sentence(result.returncode, result.stderr, f"Cannot listen on 127.0.0.1:{port}: address already in use")
+
+
+def test_nothing_to_serve_is_one_sentence(tmp_path: Path) -> None:
+    result = sfddm("serve", "--port", "0", "--zoo", str(tmp_path))
+    _is_one_sentence(result.returncode, result.stderr, "No model to serve")
+
+
+def test_a_setting_out_of_range_is_one_sentence() -> None:
+    result = sfddm("serve", SFDDM_MAX_N="0")
+    _is_one_sentence(result.returncode, result.stderr, "max_n")
+
+
+def _is_one_sentence(code: int, stderr: str, says: str) -> None:
+    assert code == 1
+    assert stderr.startswith("Error: ")
+    assert len(stderr.strip().splitlines()) == 1
+    assert says in stderr

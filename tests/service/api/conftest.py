@@ -1,0 +1,39 @@
+"""A running service over the tiny zoo, in this process: the real engine, the ASGI app, its whole life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.api.app import create_app
+from service.settings import Settings
+
+READY_WITHIN_S = 60
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app that runs from startup to drain; entered once it is ready."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        with anyio.fail_after(READY_WITHIN_S):
+            while (await client.get("/readyz")).status_code != 200:
+                await anyio.sleep(0.01)
+        yield client
+
+
+def tiny_app(zoo: Path, **changes: Any) -> FastAPI:
+    return create_app(Settings(zoos=(zoo,), threads=1, **({"default_model": "tiny/student-008", "max_n": 16} | changes)))
+
+
+@pytest.fixture(scope="module")
+async def client(tiny_zoo: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(tiny_app(tiny_zoo)) as ready:
+        yield ready

@@ -1,0 +1,44 @@
+"""What prompts mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.api.prompts import classes_named
+
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "names"),
+    [
+        ("Sneaker", ["Sneaker"]),
+        ("  sneaker ", ["Sneaker"]),
+        ("a red SNEAKER, please", ["Sneaker"]),
+        ("two sneakers", ["Sneaker"]),
+        ("dresses", ["Dress"]),
+        ("T-shirt/top", ["T-shirt/top"]),
+        ("a t-shirt", ["T-shirt/top"]),
+        ("a t shirt", ["T-shirt/top"]),
+        ("a shirt", ["Shirt"]),
+        ("ankle-boot", ["Ankle boot"]),
+        ("boot", []),
+        ("handbag", []),
+        ("a coat or a bag", ["Coat", "Bag"]),
+        ("laptop", []),
+        ("a house", []),
+    ],
+)
+def test_phrases(prompt: str, names: list[str]) -> None:
+    assert [FASHION[label] for label in classes_named(prompt, FASHION)] == names
+
+
+def test_a_name_within_a_longer_name_does_not_count() -> None:
+    assert classes_named("my ankle boot", ["boot", "ankle boot"]) == [1]
+
+
+def test_digits_are_whole_words() -> None:
+    digits = [str(digit) for digit in range(10)]
+    assert classes_named("7", digits) == [7]
+    assert classes_named("a 7", digits) == [7]
+    assert classes_named("17", digits) == []

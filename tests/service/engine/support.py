@@ -1,0 +1,127 @@
+"""What the engine's tests share: a reference sampler without an engine, a running engine, and networks that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from models.catalogue import Catalogue, Entry, Resolved
+from models.noise import initial_noise, step_noise
+from service.backend.base import Backend, Float32, Int64, Network
+from service.backend.onnx import OnnxBackend
+from service.engine.config import EngineConfig
+from service.engine.engine import Engine
+from service.engine.request import ImageSpec
+from service.telemetry import Metrics
+
+
+def reference(model: Resolved, spec: ImageSpec) -> NDArray[np.uint8]:
+    """The image that a plain ONNX Runtime loop makes, one row by itself: uint8 [C,H,W]."""
+    session = ort.InferenceSession(str(model.entry.graph), providers=["CPUExecutionProvider"])
+    shape = model.entry.manifest.image.chw
+    x = initial_noise(spec.seed, spec.index, shape)[None]
+    x0 = np.zeros_like(x)
+    for row in range(len(model.plan)):
+        feeds = {
+            "x": x,
+            "x0_prev": x0,
+            "timestep": model.plan.label[row : row + 1],
+            "coefficients": model.plan.coefficients[row : row + 1].astype(np.float32),
+        }
+        if spec.class_label is not None:
+            feeds["class_label"] = np.array([spec.class_label], dtype=np.int64)
+        x, x0 = session.run(["x_next", "x0"], feeds)
+        if model.plan.s[row]:
+            x = x + np.float32(model.plan.s[row]) * step_noise(spec.seed, spec.index, row, shape)
+    pixels: NDArray[np.uint8] = np.clip(np.rint((x[0] + 1) * np.float32(127.5)), 0, 255).astype(np.uint8)
+    return pixels
+
+
+@asynccontextmanager
+async def running(
+    catalogue: Catalogue, backend: Backend | None = None, config: EngineConfig | None = None, metrics: Metrics | None = None
+) -> AsyncIterator[Engine]:
+    """An engine that is ready; drained at the end."""
+    engine = Engine(catalogue, backend or OnnxBackend(threads=1), config or EngineConfig(), metrics or Metrics())
+    engine.start()
+    try:
+        await until(lambda: engine.ready)
+        yield engine
+    finally:
+        await engine.drain(30)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that another thread brings about."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    """One sample of the registry, 0 when it has not been written."""
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+class Watched:
+    """A backend that records the timesteps of every batch and, once armed, asks `before` and `after` about each step.
+
+    before(timestep, class_label) may raise or wait; after(x_next, timestep, class_label) may spoil the result.
+    """
+
+    def __init__(self) -> None:
+        self._inner = OnnxBackend(threads=1)
+        self.armed = False
+        self.batches: list[list[int]] = []
+        self.before: Callable[[Int64, Int64 | None], None] = lambda timestep, class_label: None
+        self.after: Callable[[Float32, Int64, Int64 | None], None] = lambda x_next, timestep, class_label: None
+
+    def load(self, entry: Entry) -> Network:
+        return _WatchedNetwork(self._inner.load(entry), self)
+
+
+class _WatchedNetwork:
+    def __init__(self, inner: Network, watched: Watched) -> None:
+        self._inner = inner
+        self._watched = watched
+
+    @property
+    def provider(self) -> str:
+        return self._inner.provider
+
+    def padded(self, rows: int) -> int:
+        return self._inner.padded(rows)
+
+    def step(
+        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
+    ) -> tuple[Float32, Float32]:
+        if self._watched.armed:
+            self._watched.batches.append(timestep.tolist())
+            self._watched.before(timestep, class_label)
+        x_next, x0 = self._inner.step(x, x0_prev, timestep, class_label, coefficients)
+        if self._watched.armed:
+            self._watched.after(x_next, timestep, class_label)
+        return x_next, x0
+
+
+class Gate:
+    """Lets the device take one step at a time: each step waits for `let`."""
+
+    def __init__(self) -> None:
+        self._permits = threading.Semaphore(0)
+        self.waiting = 0  # steps that have reached the gate
+
+    def __call__(self, timestep: Int64, class_label: Int64 | None) -> None:
+        self.waiting += 1
+        if not self._permits.acquire(timeout=60):
+            raise TimeoutError("the test left the gate closed")
+
+    def let(self, steps: int) -> None:
+        """Let `steps` steps pass."""
+        self._permits.release(steps)

@@ -1,0 +1,41 @@
+"""What a step is estimated to cost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.costs import StepCosts
+
+
+def test_linear_between_sizes_and_proportional_beyond() -> None:
+    costs = StepCosts({1: 1.0, 4: 2.5, 8: 4.0})
+    assert [costs.seconds(rows) for rows in (1, 2, 4, 6, 8, 16)] == [1.0, 1.5, 2.5, 3.25, 4.0, 8.0]
+
+
+def test_buckets_are_the_measured_sizes() -> None:
+    costs = StepCosts({1: 1.0, 4: 2.5, 8: 4.0})
+    assert [costs.bucket(rows) for rows in (1, 2, 4, 5, 8, 9)] == [1, 4, 4, 8, 8, 8]
+    assert costs.largest == 8
+    assert costs.curve == {1: 1.0, 4: 2.5, 8: 4.0}
+
+
+@given(st.floats(0.1, 10))
+def test_estimates_follow_the_machine(slowdown: float) -> None:
+    costs = StepCosts({1: 1.0, 8: 4.0})
+    for _ in range(200):
+        costs.observe(8, 4.0 * slowdown)
+    assert costs.seconds(1) == pytest.approx(slowdown, rel=1e-3)
+
+
+def test_one_stalled_step_hardly_counts() -> None:
+    costs = StepCosts({1: 1.0})
+    costs.observe(1, 3600.0)
+    assert 1 < costs.seconds(1) < 1.2
+
+
+@pytest.mark.parametrize("curve", [{}, {0: 1.0}, {1: 0.0}])
+def test_refuses_a_curve_without_meaning(curve: dict[int, float]) -> None:
+    with pytest.raises(ValueError, match="cost curve"):
+        StepCosts(curve)

@@ -1,0 +1,173 @@
+"""The engine on real ONNX Runtime: same seed, same bytes, whatever the company; requests come and go at step boundaries."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import numpy as np
+import pytest
+
+from models.catalogue import Catalogue, Resolved
+from service.engine.config import EngineConfig
+from service.engine.request import Finished, ImageSpec, Preview
+from service.telemetry import Metrics
+from tests.service.engine.support import Gate, Watched, reference, running, until, value
+
+pytestmark = pytest.mark.anyio
+
+MODELS = [
+    "tiny/teacher",
+    "tiny/student-004",
+    "tiny/student-008",
+    "tiny/teacher@ddim-007",
+    "tiny/teacher@dpmpp-006",
+    "tiny/teacher@ddpm-009",
+    "plain/teacher",
+    "plain/teacher@ddpm-005",
+]
+
+
+def specs(model: Resolved, seed: int, count: int, first: int = 0) -> list[ImageSpec]:
+    classes = len(model.entry.manifest.classes)
+    return [ImageSpec(seed, first + i, (seed + i) % (classes + 1) if classes else None) for i in range(count)]
+
+
+def assert_reference(model: Resolved, images: list[Finished], asked: list[ImageSpec]) -> None:
+    assert [image.spec for image in images] == asked
+    assert [image.position for image in images] == list(range(len(asked)))
+    for image in images:
+        assert np.array_equal(image.pixels, reference(model, image.spec)), (model.id, image.spec)
+
+
+@pytest.mark.parametrize("model_id", MODELS)
+async def test_an_image_is_the_one_a_plain_loop_makes(tiny_catalogue: Catalogue, model_id: str) -> None:
+    model = tiny_catalogue.resolve(model_id)
+    asked = specs(model, seed=3, count=2)
+    async with running(tiny_catalogue) as engine:
+        assert_reference(model, await engine.submit(model, asked).images(), asked)
+
+
+@pytest.mark.parametrize("max_batch", [1, 5, 64])
+@pytest.mark.parametrize("seed", range(3))
+async def test_same_bytes_in_random_company(tiny_catalogue: Catalogue, seed: int, max_batch: int) -> None:
+    chance = random.Random(seed)
+
+    async def client(number: int) -> None:
+        await asyncio.sleep(chance.random() * 0.02)
+        model = tiny_catalogue.resolve(chance.choice(MODELS))
+        asked = specs(model, seed=number, count=chance.randint(1, 7), first=chance.randint(0, 3))
+        ticket = engine.submit(model, asked, previews=chance.randint(0, 2))
+        if chance.random() < 0.2:
+            await asyncio.sleep(chance.random() * 0.01)
+            ticket.cancel()
+        else:
+            assert_reference(model, await ticket.images(), asked)
+
+    async with running(tiny_catalogue, config=EngineConfig(max_batch=max_batch)) as engine:
+        await asyncio.gather(*(client(number) for number in range(25)))
+
+
+async def test_rows_join_a_running_batch_and_leave_when_their_plan_ends(tiny_catalogue: Catalogue) -> None:
+    watched, gate = Watched(), Gate()
+    watched.before = gate
+    own, variant = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/teacher@ddpm-004")
+    async with running(tiny_catalogue, watched) as engine:
+        watched.armed = True
+        long, short = specs(own, 1, 1), specs(variant, 2, 2)
+        first = engine.submit(own, long)
+        await until(lambda: gate.waiting == 1)
+        second = engine.submit(variant, short)
+        gate.let(40)
+        assert_reference(variant, await second.images(), short)
+        images = await first.images()
+        assert_reference(own, images, long)
+    labels = variant.plan.label.tolist()
+    assert watched.batches[0] == [31]
+    assert watched.batches[1:5] == [[30 - i, labels[i], labels[i]] for i in range(4)]
+    assert watched.batches[5:] == [[label] for label in range(26, -1, -1)]
+    assert images[0].timing.mean_batch == pytest.approx((32 + 2 * 4) / 32)
+
+
+async def test_models_take_turns(tiny_catalogue: Catalogue) -> None:
+    watched, gate = Watched(), Gate()
+    watched.before = gate
+    teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
+    async with running(tiny_catalogue, watched) as engine:
+        watched.armed = True
+        slow = engine.submit(teacher, specs(teacher, 1, 1))
+        await until(lambda: gate.waiting == 1)
+        fast = engine.submit(student, specs(student, 2, 1))
+        gate.let(100)
+        order: list[str] = []
+
+        async def read(name: str, images: object) -> None:
+            await images  # type: ignore[misc]
+            order.append(name)
+
+        await asyncio.gather(read("teacher", slow.images()), read("student", fast.images()))
+    assert order == ["student", "teacher"]
+
+
+async def test_timing_and_metrics(tiny_catalogue: Catalogue) -> None:
+    metrics = Metrics()
+    model = tiny_catalogue.resolve("tiny/student-008")
+    async with running(tiny_catalogue, metrics=metrics) as engine:
+        images = await engine.submit(model, specs(model, 1, 3)).images()
+        assert value(metrics, "sfddm_running_rows") == value(metrics, "sfddm_waiting_requests") == 0
+    for image in images:
+        assert image.timing.mean_batch == 3
+        assert 0 < image.timing.compute_s <= image.timing.total_s
+        assert 0 <= image.timing.queue_s <= image.timing.total_s - image.timing.compute_s + 1e-9
+    name = {"model": "tiny/student-008"}
+    assert value(metrics, "sfddm_steps_total", **name) == 24
+    assert value(metrics, "sfddm_batch_rows_sum", **name) == 24
+    assert value(metrics, "sfddm_batch_rows_count", **name) == 8
+    assert value(metrics, "sfddm_step_seconds_count", bucket="4", **name) == 8
+    assert value(metrics, "sfddm_queue_seconds_count", **name) == 3
+    assert value(metrics, "sfddm_wasted_steps_total", **name) == 0
+    assert value(metrics, "sfddm_model_loaded", **name) == 1
+
+
+async def test_previews_are_the_predictions_on_the_way(tiny_catalogue: Catalogue) -> None:
+    model = tiny_catalogue.resolve("tiny/student-008")
+    async with running(tiny_catalogue) as engine:
+        events = [event async for event in engine.submit(model, specs(model, 5, 2), previews=3).events()]
+    for position in (0, 1):
+        mine = [event for event in events if event.position == position]
+        previews = [event for event in mine if isinstance(event, Preview)]
+        assert [(p.number, p.step, p.steps) for p in previews] == [(0, 2, 8), (1, 4, 8), (2, 6, 8)]
+        assert isinstance(mine[-1], Finished)
+        assert all(p.pixels.shape == (1, 8, 8) and p.pixels.dtype == np.uint8 for p in previews)
+        assert len({p.pixels.tobytes() for p in previews} | {mine[-1].pixels.tobytes()}) == 4
+
+
+async def test_status_of_the_models(tiny_catalogue: Catalogue) -> None:
+    engine_config = EngineConfig(max_batch=6)
+    async with running(tiny_catalogue, config=engine_config) as engine:
+        assert set(engine.models) == set(tiny_catalogue.entries)
+        for status in engine.models.values():
+            assert status.state == "loaded"
+            assert status.provider == "CPUExecutionProvider"
+            assert list(status.step_ms) == [1, 2, 4, 6]
+            assert all(ms > 0 for ms in status.step_ms.values())
+
+
+@pytest.mark.parametrize(
+    ("model_id", "spec", "previews", "reason"),
+    [
+        ("tiny/teacher", ImageSpec(1, 0, None), 0, "class_label None does not exist in tiny/teacher"),
+        ("tiny/teacher", ImageSpec(1, 0, 4), 0, "class_label 4 does not exist"),
+        ("plain/teacher", ImageSpec(1, 0, 0), 0, "class_label 0 does not exist"),
+        ("plain/teacher", ImageSpec(2**53, 0, None), 0, "seed must be"),
+        ("plain/teacher", ImageSpec(1, -1, None), 0, "index not negative"),
+        ("plain/teacher", ImageSpec(1, 0, None), -1, "previews"),
+        ("plain/teacher", None, 0, "at least one image"),
+    ],
+)
+async def test_requests_that_make_no_sense(
+    tiny_catalogue: Catalogue, model_id: str, spec: ImageSpec | None, previews: int, reason: str
+) -> None:
+    async with running(tiny_catalogue) as engine:
+        with pytest.raises(ValueError, match=reason):
+            engine.submit(tiny_catalogue.resolve(model_id), [spec] if spec else [], previews=previews)

@@ -1,0 +1,210 @@
+"""The rollout objective and its identities, on the tiny teacher."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from numpy.typing import NDArray
+
+from models.network import build_unet, noised, predict, student_from_teacher
+from models.plan import ddim, relabel
+from models.schedule import alpha_bar_table
+from models.subsequence import student_alpha_bar, uniform_phi
+from tests.training.conftest import tiny_loop
+from training.agreement import psnr
+from training.distill import DistillConfig, Rollout, distill, make_student, rollout_loss, walk_table, walk_weights
+from training.errors import TrainingError
+from training.loop import step_generator
+from training.sampling import run_plan, starting_noise, to_uint8
+from training.torch_model import TorchModel, load_model
+
+
+@pytest.fixture(scope="module")
+def teacher(teacher_run: Path) -> TorchModel:
+    return load_model(str(teacher_run))
+
+
+def _config(teacher_run: Path, idx_folder: Path, **changes: object) -> DistillConfig:
+    settings: dict[str, object] = {"teacher": str(teacher_run), "data": str(idx_folder), "steps": 8, "loop": tiny_loop(16)}
+    return DistillConfig.model_validate({**settings, **changes})
+
+
+def _batch(teacher: TorchModel, phi: NDArray[np.int64], count: int = 24) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(x at phi_t, t, label) for pictures noised to random student steps."""
+    generator = torch.Generator().manual_seed(3)
+    t = torch.arange(count) % (len(phi) - 1) + 1
+    level = torch.from_numpy(teacher.alpha_bar[phi])[t].float()[:, None, None, None]
+    x0 = torch.rand(count, *teacher.shape, generator=generator) * 2 - 1
+    x = noised(x0, torch.randn(x0.shape, generator=generator), level.sqrt(), (1 - level).sqrt())
+    return x, t, torch.arange(count) % len(teacher.classes)
+
+
+@pytest.mark.parametrize(("steps", "k"), [(8, 1), (8, 4), (7, 3), (64, 4), (40, 2)])
+def test_walk_goes_from_phi_t_to_the_step_before(steps: int, k: int) -> None:
+    phi = uniform_phi(64, steps)
+    table = walk_table(phi, k)
+    assert np.array_equal(table[:, 0], phi[1:])
+    assert np.array_equal(table[:, -1], phi[:-1])
+    moves = -np.diff(table, axis=1)
+    assert np.all(moves >= 0)
+    assert np.array_equal((moves > 0).sum(axis=1), np.minimum(k, np.diff(phi)))
+
+
+def test_weights_are_a_mean_and_end_on_the_last_prediction() -> None:
+    alpha_bar, phi = alpha_bar_table("cosine", 64), uniform_phi(64, 8)
+    weights = walk_weights(alpha_bar, walk_table(phi, 4))
+    assert np.allclose(weights.sum(axis=1), 1)
+    assert np.all(weights >= 0)
+    assert np.array_equal(weights[0], [0, 0, 0, 1])
+    tau = walk_table(phi, 4)[4]
+    r = np.sqrt(alpha_bar[tau] / (1 - alpha_bar[tau]))
+    assert np.allclose(weights[4], np.diff(r) / (r[-1] - r[0]))
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_one_student_step_lands_where_the_walk_does(teacher: TorchModel, k: int) -> None:
+    """x_{phi_{t-1}} = a x + b x0*, compared with diffusers' own DDIM steps of the teacher."""
+    phi = uniform_phi(64, 8)
+    x, t, label = _batch(teacher, phi)
+    target = Rollout(teacher, phi, k).target_x0(x, t, label)
+    scheduler = DDIMScheduler(
+        num_train_timesteps=64,
+        trained_betas=(1 - teacher.alpha_bar[1:] / teacher.alpha_bar[:-1]).tolist(),
+        prediction_type="v_prediction",
+        clip_sample=True,
+    )
+    plan = ddim(teacher.alpha_bar, phi)
+    for i in range(len(x)):
+        walk = walk_table(phi, k)[int(t[i]) - 1]
+        state = x[i : i + 1]
+        for here, following in itertools.pairwise(walk):
+            with torch.no_grad():
+                prediction = predict(teacher.network, state, torch.tensor([here - 1]), label[i : i + 1])
+            # diffusers derives the destination from the number of inference steps; give it the exact stride.
+            scheduler.num_inference_steps = 1
+            scheduler.config.num_train_timesteps = int(here - following)
+            state = scheduler.step(prediction, int(here) - 1, state, use_clipped_model_output=True).prev_sample
+        _, _, a, b, _ = plan.coefficients[len(phi) - 1 - int(t[i])]
+        landed = a * x[i : i + 1] + b * target[i : i + 1]
+        assert torch.allclose(landed.float(), state, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
+def test_k1_is_the_papers_loss(teacher: TorchModel, teacher_run: Path, idx_folder: Path, kind: str) -> None:
+    """|| eps_teacher(x, phi_t) - eps_student(x, t) ||^2 up to its weight, exactly, where clipping is inactive."""
+    free = TorchModel(**{**vars(teacher), "clip": None, "prediction_type": kind})
+    config = _config(teacher_run, idx_folder, k=1, max_weight=1.0)
+    phi = uniform_phi(64, 8)
+    student = student_from_teacher(free.network, phi[1:] - 1)
+    with torch.no_grad():
+        student.conv_out.bias += 0.1
+    x0, label = torch.rand(16, 1, 8, 8) * 2 - 1, torch.arange(16) % 3
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    student.register_forward_hook(lambda _, args, out: seen.append((args[0], args[1])))
+    loss = rollout_loss(config, free, phi)(student, x0, label, step_generator(0, 0), slice(None))
+    x, t = seen[0]
+    with torch.no_grad():
+        difference = predict(free.network, x, torch.from_numpy(phi)[t + 1] - 1, label) - predict(student, x, t, label)
+    assert loss.item() == pytest.approx(float(difference.square().mean()), rel=2e-3 if kind == "epsilon" else 1e-4)
+
+
+def test_k1_with_clipping_rederives_from_the_clipped_x0(teacher: TorchModel) -> None:
+    phi = uniform_phi(64, 8)
+    x, t, label = _batch(teacher, phi)
+    x = x * 3  # pushes predictions outside [-1, 1]
+    level = torch.from_numpy(teacher.alpha_bar[phi])[t].float()[:, None, None, None]
+    with torch.no_grad():
+        v = predict(teacher.network, x, torch.from_numpy(phi)[t] - 1, label)
+    x0 = level.sqrt() * x - (1 - level).sqrt() * v
+    assert (x0.abs() > 1).any()
+    assert torch.allclose(Rollout(teacher, phi, 1).target_x0(x, t, label), x0.clamp(-1, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [8, 7, 20])
+def test_an_untrained_student_is_strided_ddim(teacher: TorchModel, steps: int) -> None:
+    phi = uniform_phi(64, steps)
+    student = student_from_teacher(teacher.network, teacher.labels[phi[1:] - 1])
+    pairs, label = [(0, i) for i in range(6)], torch.arange(6) % 3
+    labels = np.arange(steps)
+    own = relabel(ddim(student_alpha_bar(teacher.alpha_bar, phi), uniform_phi(steps, steps)), labels)
+    ours = run_plan(student.eval(), own, "v_prediction", pairs, teacher.shape, label)
+    theirs = run_plan(teacher.network, ddim(teacher.alpha_bar, phi), "v_prediction", pairs, teacher.shape, label)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_student_embedding_survives_save_pretrained(teacher: TorchModel, tmp_path: Path) -> None:
+    student = student_from_teacher(teacher.network, np.array([3, 20, 63]))
+    student.save_pretrained(tmp_path)
+    again = UNet2DModel.from_pretrained(tmp_path)
+    x, label = starting_noise([(0, 0), (0, 1)], teacher.shape), torch.tensor([0, 1])
+    for step, kept in enumerate((3, 20, 63)):
+        with torch.no_grad():
+            ours = predict(again.eval(), x, torch.full((2,), step), label)
+            theirs = predict(teacher.network, x, torch.full((2,), kept), label)
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_distillation_improves_on_the_untrained_student(
+    teacher: TorchModel, teacher_run: Path, idx_folder: Path, tmp_path: Path
+) -> None:
+    """A 4-step student gets closer to the teacher's own 64-step images than strided DDIM, which it started as."""
+    config = _config(teacher_run, idx_folder, steps=4, k=4, loop=tiny_loop(9600, lr=1e-3))
+    distill(config, tmp_path)
+    student = load_model(str(tmp_path))
+    assert (student.kind, student.steps, student.phi.tolist()) == ("student", 4, [0, 16, 32, 48, 64])
+    pairs, label = [(5, i) for i in range(60)], torch.arange(60) % 3
+    reference = to_uint8(run_plan(teacher.network, teacher.plan(), "v_prediction", pairs, teacher.shape, label))
+    ours = to_uint8(run_plan(student.network, student.plan(), "v_prediction", pairs, teacher.shape, label))
+    plan = ddim(teacher.alpha_bar, uniform_phi(64, 4))
+    strided = to_uint8(run_plan(teacher.network, plan, "v_prediction", pairs, teacher.shape, label))
+    assert psnr(ours, reference).mean() > psnr(strided, reference).mean() + 0.5
+
+
+def test_a_narrower_student_from_scratch(teacher: TorchModel, teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
+    shape = {"channels": (8, 8), "layers": 1, "attention": (False, False), "head_dim": 8, "groups": 4}
+    distill(_config(teacher_run, idx_folder, unet=shape), tmp_path)
+    student = load_model(str(tmp_path)).network
+    assert sum(p.numel() for p in student.parameters()) < sum(p.numel() for p in teacher.network.parameters())
+
+
+def test_scratch_starts_elsewhere_than_the_teacher(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:
+    phi = uniform_phi(64, 8)
+    fresh = make_student(_config(teacher_run, idx_folder, init="scratch"), teacher, phi)
+    assert not torch.equal(fresh.conv_in.weight, teacher.network.conv_in.weight)
+    assert fresh.config.num_train_timesteps == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 65}, "between 1 and the teacher's 64"),
+        ({"steps": None}, "either the student's number of steps or its phi"),
+        ({"steps": None, "phi": (0, 5, 5, 64)}, "strictly increasing"),
+        ({"steps": None, "phi": (0, 5, 60)}, "end at the teacher's last step 64"),
+    ],
+)
+def test_impossible_sub_sequences(
+    teacher_run: Path, idx_folder: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        distill(_config(teacher_run, idx_folder, **changes), tmp_path)
+
+
+def test_data_must_have_labels_for_a_conditional_teacher(teacher_run: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    config = DistillConfig(teacher=str(teacher_run), data=str(tmp_path), steps=4)
+    with pytest.raises(TrainingError, match=r"class-conditional but .* has no labels"):
+        distill(config, tmp_path / "run")
+
+
+def test_build_unet_ignores_private_entries() -> None:
+    network = UNet2DModel(block_out_channels=(8, 16), norm_num_groups=4, down_block_types=("DownBlock2D",) * 2,
+                          up_block_types=("UpBlock2D",) * 2)  # fmt: skip
+    assert build_unet(dict(network.config)).config.block_out_channels == (8, 16)

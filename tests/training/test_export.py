@@ -1,0 +1,153 @@
+"""Export: the model folder equals torch, and vanilla diffusers equals the model folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
+from numpy.typing import NDArray
+
+from models.catalogue import discover, verify
+from models.export import StepGraph, export_step_graph, round_weights
+from models.plan import COEFFICIENTS
+from tests.training.conftest import tiny_loop
+from training.distill import DistillConfig, distill
+from training.errors import TrainingError
+from training.export import TOLERANCE, export
+from training.onnx_model import OnnxModel
+from training.sampling import starting_noise, to_uint8
+from training.torch_model import load_model
+
+
+@pytest.fixture(scope="module")
+def zoo(teacher_run: Path, idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """teacher and student-006 as model folders; pipelines beside them."""
+    root = tmp_path_factory.mktemp("zoo")
+    export(str(teacher_run), root / "zoo", "shapes", "teacher", pipeline=root / "teacher-pipeline")
+    run = root / "run"
+    distill(DistillConfig(teacher=str(root / "zoo/shapes/teacher"), data=str(idx_folder), steps=6, loop=tiny_loop(320)), run)
+    export(str(run), root / "zoo", "shapes", "student-006", pipeline=root / "pipeline")
+    return root
+
+
+def within_one(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
+    """Share of 8-bit pixels that differ by at most one level."""
+    return float((np.abs(ours.astype(int) - theirs.astype(int)) <= 1).mean())
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_step_graph_equals_torch_at_every_batch(teacher_run: Path, tmp_path: Path, conditional: bool) -> None:
+    model = load_model(str(teacher_run))
+    network = model.network
+    if not conditional:
+        network = UNet2DModel(**{**{k: v for k, v in network.config.items() if k[0] != "_"}, "num_class_embeds": None})
+    graph = StepGraph(network, "v_prediction", (-1.0, 1.0), conditional=conditional)
+    export_step_graph(graph, model.shape, tmp_path / "model.onnx", half=False)
+    exported, random = OnnxModel(tmp_path / "model.onnx"), np.random.default_rng(0)
+    for batch in (1, 2, 3, 64):
+        x, x0_prev = (random.standard_normal((batch, 1, 8, 8), dtype=np.float32) for _ in range(2))
+        timestep, label = random.integers(0, 64, batch), random.integers(0, 3, batch)
+        coefficients = random.uniform(-1, 1, (batch, len(COEFFICIENTS))).astype(np.float32)
+        ours = exported.step(x, x0_prev, timestep, coefficients, label if conditional else None)
+        with torch.inference_mode():
+            arguments = [torch.from_numpy(array) for array in (x, x0_prev, timestep, coefficients)]
+            theirs = graph(*arguments, torch.from_numpy(label) if conditional else None)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b.numpy(), atol=2e-5)
+
+
+def test_weights_are_stored_as_float16_and_nothing_of_this_machine(zoo: Path) -> None:
+    path = zoo / "zoo/shapes/student-006/model.onnx"
+    model = onnx.load(path)
+    stored = {i.data_type for i in model.graph.initializer if np.prod(i.dims) > 8}
+    assert stored <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64}
+    parameters = verify(path.parent).manifest.parameters
+    assert path.stat().st_size < 2 * parameters + 400_000
+    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+
+
+def test_manifests_are_consistent_and_traceable(zoo: Path) -> None:
+    catalogue = discover([zoo / "zoo"])
+    assert not catalogue.refusals
+    teacher, student = (catalogue.entries[f"shapes/{name}"].manifest for name in ("teacher", "student-006"))
+    assert (teacher.kind, teacher.steps, teacher.classes) == ("teacher", 64, ["class-0", "class-1", "class-2"])
+    assert (student.kind, student.steps, student.phi) == ("student", 6, [0, 11, 21, 32, 43, 53, 64])
+    assert student.alpha_bar == [teacher.alpha_bar[t] for t in student.phi]
+    assert student.provenance.teacher_sha256 == teacher.sha256
+    assert (student.provenance.objective, student.provenance.k, student.provenance.images) == ("rollout", 4, 320)
+    assert teacher.provenance.images == 6400
+    assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", teacher.provenance.commit)
+
+
+def test_vanilla_diffusers_agrees_when_conditional(zoo: Path) -> None:
+    """The card's own lines, run as written on our x_T, against the exported graph."""
+    card = (zoo / "zoo/shapes/student-006/README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", card, re.S)
+    assert code is not None
+    pairs = [(4, i) for i in range(4)]
+    noise = starting_noise(pairs, (1, 8, 8))
+    lines = code[1].replace("PIPELINE_FOLDER", str(zoo / "pipeline"))
+    assert "x = torch.randn(" in lines
+    lines = re.sub(r"x = torch\.randn\(.*\)\n", "x = noise\n", lines)
+    scope: dict[str, object] = {"noise": noise}
+    exec(lines, scope)
+    label = int(re.search(r"torch\.full\(\(4,\), (\d+)\)", lines)[1])  # type: ignore[index]
+    entry = discover([zoo / "zoo"]).entries["shapes/student-006"]
+    ours = to_uint8(OnnxModel(entry.graph).run_plan(entry.plan(), pairs, (1, 8, 8), np.full(4, label)))
+    assert within_one(ours, scope["pixels"].numpy()) >= 0.999  # type: ignore[attr-defined]
+    assert ours.std() > 10
+
+
+def test_vanilla_pipeline_agrees_when_unconditional(tmp_path: Path) -> None:
+    """DDIMPipeline with the arguments of the card, fed the x_T of our noise."""
+    torch.manual_seed(1)
+    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
+                       down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4)  # fmt: skip
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler(num_train_timesteps=100)).save_pretrained(tmp_path / "teacher")
+    export(str(tmp_path / "teacher"), tmp_path / "zoo", "f", "teacher", pipeline=tmp_path / "pipe")
+    card = (tmp_path / "zoo/f/teacher/README.md").read_text()
+    assert "num_inference_steps=100, eta=0.0, use_clipped_model_output=True" in card
+    pipeline = DDIMPipeline.from_pretrained(tmp_path / "pipe")
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(batch_size=3, num_inference_steps=100, eta=0.0, use_clipped_model_output=True,
+                      generator=torch.Generator().manual_seed(0), output_type="np").images  # fmt: skip
+    noise = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(0)).numpy()
+    entry = discover([tmp_path / "zoo"]).entries["f/teacher"]
+    model, plan = OnnxModel(entry.graph), entry.plan()
+    x, x0 = noise, np.zeros_like(noise)
+    for row in range(len(plan)):
+        coefficients = np.repeat(plan.coefficients[row : row + 1], 3, axis=0).astype(np.float32)
+        x, x0 = model.step(x, x0, np.full(3, plan.label[row]), coefficients, None)
+    ours = to_uint8(x)
+    assert within_one(ours, np.rint(theirs.transpose(0, 3, 1, 2) * 255).astype(np.uint8)) >= 0.999
+
+
+def test_student_pipeline_is_a_stock_folder(zoo: Path) -> None:
+    index = json.loads((zoo / "pipeline/model_index.json").read_text())
+    assert index["unet"] == ["diffusers", "UNet2DModel"]
+    assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
+    config = json.loads((zoo / "pipeline/scheduler/scheduler_config.json").read_text())
+    assert config["num_train_timesteps"] == len(config["trained_betas"]) == 6
+    unet = json.loads((zoo / "pipeline/unet/config.json").read_text())
+    assert (unet["time_embedding_type"], unet["num_train_timesteps"]) == ("learned", 6)
+
+
+def test_a_graph_that_differs_from_torch_is_not_exported(
+    teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.export.compare", lambda *_: 2 * TOLERANCE)
+    with pytest.raises(TrainingError, match="differs from torch"):
+        export(str(teacher_run), tmp_path, "shapes", "teacher")
+    assert list((tmp_path / "shapes").iterdir()) == []
+
+
+def test_rounding_is_what_storage_does() -> None:
+    network = torch.nn.Linear(3, 3)
+    round_weights(network, torch.float16)
+    assert torch.equal(network.weight, network.weight.half().float())
