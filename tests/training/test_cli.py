@@ -1,0 +1,144 @@
+"""The whole path as a user walks it: teacher -> export -> distill -> export -> evaluate -> sample, as subprocesses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.catalogue import discover
+
+TINY = ("--widths", "8,16", "--layers", "1", "--attention", "0,1", "--head-dim", "8", "--groups", "4", "--precision", "no")
+
+
+def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """sfddm-train with `arguments`, with our folder on the path and one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160"}
+    command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def succeed(*arguments: str | Path, cwd: Path) -> str:
+    result = run(*arguments, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def workshop(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder after teacher, export, distill, export."""
+    here = tmp_path_factory.mktemp("workshop")
+    data = ("--data", idx_folder, "--batch", "16")
+    output = succeed("teacher", "--out", "teacher", *data, "--images", "1600", "--steps", "32", *TINY, cwd=here)
+    assert "1,600/1,600 images" in output
+    assert "loss" in output
+    succeed("export", "teacher", "--zoo", "zoo", "--family", "shapes", "--name", "teacher", cwd=here)
+    student = ("--teacher", "zoo/shapes/teacher", "--steps", "4", "--images", "320")
+    succeed("distill", "--out", "student", *data, *student, cwd=here)
+    succeed("export", "student", "--zoo", "zoo", "--family", "shapes", "--name", "student-004", cwd=here)
+    return here
+
+
+def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path) -> None:
+    arguments = ("evaluate", "zoo", "--family", "shapes", "--data", idx_folder, "--images", "60", "--teacher-images", "30",
+                 "--seeds", "20", "--cache", "cache", "--out", "report.json", "--record")  # fmt: skip
+    first = succeed(*arguments, cwd=workshop)
+    assert "evaluations" in first
+    report = json.loads((workshop / "report.json").read_text())
+    rows = {row["model"]: row for row in report["rows"]}
+    assert set(rows) == {"shapes/teacher", "shapes/student-004", "shapes/teacher@ddim-004", "shapes/teacher@dpmpp-004"}
+    assert report["classifier_accuracy"] > 0.9
+    assert rows["shapes/student-004"]["images"] == 60
+    assert 0 <= rows["shapes/student-004"]["class_agreement"] <= 1
+    assert rows["shapes/teacher"]["rmse"] == 0
+    assert 5 < rows["shapes/teacher@ddim-004"]["psnr_db"] < 58
+    second = succeed(*arguments, cwd=workshop)
+    assert "shapes/student-004: " in first  # progress of what was computed
+    assert "shapes/student-004: " not in second  # nothing was computed again
+    assert json.loads((workshop / "report.json").read_text())["rows"] == report["rows"]
+
+    catalogue = discover([workshop / "zoo"])
+    assert not catalogue.refusals
+    quality = catalogue.entries["shapes/student-004"].manifest.quality["ddim-004"]
+    assert quality.metrics["psnr_db"] == pytest.approx(rows["shapes/student-004"]["psnr_db"], abs=1e-3)
+    assert quality.command.startswith("sfddm-train evaluate zoo")
+    assert set(catalogue.entries["shapes/teacher"].manifest.quality) == {"ddim-004", "dpmpp-004", "ddim-032"}
+    assert "| ddim-004 | 60 |" in (workshop / "zoo/shapes/student-004/README.md").read_text()
+
+
+def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
+    """What was measured is what is served: the cached images equal the engine's, byte for byte."""
+    import asyncio
+
+    from models.catalogue import Catalogue
+    from service.backend.onnx import OnnxBackend
+    from service.engine.config import EngineConfig
+    from service.engine.engine import Engine
+    from service.engine.request import ImageSpec
+    from service.telemetry import Metrics
+    from training.evaluate import Images
+
+    resolved = discover([workshop / "zoo"]).resolve("shapes/student-004")
+    measured = Images(workshop / "cache-2", seed=7).get(resolved, 12)
+
+    async def serve() -> np.ndarray:
+        engine = Engine(Catalogue({resolved.entry.id: resolved.entry}), OnnxBackend(), EngineConfig(), Metrics())
+        engine.start()
+        while not engine.ready:
+            await asyncio.sleep(0.01)
+        try:
+            images = await engine.submit(resolved, [ImageSpec(7, i, i % 3) for i in range(12)]).images()
+            return np.stack([image.pixels for image in images])
+        finally:
+            await engine.drain(1)
+
+    assert np.array_equal(asyncio.run(serve()), measured)
+
+
+@pytest.mark.parametrize("model", ["teacher", "zoo/shapes/student-004"])
+def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
+    succeed("sample", model, "--out", "grid.png", "-n", "6", "--columns", "3", "--seed", "3", cwd=workshop)
+    with Image.open(workshop / "grid.png") as image:
+        assert image.size == (3 * 10 + 2, 2 * 10 + 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("teacher", "--out", "x", "--data", "nowhere"), "no data set at 'nowhere'"),
+        (("teacher", "--out", "x", "--schedule", "square"), "schedule: Input should be 'linear', 'cosine' or 'sigmoid'"),
+        (("teacher", "--out", "teacher", "--data", "DATA"), "pass --resume"),
+        (("distill", "--out", "x", "--teacher", "zoo/shapes", "--steps", "4"), "neither a run folder"),
+        (
+            ("distill", "--out", "x", "--teacher", "teacher", "--data", "DATA", "--steps", "99"),
+            "between 1 and the teacher's 32",
+        ),
+        (
+            ("distill", "--out", "x", "--teacher", "teacher", "--data", "DATA"),
+            "either the student's number of steps or its phi",
+        ),
+        (("export", "nowhere", "--family", "f", "--name", "n"), "cannot load 'nowhere'"),
+        (("export", "teacher", "--family", "F F", "--name", "n"), "family"),
+        (("evaluate", "zoo", "--family", "other"), "needs exactly one teacher"),
+        (("sample", "teacher", "--sampler", "euler"), "unknown sampler 'euler'"),
+        (("sample", "teacher", "--label", "7"), "label must be below 3"),
+    ],
+)
+def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    result = run(*(str(idx_folder) if a == "DATA" else a for a in arguments), cwd=workshop)
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if line.startswith("sfddm-train: ")]
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_help_names_the_commands(workshop: Path) -> None:
+    text = succeed("--help", cwd=workshop)
+    assert all(name in text for name in ("teacher", "distill", "export", "evaluate", "sample"))
