@@ -235,6 +235,7 @@ def evaluate(
     seed: Seed = 0,
     cache: Annotated[Path, typer.Option(help="Keeps images and the classifier.")] = Path("runs/evaluate"),
     out: Annotated[Path | None, typer.Option("--out", help="JSON report to write.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="PNG to write: every model's images of the same noises.")] = None,
     write_manifests: Annotated[bool, typer.Option("--record", help="Write the results into the zoo's manifests.")] = False,
 ) -> None:
     """Measure a family as it is served: class agreement, and agreement with the teacher from the same noise."""
@@ -245,6 +246,8 @@ def evaluate(
     rows, facts = evaluation.measure(zoo, family, plan, cache, data)
     if out is not None:
         evaluation.write_report(out, rows, facts, plan, command)
+    if figure is not None:
+        evaluation.draw(zoo, family, plan, cache, rows, figure)
     if write_manifests:
         evaluation.record(zoo, rows, command)
     table = Table(

@@ -20,6 +20,7 @@ from training.agreement import psnr, rmse, ssim
 from training.card import model_card
 from training.classifier import Classifier, load_classifier
 from training.errors import TrainingError
+from training.figure import labelled_rows
 from training.onnx_model import OnnxModel
 from training.progress import Progress
 from training.sampling import to_uint8
@@ -124,6 +125,13 @@ def measure(zoo: Path, family: str, plan: Plan, cache: Path, data: str | None) -
         rows.append(_row(model, made, count, judge, None if is_reference else reference[: plan.seeds]))
     facts = {} if judge is None else {"classifier_accuracy": judge.accuracy}
     return sorted(rows, key=lambda row: (row.evaluations, row.model)), facts
+
+
+def draw(zoo: Path, family: str, plan: Plan, cache: Path, rows: list[Row], path: Path, columns: int = 12) -> None:
+    """The first images of every measured model, from the same noises, as one labelled picture."""
+    catalogue, images = discover([zoo]), Images(cache, plan.seed)
+    made = [(row.model.removeprefix(f"{family}/"), images.get(catalogue.resolve(row.model), columns)) for row in reversed(rows)]
+    labelled_rows(made, path)
 
 
 def _models(catalogue: Catalogue, members: list[str], teacher: str, plan: Plan) -> list[tuple[Resolved, int]]:

@@ -47,7 +47,7 @@ def workshop(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path) -> None:
     arguments = ("evaluate", "zoo", "--family", "shapes", "--data", idx_folder, "--images", "60", "--teacher-images", "30",
-                 "--seeds", "20", "--cache", "cache", "--out", "report.json", "--record")  # fmt: skip
+                 "--seeds", "20", "--cache", "cache", "--out", "report.json", "--record", "--figure", "figure.png")  # fmt: skip
     first = succeed(*arguments, cwd=workshop)
     assert "evaluations" in first
     report = json.loads((workshop / "report.json").read_text())
@@ -58,6 +58,8 @@ def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path)
     assert 0 <= rows["shapes/student-004"]["class_agreement"] <= 1
     assert rows["shapes/teacher"]["rmse"] == 0
     assert 5 < rows["shapes/teacher@ddim-004"]["psnr_db"] < 58
+    with Image.open(workshop / "figure.png") as figure:
+        assert figure.height == 4 * (2 * 8 + 4) + 4  # one row a model
     second = succeed(*arguments, cwd=workshop)
     assert "shapes/student-004: " in first  # progress of what was computed
     assert "shapes/student-004: " not in second  # nothing was computed again
