@@ -43,6 +43,8 @@ class OnnxBackend:
             raise ValueError(f"threads must be at least 1, got {threads}")
         self._threads = threads or _usable_cores()
         self._provider = _choose_provider(provider, ort.get_available_providers())
+        if self._provider == CUDA:  # CUDA and cuDNN come as wheels beside the runtime, where the loader does not look
+            ort.preload_dlls()
 
     def load(self, entry: Entry) -> OnnxNetwork:
         """A session for the entry's graph. Raises BackendError when it does not load or breaks the step graph contract."""
