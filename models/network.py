@@ -9,6 +9,7 @@ Notation: x [B,C,H,W] noised image, x0 clean image, eps noise, v = sqrt(alpha_ba
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,9 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from models.subsequence import Int64
+
+# Configurations on the hub also carry private entries and leftovers of old versions.
+_UNET_ARGUMENTS = inspect.signature(UNet2DModel.__init__).parameters.keys()
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -51,8 +55,8 @@ def training_target(x0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor, kind
 
 
 def build_unet(config: dict[str, Any]) -> UNet2DModel:
-    """A UNet2DModel from its diffusers configuration (private entries, which diffusers adds, are ignored)."""
-    return UNet2DModel(**{key: value for key, value in config.items() if not key.startswith("_")})
+    """A UNet2DModel from its diffusers configuration; entries that are none of its arguments are ignored."""
+    return UNet2DModel(**{key: value for key, value in config.items() if key in _UNET_ARGUMENTS})
 
 
 def predict(network: nn.Module, x: Tensor, timestep: Tensor, class_label: Tensor | None) -> Tensor:

@@ -130,6 +130,10 @@ def _from_diffusers(spec: str) -> TorchModel:
     kind = scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
         raise CheckpointError(f"{spec} predicts {kind!r}; teachers must predict epsilon or v_prediction")
+    if network.config.time_embedding_type not in ("positional", "learned"):
+        raise CheckpointError(
+            f"{spec} embeds time as {network.config.time_embedding_type!r}; only discrete steps are supported"
+        )
     alpha_bar = alpha_bar_from_betas(scheduler.betas.double().clamp(max=1 - 1e-12).numpy())
     steps = len(alpha_bar) - 1
     size = network.config.sample_size

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from numpy.typing import NDArray
 
-from models.network import build_unet, noised, predict, student_from_teacher
+from models.network import noised, predict, student_from_teacher
 from models.plan import ddim, relabel
 from models.schedule import alpha_bar_table
 from models.subsequence import student_alpha_bar, uniform_phi
@@ -202,9 +202,3 @@ def test_data_must_have_labels_for_a_conditional_teacher(teacher_run: Path, tmp_
     config = DistillConfig(teacher=str(teacher_run), data=str(tmp_path), steps=4)
     with pytest.raises(TrainingError, match=r"class-conditional but .* has no labels"):
         distill(config, tmp_path / "run")
-
-
-def test_build_unet_ignores_private_entries() -> None:
-    network = UNet2DModel(block_out_channels=(8, 16), norm_num_groups=4, down_block_types=("DownBlock2D",) * 2,
-                          up_block_types=("UpBlock2D",) * 2)  # fmt: skip
-    assert build_unet(dict(network.config)).config.block_out_channels == (8, 16)

@@ -45,10 +45,17 @@ def _flat(nested: Path) -> Path:
     flat = nested.parent / "flat"
     flat.mkdir()
     shutil.copy(nested / "model_index.json", flat)
-    shutil.copy(nested / "unet" / "config.json", flat)
+    config = json.loads((nested / "unet" / "config.json").read_text())
+    (flat / "config.json").write_text(json.dumps({**config, "resolution": 8, "_name_or_path": "somewhere"}))
     shutil.copy(nested / "scheduler" / "scheduler_config.json", flat)
     torch.save(UNet2DModel.from_pretrained(nested, subfolder="unet").state_dict(), flat / "diffusion_pytorch_model.bin")
     return flat
+
+
+def test_leftovers_in_an_old_configuration_do_not_stop_distillation(pipeline: Path, idx_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "student"
+    distill(DistillConfig(teacher=str(_flat(pipeline)), data=str(idx_folder), steps=3, loop=tiny_loop(16)), run)
+    assert load_model(str(run)).steps == 3
 
 
 @pytest.mark.parametrize("layout", ["nested", "flat"])
