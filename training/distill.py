@@ -52,7 +52,7 @@ class DistillConfig(BaseModel):
     unet: UNetShape | None = Field(default=None, description="another size than the teacher's; implies init=scratch")
     max_weight: float = Field(default=1000.0, ge=1, description="cap of gamma' = max(1, 1/SNR) for epsilon students")
     flip: bool = False
-    loop: LoopConfig = LoopConfig(images=16_000, lr=1e-4, warmup_images=640)
+    loop: LoopConfig = LoopConfig(images=16_000, lr=1e-4, warmup_images=640, anneal=True)
 
     def student_phi(self, teacher_steps: int) -> Int64:
         """phi of this student: int64 [T' + 1]. Raises ValueError when it cannot be had."""

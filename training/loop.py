@@ -41,6 +41,7 @@ class LoopConfig(BaseModel):
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     warmup_images: int = Field(default=20_000, ge=0, description="linear warm-up")
     lr_decay_images: int | None = Field(default=None, gt=0, description="from here on lr ~ 1/sqrt(images); None: constant")
+    anneal: bool = Field(default=False, description="let the learning rate fall linearly to zero at the last image")
     ema: float = Field(default=0.1, gt=0, lt=0.28, description="relative width of the weight average (sigma_rel)")
     grad_clip: float = Field(default=1.0, gt=0, description="global gradient norm is clipped to this")
     seed: int = Field(default=0, ge=0)
@@ -52,8 +53,13 @@ class LoopConfig(BaseModel):
     snapshot_images: int | None = Field(default=None, gt=0, description="keep the averaged weights this often")
 
     def learning_rate(self, images: int) -> float:
-        """lr min(images/warm-up, 1) / sqrt(max(images/decay, 1)) (Karras et al. 2024, arXiv 2312.02696, eq. 67)."""
+        """lr min(images/warm-up, 1) / sqrt(max(images/decay, 1)) (Karras et al. 2024, arXiv 2312.02696, eq. 67).
+
+        Annealed runs multiply it by 1 - images/total.
+        """
         rate = self.lr * min(1.0, images / self.warmup_images) if self.warmup_images else self.lr
+        if self.anneal:
+            rate *= max(0.0, 1 - images / (self.images + self.batch))
         return rate / max(images / self.lr_decay_images, 1.0) ** 0.5 if self.lr_decay_images else rate
 
 
@@ -199,7 +205,8 @@ def _restore(
     for key, ours in json.loads(json.dumps(facts)).items():
         theirs = saved.get(key)
         if key == "loop":
-            ours, theirs = ({k: v for k, v in side.items() if k not in _MAY_CHANGE} for side in (ours, theirs or {}))
+            free = _MAY_CHANGE - {"images"} if ours["anneal"] else _MAY_CHANGE  # an annealed run's rate depends on its length
+            ours, theirs = ({k: v for k, v in side.items() if k not in free} for side in (ours, theirs or {}))
         if ours != theirs:
             changed = (
                 ", ".join(sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k)))

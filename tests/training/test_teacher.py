@@ -116,6 +116,16 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert [loop.learning_rate(n) for n in (50, 100, 400, 1600)] == pytest.approx([0.5, 1, 1, 0.5])
 
 
+def test_annealed_rate_ends_near_zero_and_fixes_the_length(idx_folder: Path, tmp_path: Path) -> None:
+    loop = tiny_loop(160, anneal=True, warmup_images=0, lr=1.0)
+    rates = [loop.learning_rate(16 * step) for step in range(1, 11)]
+    assert np.allclose(np.diff(rates), -1 / 11)
+    assert 0 < rates[-1] < 0.1
+    train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(32, anneal=True)), tmp_path)
+    with pytest.raises(CheckpointError, match=r"another configuration .*images"):
+        train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(64, anneal=True)), tmp_path, resume=True)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
