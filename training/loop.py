@@ -206,7 +206,8 @@ def _restore(
         theirs = saved.get(key)
         if key == "loop":
             free = _MAY_CHANGE - {"images"} if ours["anneal"] else _MAY_CHANGE  # an annealed run's rate depends on its length
-            ours, theirs = ({k: v for k, v in side.items() if k not in free} for side in (ours, theirs or {}))
+            theirs = {**LoopConfig(images=1).model_dump(), **(theirs or {})}  # older checkpoints lack newer settings
+            ours, theirs = ({k: v for k, v in side.items() if k not in free} for side in (ours, theirs))
         if ours != theirs:
             changed = (
                 ", ".join(sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k)))
