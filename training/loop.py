@@ -122,7 +122,7 @@ def fit(
     ema = PowerEMA(raw, config.ema)
     step = 0
     losses: list[tuple[int, float]] = []
-    if resume and path.exists():
+    if resume:
         step, losses = _restore(path, raw, ema, optimizer, facts)
     elif path.exists():
         raise CheckpointError(f"{path} exists: pass --resume to go on with it, or choose another --out folder")
@@ -169,6 +169,8 @@ def fit(
 
             recent.append(accelerator.reduce(loss.detach(), "mean"))
             progress.advance(config.batch)
+            if progress.first:
+                progress.report(loss=float(loss.detach()))
             if step % 20 == 0 or step == total:
                 mean = float(torch.stack(recent).mean())
                 recent.clear()

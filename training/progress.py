@@ -42,6 +42,11 @@ class Progress:
             self._line()
 
     @property
+    def first(self) -> bool:
+        """Whether no value has been reported yet."""
+        return not self._values
+
+    @property
     def rate(self) -> float:
         """Units a second since the start of this run."""
         return (self.done - self._first) / max(time.monotonic() - self._started, 1e-9)
@@ -60,4 +65,5 @@ class Progress:
         self._last_line = time.monotonic()
         left = (self.total - self.done) / self.rate if self.rate > 0 else float("inf")
         done = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}"
-        print(f"{done}, {self.rate:.1f}/s, {self._values}, {left / 60:.1f} min left", file=sys.stderr, flush=True)
+        values = f" {self._values}," if self._values else ""
+        print(f"{done}, {self.rate:.1f}/s,{values} {left / 60:.1f} min left", file=sys.stderr, flush=True)

@@ -40,9 +40,11 @@ class UNetShape(BaseModel):
             raise ValueError("attention needs one entry per entry of channels")
         for width in self.channels:
             if width % self.groups:
-                raise ValueError(f"channels {width} is not a multiple of groups {self.groups}")
-            if width % self.head_dim:
-                raise ValueError(f"channels {width} is not a multiple of head_dim {self.head_dim}")
+                raise ValueError(f"the width {width} is not a multiple of groups {self.groups}; change one of them")
+        # The middle of the network, at the last resolution, always attends.
+        for width, attends in zip(self.channels, (*self.attention[:-1], True), strict=True):
+            if attends and width % self.head_dim:
+                raise ValueError(f"the width {width} is not a multiple of head_dim {self.head_dim}; change one of them")
         return self
 
     def unet_config(self, shape: tuple[int, int, int], classes: int) -> dict[str, Any]:

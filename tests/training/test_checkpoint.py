@@ -71,5 +71,5 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path: Path, damage: str) 
 
 
 def test_missing_file() -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
+    with pytest.raises(CheckpointError, match="there is no checkpoint at"):
         checkpoint.load(Path("nowhere.safetensors"))

@@ -64,6 +64,8 @@ def test_resume_refuses_another_configuration_and_names_it(idx_folder: Path, tmp
         train_teacher(tiny_teacher_config(idx_folder, 128, schedule="linear"), tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="pass --resume"):
         train_teacher(tiny_teacher_config(idx_folder, 128), tmp_path)
+    with pytest.raises(CheckpointError, match="there is no checkpoint at"):
+        train_teacher(tiny_teacher_config(idx_folder, 128), tmp_path / "mistyped", resume=True)
 
 
 def test_a_diverged_run_stops_with_a_sentence(idx_folder: Path, tmp_path: Path) -> None:
