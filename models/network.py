@@ -59,6 +59,11 @@ def build_unet(config: dict[str, Any]) -> UNet2DModel:
     return UNet2DModel(**{key: value for key, value in config.items() if key in _UNET_ARGUMENTS})
 
 
+def unet_config(network: UNet2DModel) -> dict[str, Any]:
+    """The configuration that `build_unet` takes, JSON-able and without diffusers' private entries."""
+    return {key: value for key, value in network.config.items() if not key.startswith("_")}
+
+
 def predict(network: nn.Module, x: Tensor, timestep: Tensor, class_label: Tensor | None) -> Tensor:
     """One network evaluation. x [B,C,H,W], timestep int64 [B], class_label int64 [B] or None -> [B,C,H,W]."""
     if class_label is None:

@@ -33,7 +33,7 @@ from models.subsequence import Int64, check_phi, concentrated_phi, student_alpha
 from training.data import open_source
 from training.errors import TrainingError
 from training.loop import LoopConfig, Loss, fit, make_accelerator
-from training.teacher import UNetShape, model_facts, sample_writer, stratified_timesteps
+from training.teacher import UNetShape, mirrored, model_facts, sample_writer, stratified_timesteps
 from training.torch_model import TorchModel, load_model
 
 
@@ -137,9 +137,7 @@ def rollout_loss(config: DistillConfig, teacher: TorchModel, phi: Int64) -> Loss
         batch = config.loop.batch
         t = stratified_timesteps(torch.rand(batch, generator=generator), len(phi) - 1)[share]
         eps = torch.randn(batch, *x0.shape[1:], generator=generator)[share].to(x0)
-        mirrored = (torch.rand(batch, generator=generator) < 0.5)[share].to(x0.device)
-        if config.flip:
-            x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        x0 = mirrored(x0, torch.rand(batch, generator=generator)[share], config.flip)
         signal, noise = (table[t].to(x0)[:, None, None, None] for table in (signal_table, noise_table))
         given = label if teacher.network.config.num_class_embeds else None
         x = noised(x0, eps, signal, noise)

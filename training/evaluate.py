@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue import Catalogue, Resolved, discover
-from models.manifest import Quality, Ranking, write_manifest
+from models.manifest import Manifest, Quality, Ranking, write_manifest
 from training.agreement import psnr, rmse, ssim
 from training.card import model_card
 from training.classifier import Classifier, load_classifier
@@ -169,22 +169,22 @@ def _row(model: Resolved, made: UInt8, count: int, judge: Classifier | None, ref
 def record(zoo: Path, rows: list[Row], command: str) -> None:
     """Write the measured quality into the manifests and model cards of the zoo."""
     catalogue = discover([zoo])
+    manifests: dict[Path, Manifest] = {}
     for row in rows:
         model = catalogue.resolve(row.model)
-        entry = catalogue.entries[model.entry.id]
+        manifest = manifests.get(model.entry.folder, model.entry.manifest)
         metrics = {
             name: round(value, 4)
             for name, value in asdict(row).items()
             if name in ("class_agreement", "psnr_db", "psnr_p10_db", "ssim", "rmse") and value is not None
         }
         quality = Quality(images=row.images, metrics=metrics, command=command)
-        plans = {**entry.manifest.quality, f"{model.sampler}-{len(model.plan):03d}": quality}
-        manifest = entry.manifest.model_copy(
-            update={"quality": dict(sorted(plans.items())), "ranking": Ranking(metric="rmse", better="lower")}
-        )
-        write_manifest(entry.folder, manifest)
-        (entry.folder / "README.md").write_text(model_card(manifest))
-        catalogue = discover([zoo])
+        plans = {**manifest.quality, f"{model.sampler}-{len(model.plan):03d}": quality}
+        update = {"quality": dict(sorted(plans.items())), "ranking": Ranking(metric="rmse", better="lower")}
+        manifests[model.entry.folder] = manifest.model_copy(update=update)
+    for folder, manifest in manifests.items():
+        write_manifest(folder, manifest)
+        (folder / "README.md").write_text(model_card(manifest))
 
 
 def write_report(path: Path, rows: list[Row], facts: dict[str, float], plan: Plan, command: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from models.catalogue import sha256_of
 from models.export import StepGraph, export_step_graph, round_weights
 from models.manifest import GRAPH, ImageShape, Manifest, Provenance, write_manifest
+from models.network import unet_config
 from models.plan import COEFFICIENTS
 from training.card import model_card
 from training.errors import TrainingError
@@ -79,9 +80,12 @@ def compare(graph: StepGraph, path: Path, model: TorchModel) -> float:
 def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str) -> Manifest:
     facts = model.provenance
     teacher = facts.get("teacher") or {}
-    unet = {key: value for key, value in model.network.config.items() if not key.startswith("_")}
     known = {"data", "objective", "k", "guidance", "images", "seed"}
-    settings = {**facts.get("settings", {}), "unet": unet, **({"loop": facts["loop"]} if "loop" in facts else {})}
+    settings = {
+        **facts.get("settings", {}),
+        "unet": unet_config(model.network),
+        **({"loop": facts["loop"]} if "loop" in facts else {}),
+    }
     return Manifest(
         family=family,
         name=name,

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from models.network import PredictionType, build_unet, noised, predict, training_target
+from models.network import PredictionType, build_unet, noised, predict, training_target, unet_config
 from models.plan import Plan, ddim
 from models.schedule import Float64, ScheduleName, alpha_bar_table
 from models.subsequence import Int64, uniform_phi
@@ -93,6 +93,11 @@ def stratified_timesteps(uniform: Tensor, steps: int) -> Tensor:
     return ((torch.arange(count) + uniform) / count * steps).long().clamp(max=steps - 1) + 1
 
 
+def mirrored(x0: Tensor, uniform: Tensor, flip: bool) -> Tensor:
+    """x0 [B,C,H,W] with the images whose `uniform` [B] is below one half mirrored, when `flip` asks for it."""
+    return torch.where((uniform < 0.5).to(x0.device)[:, None, None, None], x0.flip(-1), x0) if flip else x0
+
+
 def teacher_loss(config: TeacherConfig, alpha_bar: Float64, null_label: int | None) -> Loss:
     """E || target - network(x_t, t - 1) ||^2 with t uniform (Ho et al. 2020, eq. 14; target eps or v)."""
     signal_table = torch.from_numpy(np.sqrt(alpha_bar)).float()
@@ -103,9 +108,7 @@ def teacher_loss(config: TeacherConfig, alpha_bar: Float64, null_label: int | No
         t = stratified_timesteps(torch.rand(batch, generator=generator), config.steps)[share]
         eps = torch.randn(batch, *x0.shape[1:], generator=generator)[share].to(x0)
         dropped = (torch.rand(batch, generator=generator) < config.label_dropout)[share].to(x0.device)
-        mirrored = (torch.rand(batch, generator=generator) < 0.5)[share].to(x0.device)
-        if config.flip:
-            x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        x0 = mirrored(x0, torch.rand(batch, generator=generator)[share], config.flip)
         signal, noise = (table[t].to(x0)[:, None, None, None] for table in (signal_table, noise_table))
         given = None if null_label is None else torch.where(dropped, null_label, label)
         prediction = predict(network, noised(x0, eps, signal, noise), (t - 1).to(x0.device), given).float()
@@ -166,7 +169,7 @@ def model_facts(
     """What a checkpoint says of its model: JSON-able, and all that training.torch_model needs to load it again."""
     return {
         "kind": kind,
-        "unet": {key: value for key, value in network.config.items() if not key.startswith("_")},
+        "unet": unet_config(network),
         "alpha_bar": alpha_bar.tolist(),
         "phi": phi.tolist(),
         "labels": labels.tolist(),
