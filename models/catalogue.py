@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from models.manifest import GRAPH, MANIFEST, Manifest, ManifestError, read_manif
 from models.plan import SAMPLERS, Plan, ddim, relabel
 from models.subsequence import uniform_phi
 
+_MAX_RESOLVED = 256  # plans kept, 56 bytes a step: 14 MB when all of them have 1024
 _VARIANT = re.compile(r"(?P<sampler>[a-z]+)-(?P<steps>[0-9]{1,6})")
 
 
@@ -69,11 +70,12 @@ class Catalogue:
 
     entries: dict[str, Entry] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
+    _resolved: dict[str, Resolved] = field(default_factory=dict, repr=False, compare=False)
 
     def resolve(self, model_id: str) -> Resolved:
         """The entry and plan of `<family>/<name>` or `<family>/<teacher>@<sampler>-<steps>`.
 
-        Raises UnknownModelError, never substitutes.
+        One object an id, which requests share. Raises UnknownModelError, never substitutes.
         """
         base, at, variant = model_id.partition("@")
         entry = self.entries.get(base)
@@ -81,7 +83,7 @@ class Catalogue:
             known = ", ".join(self.entries) or "none"
             raise UnknownModelError(f"The model {model_id!r} does not exist. Models here: {known}.")
         if not at:
-            return Resolved(model_id, entry, "ddim", entry.plan())
+            return self._keep(model_id, lambda: Resolved(model_id, entry, "ddim", entry.plan()))
         if entry.manifest.kind != "teacher":
             raise UnknownModelError(f"{base!r} is a student; solver variants (@ddim-016, ...) exist for teachers only.")
         match = _VARIANT.fullmatch(variant)
@@ -91,8 +93,17 @@ class Catalogue:
         steps = int(match["steps"])
         if not 1 <= steps <= entry.manifest.steps:
             raise UnknownModelError(f"{model_id!r}: the steps must be between 1 and {entry.manifest.steps}.")
-        canonical = f"{base}@{match['sampler']}-{steps:03d}"
-        return Resolved(canonical, entry, match["sampler"], variant_plan(entry.manifest, match["sampler"], steps))
+        sampler = match["sampler"]
+        canonical = f"{base}@{sampler}-{steps:03d}"
+        return self._keep(canonical, lambda: Resolved(canonical, entry, sampler, variant_plan(entry.manifest, sampler, steps)))
+
+    def _keep(self, model_id: str, build: Callable[[], Resolved]) -> Resolved:
+        """The Resolved of an id, built once for as long as it is among those used last."""
+        resolved = self._resolved.pop(model_id, None) or build()
+        self._resolved[model_id] = resolved
+        if len(self._resolved) > _MAX_RESOLVED:
+            del self._resolved[next(iter(self._resolved))]
+        return resolved
 
 
 def variant_plan(manifest: Manifest, sampler: str, steps: int) -> Plan:

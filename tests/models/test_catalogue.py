@@ -59,6 +59,18 @@ def test_the_first_zoo_wins_a_duplicate(zoo: Path, tmp_path_factory: pytest.Temp
     assert only_reason(catalogue, folder) == f"tiny/teacher is already served from {zoo / 'tiny' / 'teacher'}"
 
 
+def test_requests_for_one_id_share_its_plan(zoo: Path) -> None:
+    catalogue = discover([zoo])
+    own = catalogue.resolve("tiny/teacher")
+    assert catalogue.resolve("tiny/teacher") is own
+    assert catalogue.resolve("tiny/teacher@ddim-7") is catalogue.resolve("tiny/teacher@ddim-007")
+    for sampler in SAMPLERS:
+        for steps in range(1, TEACHER_STEPS + 1):
+            catalogue.resolve(f"tiny/teacher@{sampler}-{steps}")
+    assert catalogue.resolve("tiny/teacher") is not own, "those not used for long are built again"
+    assert np.array_equal(catalogue.resolve("tiny/teacher").plan.coefficients, own.plan.coefficients)
+
+
 def test_a_missing_zoo_is_reported_and_the_rest_served(zoo: Path) -> None:
     missing = zoo / "nowhere"
     catalogue = discover([missing, zoo])
