@@ -17,7 +17,7 @@ from service.api.generation import Generation, plan_generation, size_of
 from service.api.schema import GenerationRequest
 from service.api.state import Service, assemble, choose_default, open_catalogue
 from service.encode import FORMATS, ImageFormat, encode, grid
-from service.engine.request import Finished, UnavailableError
+from service.engine.request import Failed, Finished, UnavailableError
 from service.settings import Settings
 
 _READY_POLL_S = 0.02
@@ -76,6 +76,8 @@ async def _run(service: Service, generation: Generation, console: Console) -> li
             if isinstance(event, Finished):
                 finished.append(event)
                 done[event.position] = steps
+            elif isinstance(event, Failed):
+                raise event.error
             else:
                 done[event.position] = event.step
             progress.update(bar, completed=sum(done))

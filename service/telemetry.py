@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_RATIO = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -49,6 +50,16 @@ class Metrics:
         self.wasted_steps_total = Counter(
             "sfddm_wasted_steps_total", "Row steps computed for images that were never delivered", ["model"], registry=registry
         )
+        self.estimate_ratio = Histogram(
+            "sfddm_estimate_ratio",
+            "Time to a request's last image over its estimate at admission; le=1 is the estimates' coverage",
+            ["model"],
+            buckets=_RATIO,
+            registry=registry,
+        )
+        self.deadlines_total = Counter(
+            "sfddm_deadlines_total", "Requests with a latency limit, by outcome", ["model", "outcome"], registry=registry
+        )
         self.shed_total = Counter("sfddm_shed_total", "Requests refused by the engine", ["reason"], registry=registry)
         self.backlog_seconds = Gauge("sfddm_backlog_seconds", "Estimated device time of admitted work", registry=registry)
         self.running_rows = Gauge("sfddm_running_rows", "Images being denoised", registry=registry)
@@ -65,6 +76,13 @@ class Metrics:
         self.backlog_seconds.set_function(backlog_s)
         self.running_rows.set_function(running_rows)
         self.waiting_requests.set_function(waiting_requests)
+
+    def observe_step(self, model: str, *, bucket: int, rows: int, padding: int, seconds: float) -> None:
+        """One batch has run: its rows, and the rows computed only to fill it."""
+        self.step_seconds.labels(model=model, bucket=bucket).observe(seconds)
+        self.batch_rows.labels(model=model).observe(rows)
+        self.steps_total.labels(model=model).inc(rows)
+        self.padded_rows_total.labels(model=model).inc(padding)
 
     def model_label(self, model_id: str) -> str:
         """The `model` label of an id from Catalogue.resolve: variants that are not configured share one value."""

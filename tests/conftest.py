@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ from tests.tiny import make_tiny_zoo
 # Examples are slow where a training runs beside the tests: how long one takes says nothing.
 settings.register_profile("sfddm", deadline=None)
 settings.load_profile("sfddm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _calibrations_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Services that tests start remember their calibrations, but not in the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFDDM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

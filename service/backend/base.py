@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,12 +18,23 @@ class BackendError(Exception):
     """A model that cannot be run here; the message is one sentence that says why."""
 
 
+class DeviceMemoryError(Exception):
+    """The device has no memory for a batch of this size; a smaller one may run."""
+
+
 class Network(Protocol):
     """One model's weights on a device. Rows are independent: a row's result does not depend on its company."""
 
     @property
     def provider(self) -> str:
         """The name of what computes, for instance CPUExecutionProvider."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: float32, float16 or bfloat16."""
+
+    def prepare(self, buckets: Sequence[int]) -> None:
+        """Get ready for batches of these sizes, before any is asked for: buffers, graph capture, warm-up."""
 
     def padded(self, rows: int) -> int:
         """How many rows the device computes when asked for `rows`."""
@@ -33,12 +45,17 @@ class Network(Protocol):
         """One denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each.
 
         x, x0_prev: [B,C,H,W]; timestep, class_label: [B], class_label None for unconditional models;
-        coefficients: [B,5], columns models.plan.COEFFICIENTS. Raises whatever the runtime raises.
+        coefficients: [B,5], columns models.plan.COEFFICIENTS. Raises DeviceMemoryError when the device is out of memory,
+        and whatever else the runtime raises.
         """
 
 
 class Backend(Protocol):
     """A runtime on a device."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything besides the model that step times depend on: runtime and its version, device, threads."""
 
     def load(self, entry: Entry) -> Network:
         """Load an entry's graph. Raises BackendError with the reason."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 _MEMORY = 0.05  # weight of the newest step in the drift: about twenty steps of memory
 _STALL = 4.0
@@ -12,47 +12,61 @@ _STALL = 4.0
 class StepCosts:
     """Seconds of one network evaluation by batch size, from a calibration curve and its drift since.
 
-    The curve is measured once at warm-up. While serving, one factor follows how the same steps run now (a busy machine,
+    The curve is measured once and cached. While serving, one factor follows how the same steps run now (a busy machine,
     a hot device), so that estimates stay honest without measuring every size again.
     """
 
-    def __init__(self, curve: Mapping[int, float]) -> None:
-        """curve: batch size -> seconds, each above 0, at least one size. Raises ValueError otherwise."""
+    def __init__(self, curve: Mapping[int, float], padded: Callable[[int], int] = lambda rows: rows) -> None:
+        """curve: bucket -> seconds, each above 0, at least one bucket; padded: rows asked -> rows that the device computes.
+
+        Raises ValueError for a curve without meaning.
+        """
         if not curve or min(curve) < 1 or min(curve.values()) <= 0:
             raise ValueError("a cost curve needs at least one batch size of 1 or more, with seconds above 0")
-        self._sizes = sorted(curve)
-        self._seconds = [curve[size] for size in self._sizes]
+        self._buckets = sorted(curve)
+        self._seconds = [curve[size] for size in self._buckets]
+        self._padded = [padded(rows) for rows in range(1, self.largest + 1)]
+        self._table = [self._interpolate(rows) for rows in self._padded]
         self._drift = 1.0
 
     @property
     def curve(self) -> dict[int, float]:
-        """The calibration: batch size -> seconds."""
-        return dict(zip(self._sizes, self._seconds, strict=True))
+        """The calibration: bucket -> seconds."""
+        return dict(zip(self._buckets, self._seconds, strict=True))
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The batch sizes that were chosen, ascending."""
+        return tuple(self._buckets)
 
     @property
     def largest(self) -> int:
-        """The largest batch size that was measured."""
-        return self._sizes[-1]
+        """The largest bucket: most rows in one batch."""
+        return self._buckets[-1]
 
     def bucket(self, rows: int) -> int:
-        """The smallest measured size that holds `rows` rows, or the largest there is."""
-        return self._sizes[min(bisect_left(self._sizes, rows), len(self._sizes) - 1)]
+        """The smallest bucket that holds `rows` rows, or the largest there is."""
+        return self._buckets[min(bisect_left(self._buckets, rows), len(self._buckets) - 1)]
+
+    def room(self, rows: int) -> int:
+        """How many more rows a batch of `rows` takes at no cost: those the device would only compute to fill it."""
+        return self._padded[rows - 1] - rows
 
     def seconds(self, rows: int) -> float:
-        """Estimated seconds of one step of `rows` rows: linear between measured sizes, proportional beyond the last."""
-        return self._drift * self._calibrated(rows)
+        """Estimated seconds of one step of 1 ... `largest` rows: linear between buckets where the device does not pad."""
+        return self._drift * self._table[rows - 1]
 
     def observe(self, rows: int, seconds: float) -> None:
         """Account for one measured step; one that stalls counts as a few times the expected and no more."""
-        ratio = min(seconds / self._calibrated(rows), _STALL * self._drift)
+        ratio = min(seconds / self._table[rows - 1], _STALL * self._drift)
         self._drift += _MEMORY * (ratio - self._drift)
 
-    def _calibrated(self, rows: int) -> float:
-        above = bisect_left(self._sizes, rows)
+    def _interpolate(self, rows: int) -> float:
+        above = bisect_left(self._buckets, rows)
         if above == 0:
             return self._seconds[0]
-        if above == len(self._sizes):
-            return self._seconds[-1] * rows / self._sizes[-1]
-        low, high = self._sizes[above - 1], self._sizes[above]
+        if above == len(self._buckets):
+            return self._seconds[-1] * rows / self._buckets[-1]
+        low, high = self._buckets[above - 1], self._buckets[above]
         share = (rows - low) / (high - low)
         return self._seconds[above - 1] + share * (self._seconds[above] - self._seconds[above - 1])

@@ -6,59 +6,57 @@
 
 `submit` and `cancel` run in the event loop and only change what the next `schedule` sees, under a lock that is never held
 while the device works. So rows join and leave at step boundaries, and the event loop never waits for the device.
+
+A row that fails takes nothing with it. When the device itself is gone (DEVICE_LOST batches in a row in which the runtime
+raised for every single row) or the thread meets a bug, the engine fails what it holds, stays down and says so in `failure`:
+a broken device context does not heal within its process, so /livez turns red and the orchestrator restarts the replica.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 import structlog
 
-from models.catalogue import Catalogue, Entry, Resolved
-from service.backend.base import Backend, Network
-from service.engine.calibrate import calibrate
+from models.catalogue import Catalogue, Resolved
+from service.backend.base import Backend
+from service.engine import admission
 from service.engine.config import EngineConfig
-from service.engine.costs import StepCosts
-from service.engine.execute import Output, evaluate
+from service.engine.execute import Evaluation, evaluate
+from service.engine.load import Loaded, ModelStatus, load
 from service.engine.request import (
     EngineError,
+    Failed,
     Finished,
     ImageSpec,
+    LatencyError,
     OverloadedError,
     RequestCancelledError,
-    RowFailedError,
+    Timing,
     UnavailableError,
     check_request,
 )
 from service.engine.row import Row, preview_steps
 from service.engine.scheduler import Batch, Scheduler
-from service.engine.ticket import Event, Ticket
+from service.engine.ticket import Ticket, hand_over
 from service.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
+DEVICE_LOST = 32
+
+_STARTING = "The service is still loading its models; try again in a moment."
 _DRAINING = "The service is shutting down; send the request to another replica or try again later."
+_FAILED = "The engine of this replica has failed; send the request to another replica or try again later."
 
 
-@dataclass(frozen=True)
-class ModelStatus:
-    """What became of one model of the catalogue.
-
-    step_ms: milliseconds of one step by batch size, measured at warm-up; empty unless loaded.
-    """
-
-    state: Literal["loading", "loaded", "failed"]
-    reason: str | None = None
-    provider: str | None = None
-    step_ms: Mapping[int, float] = field(default_factory=dict)
+class DeviceLostError(Exception):
+    """Nothing runs on the device any more."""
 
 
 class Engine:
@@ -69,18 +67,23 @@ class Engine:
         self._backend = backend
         self._config = config
         self._metrics = metrics
-        self._networks: dict[str, Network] = {}  # engine thread only
-        self._costs: dict[str, StepCosts] = {}  # engine thread only
+        self._loaded: dict[str, Loaded] = {}  # engine thread only
+        self._dead_batches = 0  # engine thread only: in a row
+        self._boundary_s = 0.0  # engine thread only: when the last step ended or waiting for work did
         self._changed = threading.Condition()  # guards everything below
         self._scheduler = Scheduler()
-        self._rows: dict[int, Row] = {}
-        self._tickets: dict[Ticket, list[Row]] = {}  # rows not finished
-        self._numbers = itertools.count()
+        self._rows: dict[int, Row] = {}  # not finished
+        self._next_number = 0
+        self._running_rows = 0
+        self._waiting_requests = 0
         self._models = {entry_id: ModelStatus("loading") for entry_id in catalogue.entries}
         self._state: Literal["starting", "serving", "draining", "stopped"] = "starting"
+        self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         metrics.watch_engine(
-            backlog_s=self._backlog_s, running_rows=self._running_rows, waiting_requests=self._waiting_requests
+            backlog_s=self._backlog_s,
+            running_rows=lambda: self._running_rows,
+            waiting_requests=lambda: self._waiting_requests,
         )
 
     def start(self) -> None:
@@ -93,27 +96,78 @@ class Engine:
         return self._state == "serving" and any(status.state == "loaded" for status in self._models.values())
 
     @property
+    def failure(self) -> str | None:
+        """Why the engine has failed and needs its process restarted; None while it has not."""
+        return self._failure
+
+    @property
     def models(self) -> Mapping[str, ModelStatus]:
         """Status by entry id."""
         return MappingProxyType(self._models)
 
-    def submit(self, model: Resolved, images: Sequence[ImageSpec], *, previews: int = 0) -> Ticket:
+    def choose(self, models: Sequence[Resolved], images: int, max_latency_s: float, *, flex: bool = False) -> Resolved:
+        """The first of `models`, best first, that is estimated to make `images` images within max_latency_s.
+
+        Submit to it before the event loop turns, and what was estimated still holds. Raises UnavailableError,
+        OverloadedError when none is fast enough now, and LatencyError when none ever is.
+        """
+        with self._changed:
+            loaded = [model for model in models if self._models[model.entry.id].state == "loaded"]
+            self._check_serving(loaded[0] if loaded else models[0])
+            try:
+                return admission.choose(
+                    self._scheduler, loaded, images, max_latency_s, self._config.max_backlog_s, time.perf_counter(), flex=flex
+                )
+            except (OverloadedError, LatencyError) as error:
+                self._shed("overloaded" if isinstance(error, OverloadedError) else "latency")
+                raise
+
+    def submit(
+        self,
+        model: Resolved,
+        images: Sequence[ImageSpec],
+        *,
+        previews: int = 0,
+        max_latency_s: float | None = None,
+        flex: bool = False,
+    ) -> Ticket:
         """Queue one row per image; call it in the event loop that will read the ticket.
 
         previews: mid-denoise predictions per image, evenly spaced before the end.
-        Raises UnavailableError (starting, draining, or the model failed to load), OverloadedError (more than
-        max_backlog_s of work is ahead) and ValueError for images that do not fit the model.
+        max_latency_s: deadline of the rows, which orders them within their lane; `choose` is what promises it.
+        flex: work that can wait, see scheduler.py.
+        Raises UnavailableError (starting, draining, failed, or the model failed to load), OverloadedError (see
+        admission.py) and ValueError for images that do not fit the model.
         """
         check_request(model.entry.manifest, images, previews)
-        ticket = Ticket(images, asyncio.get_running_loop(), self._cancel)
-        due = preview_steps(len(model.plan), previews)
-        now_s = time.perf_counter()
+        entry_id, steps = model.entry.id, len(model.plan)
+        due = preview_steps(steps, previews)
+        loop = asyncio.get_running_loop()
+        longest_s = self._config.max_backlog_s
         with self._changed:
-            self._admit(model)
-            rows = [Row(next(self._numbers), ticket, position, spec, model, due, now_s) for position, spec in enumerate(images)]
-            self._rows.update((row.number, row) for row in rows)
-            self._tickets[ticket] = rows
-            self._scheduler.admit(model.entry.id, (row.number for row in rows), len(model.plan))
+            self._check_serving(model)
+            try:
+                admission.check_backlog(self._scheduler, model, longest_s, flex=flex)
+            except OverloadedError:
+                self._shed("overloaded")
+                raise
+            now_s = time.perf_counter()
+            ticket = Ticket(
+                images,
+                loop,
+                self._cancel,
+                first=self._next_number,
+                estimated_s=self._scheduler.completion_s(entry_id, len(images), steps, flex=flex),
+                max_latency_s=max_latency_s,
+            )
+            self._next_number += len(images)
+            for position, (number, spec) in enumerate(zip(ticket.numbers, ticket.specs, strict=True)):
+                self._rows[number] = Row(number, ticket, position, spec, model, due, now_s)
+            self._waiting_requests += 1
+            deadline_s = now_s + (longest_s if max_latency_s is None else min(max_latency_s, longest_s))
+            self._scheduler.admit(
+                entry_id, ticket.numbers, steps, deadline_s=deadline_s, promised=max_latency_s is not None, flex=flex
+            )
             self._changed.notify_all()
         return ticket
 
@@ -126,26 +180,15 @@ class Engine:
 
     # Admission and cancellation: any thread
 
-    def _admit(self, model: Resolved) -> None:
-        """Raise unless a request for this model may be queued now."""
-        entry_id = model.entry.id
+    def _check_serving(self, model: Resolved) -> None:
+        """Raise unless requests for this model are accepted at all."""
         if self._state != "serving":
-            self._metrics.shed_total.labels(reason=self._state).inc()
-            raise UnavailableError(
-                "The service is still loading its models; try again in a moment." if self._state == "starting" else _DRAINING
-            )
-        if self._models[entry_id].state == "failed":
-            self._metrics.shed_total.labels(reason="model_failed").inc()
-            raise UnavailableError(f"The model {entry_id} could not be loaded: {self._models[entry_id].reason}")
-        ahead_s = self._scheduler.backlog_s()
-        if ahead_s > self._config.max_backlog_s:
-            self._metrics.shed_total.labels(reason="overloaded").inc()
-            wait_s = retry_after_s(ahead_s - self._config.max_backlog_s)
-            raise OverloadedError(
-                f"About {ahead_s:.0f} s of work are waiting, more than the {self._config.max_backlog_s:g} s allowed; "
-                f"try again in {wait_s:.0f} s.",
-                wait_s,
-            )
+            self._shed("failed" if self._failure else self._state)
+            raise UnavailableError(_FAILED if self._failure else _STARTING if self._state == "starting" else _DRAINING)
+        status = self._models[model.entry.id]
+        if status.state == "failed":
+            self._shed("model_failed")
+            raise UnavailableError(f"The model {model.entry.id} could not be loaded: {status.reason}")
 
     def _cancel(self, ticket: Ticket) -> None:
         with self._changed:
@@ -153,13 +196,20 @@ class Engine:
 
     def _drop(self, ticket: Ticket, reason: EngineError) -> None:
         """Forget what is left of a ticket and tell its reader why. A row on the device leaves when its step ends."""
-        rows = self._tickets.pop(ticket, None)
-        if rows is None:
-            return
+        rows = [row for number in ticket.numbers if (row := self._rows.get(number)) is not None]
         for row in rows:
-            del self._rows[row.number]
-            self._waste(row.model.entry.id, len(row.model.plan) - self._scheduler.remove(row.number))
-        _hand_over(ticket, reason)
+            self._leave(row, wasted=len(row.plan) - self._scheduler.remove(row.number))
+        if rows:
+            hand_over([(ticket, reason)])
+
+    def _leave(self, row: Row, *, wasted: int) -> None:
+        """Forget a row, however it ended. wasted: steps it took for nothing."""
+        del self._rows[row.number]
+        row.ticket.unfinished -= 1
+        self._running_rows -= row.started
+        self._waiting_requests -= not row.ticket.started and not row.ticket.unfinished
+        if wasted:
+            self._metrics.wasted_steps_total.labels(model=row.model.entry.id).inc(wasted)
         self._changed.notify_all()
 
     def _drain(self, timeout_s: float) -> None:
@@ -180,42 +230,36 @@ class Engine:
             while (work := self._schedule()) is not None:
                 batch, rows = work
                 start_s = time.perf_counter()
-                outputs = evaluate(self._networks[batch.model], rows, start_s)
-                self._deliver(batch, rows, outputs, time.perf_counter() - start_s)
-        except Exception:
+                evaluation = evaluate(self._loaded[batch.model].network, rows, start_s)
+                self._deliver(batch, rows, evaluation, time.perf_counter() - start_s)
+        except Exception as error:
             log.exception("engine_failed")
+            self._failure = f"{type(error).__name__}: {error}"
         finally:
             with self._changed:
                 self._state = "stopped"
-                for ticket in list(self._tickets):
-                    self._drop(ticket, UnavailableError(_DRAINING))
-            self._networks.clear()
+                for ticket in {row.ticket for row in self._rows.values()}:
+                    self._drop(ticket, UnavailableError(_FAILED if self._failure else _DRAINING))
+            self._loaded.clear()
 
     def _load(self) -> None:
-        """Load and warm each model; one that fails is reported and does not stop the others."""
+        """Load and calibrate each model; one that fails is reported and does not stop the others."""
         for entry in self._catalogue.entries.values():
             if self._state != "starting":
                 return
-            self._models[entry.id] = self._load_one(entry)
+            loaded = load(entry, self._backend, self._config)
+            self._metrics.model_loaded.labels(model=entry.id).set(isinstance(loaded, Loaded))
+            if isinstance(loaded, ModelStatus):
+                self._models[entry.id] = loaded
+                continue
+            with self._changed:
+                self._scheduler.add_model(entry.id, loaded.costs, self._config.weights.get(entry.id, 1.0))
+            self._loaded[entry.id] = loaded
+            self._models[entry.id] = loaded.status
         with self._changed:
             if self._state == "starting":
                 self._state = "serving"
-
-    def _load_one(self, entry: Entry) -> ModelStatus:
-        try:
-            network = self._backend.load(entry)
-            costs = calibrate(network, entry, self._config)
-        except Exception as error:
-            log.error("model_failed", model=entry.id, reason=str(error))
-            self._metrics.model_loaded.labels(model=entry.id).set(0)
-            return ModelStatus("failed", reason=str(error))
-        with self._changed:
-            self._scheduler.add_model(entry.id, costs, limit=costs.largest)
-        self._networks[entry.id], self._costs[entry.id] = network, costs
-        self._metrics.model_loaded.labels(model=entry.id).set(1)
-        step_ms = {rows: 1000 * seconds for rows, seconds in costs.curve.items()}
-        log.info("model_loaded", model=entry.id, provider=network.provider, max_batch=costs.largest)
-        return ModelStatus("loaded", provider=network.provider, step_ms=MappingProxyType(step_ms))
+            self._boundary_s = time.perf_counter()
 
     def _schedule(self) -> tuple[Batch, list[Row]] | None:
         """The next batch and its rows; waits for work. None when the engine is to stop."""
@@ -223,87 +267,76 @@ class Engine:
             while self._state != "stopped":
                 batch = self._scheduler.schedule()
                 if batch is not None:
-                    return batch, [self._rows[number] for number in batch.rows]
+                    rows = [self._rows[number] for number in batch.rows]
+                    for row in rows:
+                        self._mark_started(row)
+                    return batch, rows
                 self._changed.wait()
+                self._boundary_s = time.perf_counter()
         return None
 
-    def _deliver(self, batch: Batch, rows: Sequence[Row], outputs: Sequence[Output | RowFailedError], seconds: float) -> None:
-        """Advance the rows and hand over what they have become; the heavy part needs no lock: rows are this thread's."""
-        now_s = time.perf_counter()
-        self._count(batch, self._networks[batch.model], seconds)
-        events = [_advance(row, output, seconds, len(rows), now_s) for row, output in zip(rows, outputs, strict=True)]
-        with self._changed:
-            self._scheduler.charge(batch, seconds)
-            self._scheduler.advance(batch)
-            self._waste(batch.model, sum(row.number not in self._rows for row in rows))  # cancelled while on the device
-            for row, event in zip(rows, events, strict=True):
-                if row.number not in self._rows:
-                    continue
-                if isinstance(event, RowFailedError):
-                    self._drop(row.ticket, event)
-                elif event is not None:
-                    if isinstance(event, Finished):
-                        self._forget(row, event)
-                    _hand_over(row.ticket, event)
+    def _mark_started(self, row: Row) -> None:
+        if not row.started:
+            self._running_rows += 1
+            self._waiting_requests -= not row.ticket.started
+            row.started = row.ticket.started = True
 
-    def _forget(self, row: Row, image: Finished) -> None:
-        """A row is done."""
-        del self._rows[row.number]
-        left = self._tickets[row.ticket]
-        left.remove(row)
-        if not left:
-            del self._tickets[row.ticket]
-        label = self._metrics.model_label(row.model.id)
-        self._metrics.queue_seconds.labels(model=label).observe(image.timing.queue_s)
-        self._metrics.compute_seconds.labels(model=label).observe(image.timing.compute_s)
-        self._changed.notify_all()
+    def _deliver(self, batch: Batch, rows: Sequence[Row], evaluation: Evaluation, seconds: float) -> None:
+        """Advance the rows and hand over what they have become; the heavy part needs no lock: rows are this thread's."""
+        loaded, now_s = self._loaded[batch.model], time.perf_counter()
+        self._metrics.observe_step(
+            batch.model,
+            bucket=loaded.costs.bucket(len(rows)),
+            rows=len(rows),
+            padding=loaded.network.padded(len(rows)) - len(rows),
+            seconds=seconds,
+        )
+        events = [
+            row.take(output, seconds=seconds, batch_rows=len(rows), now_s=now_s, network=loaded.network)
+            for row, output in zip(rows, evaluation.outputs, strict=True)
+        ]
+        with self._changed:
+            now_s = time.perf_counter()  # the engine's own work between two steps keeps the device from others as well
+            self._scheduler.charge(batch, now_s - self._boundary_s, learn=evaluation.clean)
+            self._boundary_s = now_s
+            self._scheduler.advance(batch)
+            told = []
+            for row, event in zip(rows, events, strict=True):
+                if row.number not in self._rows:  # cancelled while on the device
+                    self._metrics.wasted_steps_total.labels(model=batch.model).inc()
+                    continue
+                if event is not None:
+                    told.append((row.ticket, event))
+                if isinstance(event, Failed):
+                    self._scheduler.remove(row.number)
+                    self._leave(row, wasted=row.step + 1)
+                elif isinstance(event, Finished):
+                    self._leave(row, wasted=0)
+                    self._observe(row.ticket, row.model.id, event.timing)
+            if evaluation.fits is not None:
+                log.warning("batches_shrunk", model=batch.model, rows=evaluation.fits, reason="the device is out of memory")
+                self._scheduler.shrink(batch.model, evaluation.fits)
+        hand_over(told)
+        self._dead_batches = self._dead_batches + 1 if evaluation.dead else 0
+        if self._dead_batches >= DEVICE_LOST:
+            raise DeviceLostError(f"the runtime raised for every row of {DEVICE_LOST} batches in a row")
 
     # Metrics
 
-    def _waste(self, entry_id: str, steps: int) -> None:
-        if steps:
-            self._metrics.wasted_steps_total.labels(model=entry_id).inc(steps)
+    def _shed(self, reason: str) -> None:
+        self._metrics.shed_total.labels(reason=reason).inc()
 
-    def _count(self, batch: Batch, network: Network, seconds: float) -> None:
-        model, rows = batch.model, len(batch.rows)
-        self._metrics.step_seconds.labels(model=model, bucket=self._costs[model].bucket(rows)).observe(seconds)
-        self._metrics.batch_rows.labels(model=model).observe(rows)
-        self._metrics.steps_total.labels(model=model).inc(rows)
-        self._metrics.padded_rows_total.labels(model=model).inc(network.padded(rows) - rows)
+    def _observe(self, ticket: Ticket, model_id: str, timing: Timing) -> None:
+        """An image is done; when it is the request's last, so is what was promised."""
+        label = self._metrics.model_label(model_id)
+        self._metrics.queue_seconds.labels(model=label).observe(timing.queue_s)
+        self._metrics.compute_seconds.labels(model=label).observe(timing.compute_s)
+        if ticket.unfinished == 0:
+            self._metrics.estimate_ratio.labels(model=label).observe(timing.total_s / ticket.estimated_s)
+            if ticket.max_latency_s is not None:
+                outcome = "met" if timing.total_s <= ticket.max_latency_s else "missed"
+                self._metrics.deadlines_total.labels(model=label, outcome=outcome).inc()
 
     def _backlog_s(self) -> float:
         with self._changed:
             return self._scheduler.backlog_s()
-
-    def _running_rows(self) -> float:
-        with self._changed:
-            return sum(row.running for row in self._rows.values())
-
-    def _waiting_requests(self) -> float:
-        with self._changed:
-            return sum(not any(row.running for row in rows) for rows in self._tickets.values())
-
-
-def retry_after_s(excess_s: float) -> float:
-    """When a request refused for so many seconds of work too much may come back: whole seconds, 1 to 120.
-
-    Clients of the OpenAI API do not wait for longer ones.
-    """
-    return float(min(max(math.ceil(excess_s), 1), 120))
-
-
-def _advance(
-    row: Row, output: Output | RowFailedError, seconds: float, batch_rows: int, now_s: float
-) -> Event | RowFailedError | None:
-    """What one step made of a row: a finished image, a preview that is due, a failure, or nothing to tell yet."""
-    if isinstance(output, RowFailedError):
-        return output
-    row.advance(output.x_next, output.x0, seconds, batch_rows)
-    return row.finish(now_s) if row.finished else row.preview()
-
-
-def _hand_over(ticket: Ticket, event: Event | EngineError) -> None:
-    try:
-        ticket.loop.call_soon_threadsafe(ticket.put, event)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        log.debug("reader_gone")

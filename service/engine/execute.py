@@ -7,24 +7,32 @@ from dataclasses import dataclass
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
-from service.backend.base import Float32, Int64, Network
+from service.backend.base import DeviceMemoryError, Float32, Int64, Network
 from service.engine.request import RowFailedError
-from service.engine.row import Row
+from service.engine.row import Output, Row
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Output:
-    """One row's result: x_next and x0, float32 [C,H,W] each."""
+class Evaluation:
+    """What one step of a batch gave: an output or a failure a row, in order.
 
-    x_next: Float32
-    x0: Float32
+    clean: the runtime raised nothing, so the time it took tells what such a batch costs
+    dead: the runtime raised for every single row, as it does when the device is lost
+    fits: most rows that may be tried again after the device ran out of memory
+    """
+
+    outputs: list[Output | RowFailedError]
+    clean: bool = True
+    dead: bool = False
+    fits: int | None = None
 
 
-def evaluate(network: Network, rows: Sequence[Row], now_s: float) -> list[Output | RowFailedError]:
-    """One step of each row, in order; rows at their first step are started, at clock reading now_s.
+def evaluate(network: Network, rows: Sequence[Row], now_s: float) -> Evaluation:
+    """One step of each row; rows at their first step are started, at clock reading now_s.
 
     When a batch raises, its halves are tried again, down to the single rows that raise alone; rows whose numbers are not
     finite fail by themselves, since rows are independent.
@@ -34,13 +42,13 @@ def evaluate(network: Network, rows: Sequence[Row], now_s: float) -> list[Output
             row.start(now_s)
         x_next, x0 = network.step(*gather(rows))
     except Exception as error:  # whatever a runtime raises must not stop the engine
-        if len(rows) == 1:
-            log.error("row_failed", model=rows[0].model.id, step=rows[0].step, error=str(error), exc_info=True)
-            return [RowFailedError(f"{rows[0].model.id} failed at step {rows[0].step + 1}: the device reported an error.")]
-        log.warning("batch_failed", model=rows[0].model.entry.id, rows=len(rows), error=str(error))
-        middle = len(rows) // 2
-        return evaluate(network, rows[:middle], now_s) + evaluate(network, rows[middle:], now_s)
-    return [Output(x_next[i], x0[i]) if _finite(x_next[i], x0[i]) else _not_finite(row) for i, row in enumerate(rows)]
+        return _halved(network, rows, now_s, error)
+    computed = network.padded(len(rows))
+    finite = _finite(x_next) & _finite(x0)
+    outputs: list[Output | RowFailedError] = [
+        Output(x_next[i], x0[i], computed) if finite[i] else _not_finite(row) for i, row in enumerate(rows)
+    ]
+    return Evaluation(outputs)
 
 
 def gather(rows: Sequence[Row]) -> tuple[Float32, Float32, Int64, Int64 | None, Float32]:
@@ -49,14 +57,35 @@ def gather(rows: Sequence[Row]) -> tuple[Float32, Float32, Int64, Int64 | None, 
     x0_prev = np.stack([row.x0_prev for row in rows if row.x0_prev is not None])
     timestep = np.array([row.plan.label[row.step] for row in rows], dtype=np.int64)
     labels = [row.spec.class_label for row in rows if row.spec.class_label is not None]
-    coefficients = np.stack([row.plan.coefficients[row.step] for row in rows]).astype(np.float32)
+    coefficients = np.array([row.plan.coefficients[row.step] for row in rows], dtype=np.float32)
     return x, x0_prev, timestep, np.array(labels, dtype=np.int64) if labels else None, coefficients
 
 
-def _finite(x_next: Float32, x0: Float32) -> bool:
-    return bool(np.isfinite(x_next).all() and np.isfinite(x0).all())
+def _halved(network: Network, rows: Sequence[Row], now_s: float, error: Exception) -> Evaluation:
+    """The same step in two halves, after the whole has raised; a failure when there is one row only."""
+    model, memory = rows[0].model, isinstance(error, DeviceMemoryError)
+    if len(rows) == 1:
+        log.error("row_failed", model=model.id, step=rows[0].step, error=str(error), exc_info=error)
+        reason = "the device is out of memory" if memory else "the device reported an error"
+        failure = RowFailedError(f"{_name(rows[0])} failed at step {rows[0].step + 1}: {reason}.")
+        return Evaluation([failure], clean=False, dead=True)
+    log.warning("batch_failed", model=model.entry.id, rows=len(rows), error=str(error))
+    middle = (len(rows) + 1) // 2
+    first, second = (evaluate(network, half, now_s) for half in (rows[:middle], rows[middle:]))
+    fits = [limit for limit in (first.fits, second.fits, middle if memory else None) if limit is not None]
+    return Evaluation(first.outputs + second.outputs, False, first.dead and second.dead, min(fits, default=None))
+
+
+def _finite(values: Float32) -> NDArray[np.bool_]:
+    """Which rows of [B,C,H,W] hold nothing but finite numbers: [B]."""
+    finite: NDArray[np.bool_] = np.all(np.isfinite(values), axis=tuple(range(1, values.ndim)))
+    return finite
 
 
 def _not_finite(row: Row) -> RowFailedError:
     log.error("row_not_finite", model=row.model.id, step=row.step)
-    return RowFailedError(f"{row.model.id} produced numbers that are not finite at step {row.step + 1}.")
+    return RowFailedError(f"{_name(row)} failed at step {row.step + 1}: its numbers are not finite.")
+
+
+def _name(row: Row) -> str:
+    return f"The image of {row.model.id} with seed {row.spec.seed}, index {row.spec.index}"

@@ -3,10 +3,11 @@
 A request asks one model for several images; each image is one row of the engine, with a noise of its own.
 
 EngineError
-├── OverloadedError      the backlog is full: try again after `retry_after_s`
-├── UnavailableError     not ready, draining, or the model failed to load
-├── RowFailedError       the device failed or produced numbers that are not finite
-└── RequestCancelledError  the ticket was cancelled while someone was still reading it
+├── OverloadedError          too much is waiting: try again after `retry_after_s`
+├── LatencyError             no model asked for is that fast, even alone
+├── UnavailableError         not ready, draining, stopped, or the model failed to load
+├── RowFailedError           the device failed or produced numbers that are not finite
+└── RequestCancelledError    the ticket was cancelled while someone was still reading it
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ class EngineError(Exception):
 
 
 class OverloadedError(EngineError):
-    """The backlog is full."""
+    """Too much work is ahead; retry_after_s is the estimated time until it would be admitted, however long."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class LatencyError(EngineError):
+    """The latency asked for is shorter than the fastest model needs on an idle device."""
 
 
 class UnavailableError(EngineError):
@@ -38,14 +43,14 @@ class UnavailableError(EngineError):
 
 
 class RowFailedError(EngineError):
-    """An image could not be computed, so its request fails; other requests are not affected."""
+    """An image could not be computed; no other image is affected."""
 
 
 class RequestCancelledError(EngineError):
     """The ticket was cancelled."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageSpec:
     """One image: its noise is keyed by (seed, index); class_label is None for unconditional models."""
 
@@ -56,12 +61,26 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds. compute_s is the time of the batches the image rode in; mean_batch the mean rows in them."""
+    """Seconds. compute_s is the time of the batches the image rode in; mean_batch the mean rows in them.
+
+    estimated_s: what total_s of the request's last image was estimated to be when it was admitted.
+    """
 
     queue_s: float
     compute_s: float
     total_s: float
     mean_batch: float
+    estimated_s: float
+
+
+@dataclass(frozen=True)
+class Device:
+    """What made an image: runtime provider, precision, and the smallest and largest batch the device computed for it."""
+
+    provider: str
+    precision: str
+    smallest_batch: int
+    largest_batch: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +103,19 @@ class Finished:
     spec: ImageSpec
     pixels: NDArray[np.uint8]
     timing: Timing
+    device: Device
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image that could not be computed, and why; the request's other images go on."""
+
+    position: int
+    spec: ImageSpec
+    error: RowFailedError
+
+
+Event = Preview | Finished | Failed
 
 
 def check_request(manifest: Manifest, images: Sequence[ImageSpec], previews: int) -> None:

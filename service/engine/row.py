@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,18 @@ from numpy.typing import NDArray
 from models.catalogue import Resolved
 from models.noise import initial_noise, step_noise
 from models.plan import Plan
-from service.backend.base import Float32
-from service.engine.request import Finished, ImageSpec, Preview, Timing
+from service.backend.base import Float32, Network
+from service.engine.request import Device, Event, Failed, Finished, ImageSpec, Preview, RowFailedError, Timing
 from service.engine.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class Output:
+    """One row's result of a step: x_next and x0, float32 [C,H,W] each, from an evaluation that computed so many rows."""
+
+    x_next: Float32
+    x0: Float32
+    computed_rows: int
 
 
 class Row:
@@ -21,13 +31,16 @@ class Row:
     __slots__ = (
         "_batch_rows",
         "_compute_s",
+        "_largest",
         "_preview_steps",
+        "_smallest",
         "_started_s",
         "_submitted_s",
         "model",
         "number",
         "position",
         "spec",
+        "started",
         "step",
         "ticket",
         "x",
@@ -50,6 +63,7 @@ class Row:
         self.position = position
         self.spec = spec
         self.model = model
+        self.started = False  # the engine's: whether it has been in a batch
         self.step = 0  # evaluations done; the plan row to run next
         self.x: Float32 | None = None
         self.x0_prev: Float32 | None = None
@@ -58,6 +72,8 @@ class Row:
         self._started_s = 0.0
         self._compute_s = 0.0
         self._batch_rows = 0
+        self._smallest = 0
+        self._largest = 0
 
     @property
     def plan(self) -> Plan:
@@ -67,27 +83,35 @@ class Row:
     def finished(self) -> bool:
         return self.step == len(self.plan)
 
-    @property
-    def running(self) -> bool:
-        return self.x is not None
-
     def start(self, now_s: float) -> None:
         """Draw x_T at the first step and set x0_prev to zero; later steps change nothing."""
-        if self.running:
+        if self.x is not None:
             return
         self.x = initial_noise(self.spec.seed, self.spec.index, self.model.entry.manifest.image.chw)
         self.x0_prev = np.zeros_like(self.x)
         self._started_s = now_s
 
-    def advance(self, x_next: Float32, x0: Float32, seconds: float, batch_rows: int) -> None:
-        """Take one step's result [C,H,W], adding s z where the plan is stochastic."""
+    def take(
+        self, output: Output | RowFailedError, *, seconds: float, batch_rows: int, now_s: float, network: Network
+    ) -> Event | None:
+        """What one step made of the row: a finished image, a preview that is due, a failure, or nothing to tell yet."""
+        if isinstance(output, RowFailedError):
+            return Failed(self.position, self.spec, output)
+        self.advance(output, seconds=seconds, batch_rows=batch_rows)
+        return self.finish(now_s, network) if self.finished else self.preview()
+
+    def advance(self, output: Output, *, seconds: float, batch_rows: int) -> None:
+        """Take one step's result, adding s z where the plan is stochastic; batch_rows: images that shared the step."""
+        x_next, computed_rows = output.x_next, output.computed_rows
         s = self.plan.s[self.step]
         if s:
             x_next = x_next + np.float32(s) * step_noise(self.spec.seed, self.spec.index, self.step, x_next.shape)
-        self.x, self.x0_prev = x_next, x0
+        self.x, self.x0_prev = x_next, output.x0
         self.step += 1
         self._compute_s += seconds
         self._batch_rows += batch_rows
+        self._smallest = min(self._smallest or computed_rows, computed_rows)
+        self._largest = max(self._largest, computed_rows)
 
     def preview(self) -> Preview | None:
         """The preview that is due after the step just taken, if one is."""
@@ -97,16 +121,18 @@ class Row:
         number = self._preview_steps.index(self.step)
         return Preview(self.position, self.spec, pixels(self.x0_prev), number, self.step, len(self.plan))
 
-    def finish(self, now_s: float) -> Finished:
-        """The finished image; call it after the last step."""
+    def finish(self, now_s: float, network: Network) -> Finished:
+        """The finished image, made by this network; call it after the last step."""
         assert self.x is not None
         timing = Timing(
             queue_s=self._started_s - self._submitted_s,
             compute_s=self._compute_s,
             total_s=now_s - self._submitted_s,
             mean_batch=self._batch_rows / self.step,
+            estimated_s=self.ticket.estimated_s,
         )
-        return Finished(self.position, self.spec, pixels(self.x), timing)
+        device = Device(network.provider, network.precision, self._smallest, self._largest)
+        return Finished(self.position, self.spec, pixels(self.x), timing, device)
 
 
 def pixels(x: Float32) -> NDArray[np.uint8]:

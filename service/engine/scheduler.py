@@ -1,67 +1,61 @@
 """The scheduler: which rows run in the next step. Pure decisions: no I/O, no clock, no threads, no tensors.
 
-A row is one image on its way through a plan; here it is a number with some steps left. Rows of one model share weights
-and therefore batches, whatever their requests, step counts and samplers. Each model has a lane:
+A row is one image on its way through a plan; here it is a number with some steps left and a deadline. Rows of one model
+share weights and therefore batches, whatever their requests, step counts and samplers. Each model has two lanes, one for
+interactive rows and one for flex rows (work that can wait), and a step is one batch of one lane:
 
-    inside a lane   oldest first, up to the lane's batch limit
-    between lanes   deficit round robin (Shreedhar & Varghese 1995), charged in measured device seconds: every visit
-                    gives a lane one quantum of credit, a lane with credit runs one batch, and what it really took is
-                    charged afterwards
+    inside a lane   earliest deadline, then age, up to the lane's largest bucket (lane.py)
+    between lanes   weighted deficit round robin (Shreedhar & Varghese 1995), charged in measured device seconds: every
+                    visit gives a lane one quantum times its weight of credit, a lane with credit runs one batch, and what
+                    it really took is charged afterwards. Debt stays with a lane that has run out of rows; credit does not.
 
-The quantum is the step time of the cheapest lane with work. So a lane as cheap as any runs once a round and waits for
-at most one batch of each other lane, a dearer lane skips rounds until it has saved for the step it took, and no lane
-starves: it runs at least once in 1 + ceil(its longest step / quantum) rounds.
+The quantum Q is the smallest calibrated step / weight of all models: a constant, small enough that no lane's share is lost
+to rounding. A flex lane has FLEX_SHARE of its model's weight: it takes what the others leave idle, the places that an
+interactive batch of its model would only fill with padding, and at least its small share when nothing is idle.
+
+The bound, with s the longest step and w the weight of a lane: between finding work, or its last step, and its next step, a
+lane m waits, for each other lane i, no longer than
+
+    s_i + (w_i / w_m) s_m + 2 Q w_i   seconds of i's steps, and no more than one step of i where s_i / w_i > s_m / w_m + Q.
+
+A lane that finds work and has no debt waits for at most one step of each other lane. So no lane starves, and a student
+beside a teacher waits for one step of the teacher at a time, which max_step_ms caps.
+Proof: m runs as soon as its credit is above 0. It starts with a debt of at most s_m, so the quanta granted until then sum
+up to at most s_m / w_m + Q. Lanes are visited in turn, so i is granted w_i times that; it holds at most Q w_i before, and
+overdraws its credit by less than one step, since it only runs with credit above 0.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from itertools import islice
-from math import floor
+from dataclasses import dataclass
+from math import floor, inf
 
 from service.engine.costs import StepCosts
+from service.engine.lane import Lane
+
+FLEX_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one model that run together for one step."""
+    """Rows of one model that run together for one step. flex: the lane that is charged is the model's flex lane."""
 
     model: str
     rows: tuple[int, ...]
-
-
-@dataclass
-class _Lane:
-    """One model's rows, oldest first: row -> steps left."""
-
-    model: str
-    costs: StepCosts
-    limit: int
-    rows: OrderedDict[int, int] = field(default_factory=OrderedDict)
-    steps_left: int = 0
-    credit_s: float = 0.0
-
-    @property
-    def step_s(self) -> float:
-        """Estimated seconds of the next batch."""
-        return self.costs.seconds(min(len(self.rows), self.limit))
-
-    @property
-    def backlog_s(self) -> float:
-        """Estimated seconds of all steps left, at the batch size that the lane's rows now fill."""
-        width = min(len(self.rows), self.limit)
-        return self.steps_left / width * self.costs.seconds(width) if width else 0.0
+    flex: bool = False
 
 
 class Scheduler:
     """Decides at every step boundary. The caller executes: schedule, run the batch, charge, advance."""
 
     def __init__(self) -> None:
-        self._lanes: dict[str, _Lane] = {}
-        self._lane_of: dict[int, _Lane] = {}
-        self._ring: deque[_Lane] = deque()  # lanes with rows; the head is visited next
+        self._lanes: dict[tuple[str, bool], Lane] = {}
+        self._lane_of: dict[int, Lane] = {}
+        self._ring: deque[Lane] = deque()  # lanes with rows or debt; the head is visited next
+        self._quantum_s = inf
+        self._running: Lane | None = None  # between schedule and charge
 
     def __len__(self) -> int:
         """Rows admitted and not finished."""
@@ -70,74 +64,153 @@ class Scheduler:
     def __contains__(self, row: int) -> bool:
         return row in self._lane_of
 
-    def add_model(self, model: str, costs: StepCosts, limit: int) -> None:
-        """Open a lane. limit: most rows in one of its batches."""
-        self._lanes[model] = _Lane(model, costs, limit)
+    def add_model(self, model: str, costs: StepCosts, weight: float = 1.0) -> None:
+        """Open the model's lanes. weight: its share of the device relative to the other models' with work."""
+        self._quantum_s = min(self._quantum_s, costs.seconds(1) / weight)
+        self._lanes[model, False] = Lane(model, costs, weight)
+        self._lanes[model, True] = Lane(model, costs, weight * FLEX_SHARE, flex=True)
 
-    def admit(self, model: str, rows: Iterable[int], steps: int) -> None:
-        """Queue rows of `steps` steps each behind the model's others. Row numbers are the caller's and never reused."""
-        lane = self._lanes[model]
-        if not lane.rows:
+    def admit(
+        self,
+        model: str,
+        rows: Iterable[int],
+        steps: int,
+        *,
+        deadline_s: float = inf,
+        promised: bool = False,
+        flex: bool = False,
+    ) -> None:
+        """Queue rows of `steps` steps each. Row numbers are the caller's, grow and are never reused.
+
+        promised: the deadline is one that a client was promised, which breaks_promise looks after.
+        """
+        lane = self._lanes[model, flex]
+        if lane not in self._ring:
             self._ring.append(lane)
         for row in rows:
-            lane.rows[row] = steps
-            lane.steps_left += steps
+            lane.add(row, steps, deadline_s, promised=promised)
             self._lane_of[row] = lane
 
     def remove(self, row: int) -> int:
         """Forget a row, running or not; returns the steps it had left, 0 for a row that is not here."""
         lane = self._lane_of.pop(row, None)
-        if lane is None:
-            return 0
-        left = lane.rows.pop(row)
-        lane.steps_left -= left
-        if not lane.rows:
-            lane.credit_s = 0.0  # neither hoard credit nor carry debt while there is nothing to run
-            self._ring.remove(lane)
-        return left
+        return lane.remove(row) if lane else 0
 
     def schedule(self) -> Batch | None:
         """The next batch, or None when there is nothing to run. Decides only; `charge` and `advance` follow it."""
-        if not self._ring:
+        busy = [lane for lane in self._ring if lane]
+        if not busy:
+            for lane in self._ring:  # nobody was kept waiting
+                lane.credit_s = 0.0
+            self._ring.clear()
             return None
-        quantum = min(lane.step_s for lane in self._ring)
-        self._skip_idle_rounds(quantum)
+        self._skip_idle_rounds(busy)
         while True:
-            lane = self._ring[0]
-            self._ring.rotate(-1)
-            lane.credit_s = min(lane.credit_s + quantum, quantum)  # one batch a visit: more could not be spent
-            if lane.credit_s > 0:
-                return Batch(lane.model, tuple(islice(lane.rows, lane.limit)))
+            lane = self._ring.popleft()
+            lane.credit_s = min(lane.credit_s, 0.0) + self._quantum_s * lane.weight  # more could not be spent in a visit
+            if lane or lane.credit_s < 0:
+                self._ring.append(lane)
+            else:
+                lane.credit_s = 0.0
+            if lane and lane.credit_s > 0:
+                self._running = lane
+                return Batch(lane.model, self._filled(lane), lane.flex)
 
-    def charge(self, batch: Batch, seconds: float) -> None:
-        """Account for the device time that a batch took, whatever became of its rows."""
-        lane = self._lanes[batch.model]
-        lane.costs.observe(len(batch.rows), seconds)
-        if lane.rows:
-            lane.credit_s -= seconds
+    def charge(self, batch: Batch, seconds: float, *, learn: bool = True) -> None:
+        """Account for the device time that a batch took, whatever became of its rows.
+
+        learn: the time tells what such a batch costs, which that of a batch in trouble does not.
+        """
+        lane = self._lanes[batch.model, batch.flex]
+        lane.credit_s -= seconds
+        if learn:
+            lane.costs.observe(len(batch.rows), seconds)
+            lane.recover()
+        self._running = None
 
     def advance(self, batch: Batch) -> tuple[int, ...]:
         """Count one step for each row of the batch that is still here; returns those whose last step it was."""
         finished = []
         for row in batch.rows:
             lane = self._lane_of.get(row)
-            if lane is None:
-                continue
-            if lane.rows[row] == 1:
-                self.remove(row)
+            if lane is not None and lane.advance(row):
+                del self._lane_of[row]
                 finished.append(row)
-            else:
-                lane.rows[row] -= 1
-                lane.steps_left -= 1
         return tuple(finished)
+
+    def shrink(self, model: str, rows: int) -> None:
+        """Let the model's batches hold at most `rows` rows, since the device has no memory for more; recovers slowly."""
+        for flex in (False, True):
+            self._lanes[model, flex].shrink(rows)
+
+    @property
+    def active(self) -> int:
+        """Rows in the next batch of their lane."""
+        return sum(len(lane.batch) for lane in self._ring)
 
     def backlog_s(self) -> float:
         """Estimated device seconds of everything admitted."""
         return sum(lane.backlog_s for lane in self._ring)
 
-    def _skip_idle_rounds(self, quantum: float) -> None:
-        """Grant at once the whole rounds in which every lane would still be in debt."""
-        rounds = floor(min(-lane.credit_s for lane in self._ring) / quantum)
+    def wait_s(self, model: str, *, flex: bool = False) -> float:
+        """Estimated seconds until what the lane holds now is done, given fair shares; 0 for a lane without rows."""
+        lane = self._lanes[model, flex]
+        return self._shared_s(lane, lane.backlog_s, steps=0) if lane else 0.0
+
+    def completion_s(self, model: str, rows: int, steps: int, *, flex: bool = False) -> float:
+        """Estimated seconds until `rows` new rows of `steps` steps each would be done, behind all others of their lane.
+
+        Leans to the late side: what the other lanes may run in between is counted up to the scheduler's bound.
+        """
+        lane = self._lanes[model, flex]
+        return self._shared_s(lane, lane.finish_s(rows, steps, running=lane is self._running), steps=1)
+
+    def alone_s(self, model: str, rows: int, steps: int) -> float:
+        """Estimated seconds of `rows` rows of `steps` steps each on an idle device."""
+        return self._lanes[model, False].alone_s(rows, steps)
+
+    def breaks_promise(self, model: str, rows: int, steps: int, now_s: float, *, flex: bool = False) -> bool:
+        """Whether `rows` new rows would make a promised row late that is in its lane's batch and in time without them.
+
+        They lengthen the steps of their own lane and take a share of the device from the others. now_s: clock reading.
+        """
+        joined = self._lanes[model, flex]
+        work_s = joined.alone_s(rows, steps)
+        for lane in self._ring:
+            tightest = lane.tightest(rows if lane is joined else 0)
+            if tightest is None:
+                continue
+            deadline_s, before_s, after_s = tightest
+            late_s = now_s + self._shared_s(lane, after_s, steps=1, joined=joined, work_s=work_s) - deadline_s
+            if late_s > 0 and now_s + self._shared_s(lane, before_s, steps=1) <= deadline_s:
+                return True
+        return False
+
+    def _shared_s(self, lane: Lane, own_s: float, *, steps: int, joined: Lane | None = None, work_s: float = 0.0) -> float:
+        """Seconds until a lane has had own_s of the device while every other lane with work takes its share.
+
+        Weighted processor sharing: until then lane i has had the smaller of its backlog and w_i / w of own_s, where debts
+        count as work and up to `steps` of its steps come on top, since steps are not divisible. joined: a lane that is
+        imagined to have work_s more work.
+        """
+        rounds_s = (own_s - min(lane.credit_s, 0.0)) / lane.weight
+        total_s = own_s
+        for other in self._ring if joined is None or joined in self._ring else (*self._ring, joined):
+            if other is not lane:
+                share_s = other.weight * rounds_s + min(other.credit_s, 0.0) + steps * other.step_s
+                total_s += min(other.backlog_s + (work_s if other is joined else 0.0), max(0.0, share_s))
+        return total_s
+
+    def _filled(self, lane: Lane) -> tuple[int, ...]:
+        """The lane's batch, its padding replaced by flex rows of the same model, which ride for nothing."""
+        rows = lane.batch
+        flex = self._lanes[lane.model, True]
+        room = lane.costs.room(len(rows))
+        return rows + flex.batch[:room] if room and flex and not lane.flex else rows
+
+    def _skip_idle_rounds(self, busy: list[Lane]) -> None:
+        """Grant at once the whole rounds in which every lane with rows would still be in debt."""
+        rounds = floor(min(-lane.credit_s / lane.weight for lane in busy) / self._quantum_s)
         if rounds > 0:
             for lane in self._ring:
-                lane.credit_s += rounds * quantum
+                lane.credit_s += rounds * self._quantum_s * lane.weight

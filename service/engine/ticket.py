@@ -3,43 +3,105 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
 
-from service.engine.request import EngineError, Finished, ImageSpec, Preview
+from service.engine.request import EngineError, Event, Failed, Finished, ImageSpec, Preview
 
-Event = Preview | Finished
+
+def hand_over(told: Sequence[tuple[Ticket, Event | EngineError]]) -> None:
+    """From another thread: tell each ticket's reader, and wake each event loop once for all of it."""
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[tuple[Ticket, Event | EngineError]]] = defaultdict(list)
+    for ticket, event in told:
+        by_loop[ticket.loop].append((ticket, event))
+    for loop, events in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_put, events)
+
+
+def _put(events: Sequence[tuple[Ticket, Event | EngineError]]) -> None:
+    for ticket, event in events:
+        ticket.put(event)
 
 
 class Ticket:
-    """What `Engine.submit` returns: the request's images as they are made. Belongs to the submitting event loop."""
+    """What `Engine.submit` returns: the request's images as they are made. Belongs to the submitting event loop.
 
-    def __init__(self, specs: Sequence[ImageSpec], loop: asyncio.AbstractEventLoop, cancel: Callable[[Ticket], None]) -> None:
+    Small, because many may wait: 100,000 queued requests are 100,000 of these.
+    """
+
+    __slots__ = (
+        "_cancel",
+        "_events",
+        "_reader",
+        "_unread",
+        "estimated_s",
+        "loop",
+        "max_latency_s",
+        "numbers",
+        "specs",
+        "started",
+        "unfinished",
+    )
+
+    def __init__(
+        self,
+        specs: Sequence[ImageSpec],
+        loop: asyncio.AbstractEventLoop,
+        cancel: Callable[[Ticket], None],
+        *,
+        first: int,
+        estimated_s: float,
+        max_latency_s: float | None,
+    ) -> None:
+        """first: number of the first row, the others follow; estimated_s: seconds until the last image should be done;
+        max_latency_s: until when the client wants it.
+        """
         self.specs = tuple(specs)
         self.loop = loop
+        self.numbers = range(first, first + len(self.specs))
+        self.estimated_s = estimated_s
+        self.max_latency_s = max_latency_s
+        self.started = False  # the engine's: whether a row has run
+        self.unfinished = len(self.specs)  # the engine's
         self._cancel = cancel
-        self._events: asyncio.Queue[Event | EngineError] = asyncio.Queue()
+        self._events: list[Event | EngineError] = []
+        self._reader: asyncio.Future[None] | None = None
         self._unread = len(self.specs)
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Previews and finished images in the order they are made; ends after the last image. Read it once.
+    async def events(self) -> AsyncGenerator[Event]:
+        """Previews, finished and failed images in the order they come about; ends after the last image. Read it once.
 
-        Leaving early cancels what is left. Raises RowFailedError, UnavailableError when the engine stopped, or
-        RequestCancelledError.
+        Leaving early cancels what is left. Raises UnavailableError when the engine stopped, or RequestCancelledError.
         """
         try:
             while self._unread:
-                event = await self._events.get()
-                if isinstance(event, EngineError):
-                    raise event
-                if isinstance(event, Finished):
-                    self._unread -= 1
-                yield event
+                if not self._events:
+                    self._reader = self.loop.create_future()
+                    await self._reader
+                events, self._events = self._events, []
+                for event in events:
+                    if isinstance(event, EngineError):
+                        raise event
+                    if not isinstance(event, Preview):
+                        self._unread -= 1
+                    yield event
         finally:
             self.cancel()
 
     async def images(self) -> list[Finished]:
-        """Every image, in request order. Raises what `events` raises."""
-        finished = [event async for event in self.events() if isinstance(event, Finished)]
+        """Every image, in request order. When one fails the rest is cancelled, since the answer needs them all.
+
+        Raises RowFailedError, and what `events` raises.
+        """
+        finished = []
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                if isinstance(event, Failed):
+                    raise event.error
+                if isinstance(event, Finished):
+                    finished.append(event)
         return sorted(finished, key=lambda image: image.position)
 
     def cancel(self) -> None:
@@ -48,4 +110,6 @@ class Ticket:
 
     def put(self, event: Event | EngineError) -> None:
         """Hand over one event; in the event loop only."""
-        self._events.put_nowait(event)
+        self._events.append(event)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

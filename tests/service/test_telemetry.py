@@ -16,6 +16,8 @@ NAMES = [
     "sfddm_padded_rows_total",
     "sfddm_steps_total",
     "sfddm_wasted_steps_total",
+    "sfddm_estimate_ratio",
+    "sfddm_deadlines_total",
     "sfddm_shed_total",
     "sfddm_backlog_seconds",
     "sfddm_running_rows",

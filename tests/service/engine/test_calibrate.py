@@ -1,44 +1,163 @@
-"""Warm-up measures the batch sizes that a step's time allows."""
+"""Calibration: which batch sizes are worth having, measured once and remembered."""
 
 from __future__ import annotations
 
-import time
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
-from models.catalogue import Catalogue
-from service.backend.base import Float32, Int64
+from models.catalogue import Catalogue, Entry
+from service.backend.base import BackendError, DeviceMemoryError, Float32, Int64
 from service.backend.onnx import OnnxBackend
-from service.engine.calibrate import calibrate
+from service.engine import calibrate as module
+from service.engine.calibrate import calibrate, choose_buckets, sweep
 from service.engine.config import EngineConfig
 
 
-@pytest.mark.parametrize(("max_batch", "sizes"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (64, [1, 2, 4, 8, 16, 32, 64])])
-def test_sizes_are_powers_of_two_and_the_limit(tiny_catalogue: Catalogue, max_batch: int, sizes: list[int]) -> None:
-    entry = tiny_catalogue.entries["tiny/teacher"]
-    costs = calibrate(OnnxBackend(threads=1).load(entry), entry, EngineConfig(max_batch=max_batch, max_step_ms=60_000))
-    assert sorted(costs.curve) == sizes
-    assert min(costs.curve.values()) > 0
+@pytest.fixture
+def entry(tiny_catalogue: Catalogue) -> Entry:
+    return tiny_catalogue.entries["plain/teacher"]
 
 
-class _Slow:
-    """A device that needs at least 2 ms a row."""
+class Counting:
+    """A device without arithmetic that counts its steps, pads to its buckets if told to, and has memory for some rows."""
 
-    provider = "slow"
+    def __init__(self, provider: str = "GpuProvider", *, pads: bool = False, memory_rows: int = 10**6) -> None:
+        self.provider = provider
+        self.precision = "float16"
+        self.pads = pads
+        self.memory_rows = memory_rows
+        self.prepared: list[list[int]] = []
+        self.rows: list[int] = []
+
+    def prepare(self, buckets: Sequence[int]) -> None:
+        self.prepared.append(list(buckets))
 
     def padded(self, rows: int) -> int:
-        return rows
+        return min(size for size in self.prepared[-1] if size >= rows) if self.pads else rows
 
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
     ) -> tuple[Float32, Float32]:
-        time.sleep(0.002 * len(x))
+        if len(x) > self.memory_rows:
+            raise DeviceMemoryError(f"no memory for {len(x)} rows")
+        self.rows.append(len(x))
         return x, x
 
 
-@pytest.mark.parametrize("max_step_ms", [0.001, 3.9])
-def test_a_step_over_the_limit_is_not_offered_but_a_single_row_always_runs(
-    tiny_catalogue: Catalogue, max_step_ms: float
-) -> None:
-    entry = tiny_catalogue.entries["plain/teacher"]
-    assert calibrate(_Slow(), entry, EngineConfig(max_step_ms=max_step_ms)).largest == 1
+def ticking(network: Counting, per_step_s: float, per_row_s: float) -> Callable[[], float]:
+    """A clock by which the device takes so long: it reads the device's own record."""
+    return lambda: sum(per_step_s + per_row_s * rows for rows in network.rows)
+
+
+@pytest.mark.parametrize(
+    ("curve", "buckets"),
+    [
+        ({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0}, [1]),  # no size is any better: short steps are
+        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, [8]),  # one row costs as much as eight
+        ({1: 1.0, 2: 1.05, 3: 1.9, 4: 2.0, 8: 3.0}, [2, 4, 8]),
+        ({1: 1.0, 2: 1.5, 4: 2.5, 8: 4.95, 16: 9.95}, [1, 2, 4]),  # 4 rows reach 99 % of the best throughput
+        ({1: 9.5, 2: 10.0, 4: 11.0}, [2]),  # 4 rows take too long
+        ({1: 20.0, 2: 21.0}, [1]),  # and one row always may run
+    ],
+)
+def test_buckets_come_from_the_curve(curve: dict[int, float], buckets: list[int]) -> None:
+    assert choose_buckets(curve, max_step_s=10.0) == buckets
+
+
+def test_sizes_are_measured_up_to_the_first_that_takes_too_long(entry: Entry) -> None:
+    network = Counting()
+    curve = sweep(network, entry, EngineConfig(max_batch=64, max_step_ms=20), ticking(network, 0.0, 0.001))
+    assert list(curve) == [1, 2, 3, 4, 6, 8, 12, 16, 24]
+    assert curve[8] == pytest.approx(0.008)
+
+
+@pytest.mark.parametrize(("max_batch", "sizes"), [(1, [1]), (2, [1, 2]), (7, [1, 2, 3, 4, 6, 7]), (8, [1, 2, 3, 4, 6, 8])])
+def test_the_limit_is_a_size(entry: Entry, max_batch: int, sizes: list[int]) -> None:
+    network = Counting()
+    assert list(sweep(network, entry, EngineConfig(max_batch=max_batch), ticking(network, 0.001, 0.0))) == sizes
+
+
+def test_sizes_without_memory_are_left_out(entry: Entry) -> None:
+    network = Counting(memory_rows=5)
+    assert calibrate(network, entry, "device", EngineConfig()).largest <= 5
+    with pytest.raises(DeviceMemoryError):
+        calibrate(Counting(memory_rows=0), entry, "device", EngineConfig())
+
+
+def test_a_real_network(tiny_catalogue: Catalogue) -> None:
+    backend, entry = OnnxBackend(threads=1), tiny_catalogue.entries["tiny/teacher"]
+    costs = calibrate(backend.load(entry), entry, backend.fingerprint, EngineConfig(max_batch=4))
+    assert set(costs.buckets) <= {1, 2, 3, 4}
+    assert min(costs.curve.values()) > 0
+
+
+def test_a_deterministic_device_has_one_bucket(entry: Entry) -> None:
+    network = Counting(pads=True)
+    costs = calibrate(network, entry, "device", EngineConfig(max_batch=16, deterministic=True))
+    assert network.prepared == [[16]]
+    assert costs.buckets == (16,)
+    assert costs.seconds(1) == costs.seconds(16)
+    with pytest.raises(BackendError, match="cannot fill up batches to 16 rows"):
+        calibrate(Counting(pads=False), entry, "device", EngineConfig(max_batch=16, deterministic=True))
+    same_anyway = Counting("CPUExecutionProvider")
+    calibrate(same_anyway, entry, "device", EngineConfig(max_batch=16, deterministic=True))
+    assert min(same_anyway.rows) == 1, "the CPU gives the same bytes at any size"
+
+
+def test_a_restart_recalls_the_curve(entry: Entry, tmp_path: Path) -> None:
+    config = EngineConfig(max_batch=8, cache_dir=tmp_path)
+    first = calibrate(Counting(), entry, "device", config)
+    assert len(list(tmp_path.glob("calibration/*.json"))) == 1
+    (stored,) = tmp_path.glob("calibration/*.json")
+    stored.write_text(stored.read_text().replace(stored.read_text(), _with_seconds(stored, {1: 1e-6, 8: 1e-6})))
+    again = Counting()
+    costs = calibrate(again, entry, "device", config)
+    assert costs.buckets == (1, 8)
+    assert set(again.rows) == {8}, "nothing but a look at the largest bucket"
+    assert first.largest <= 8
+    for fingerprint, other in (("other device", config), ("device", EngineConfig(max_batch=4, cache_dir=tmp_path))):
+        fresh = Counting()
+        calibrate(fresh, entry, fingerprint, other)
+        assert len(set(fresh.rows)) > 1
+
+
+def _with_seconds(path: Path, seconds: dict[int, float]) -> str:
+    return json.dumps(json.loads(path.read_text()) | {"seconds": seconds})
+
+
+def test_a_curve_from_a_busy_machine_is_measured_again(entry: Entry, tmp_path: Path) -> None:
+    config = EngineConfig(max_batch=8, cache_dir=tmp_path)
+    calibrate(Counting(), entry, "device", config)
+    (stored,) = tmp_path.glob("calibration/*.json")
+    stored.write_text(_with_seconds(stored, {1: 3600.0}))
+    costs = calibrate(Counting(), entry, "device", config)
+    assert costs.largest > 1
+    assert json.loads(stored.read_text())["seconds"] == {str(rows): s for rows, s in costs.curve.items()}
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "null", '{"key": 1}', '{"seconds": {"1": 1}}', '{"key": KEY, "seconds": {"1": 0}}']
+)
+def test_a_damaged_cache_is_ignored_and_repaired(entry: Entry, tmp_path: Path, damage: str) -> None:
+    config = EngineConfig(max_batch=2, cache_dir=tmp_path)
+    calibrate(Counting(), entry, "device", config)
+    (stored,) = tmp_path.glob("calibration/*.json")
+    good = json.loads(stored.read_text())
+    stored.write_text(damage.replace("KEY", json.dumps(good["key"])))
+    calibrate(Counting(), entry, "device", config)
+    assert json.loads(stored.read_text())["key"] == good["key"]
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(entry: Entry, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    costs = calibrate(Counting(), entry, "device", EngineConfig(max_batch=2, cache_dir=tmp_path / "file"))
+    assert costs.largest <= 2
+
+
+def test_what_counts_as_invariant_is_a_provider_the_runtime_knows() -> None:
+    import onnxruntime as ort
+
+    assert module._INVARIANT in ort.get_all_providers()

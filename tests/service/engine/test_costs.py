@@ -9,15 +9,23 @@ from hypothesis import strategies as st
 from service.engine.costs import StepCosts
 
 
-def test_linear_between_sizes_and_proportional_beyond() -> None:
+def test_linear_between_buckets() -> None:
     costs = StepCosts({1: 1.0, 4: 2.5, 8: 4.0})
-    assert [costs.seconds(rows) for rows in (1, 2, 4, 6, 8, 16)] == [1.0, 1.5, 2.5, 3.25, 4.0, 8.0]
+    assert [costs.seconds(rows) for rows in (1, 2, 4, 6, 8)] == [1.0, 1.5, 2.5, 3.25, 4.0]
+    assert [costs.room(rows) for rows in (1, 6, 8)] == [0, 0, 0]
+
+
+def test_a_device_that_fills_up_batches_takes_the_time_of_the_full_one() -> None:
+    costs = StepCosts({4: 2.5, 8: 4.0}, padded=lambda rows: 4 if rows <= 4 else 8)
+    assert [costs.seconds(rows) for rows in (1, 4, 5, 8)] == [2.5, 2.5, 4.0, 4.0]
+    assert [costs.room(rows) for rows in (1, 4, 5, 8)] == [3, 0, 3, 0]
 
 
 def test_buckets_are_the_measured_sizes() -> None:
     costs = StepCosts({1: 1.0, 4: 2.5, 8: 4.0})
     assert [costs.bucket(rows) for rows in (1, 2, 4, 5, 8, 9)] == [1, 4, 4, 8, 8, 8]
     assert costs.largest == 8
+    assert costs.buckets == (1, 4, 8)
     assert costs.curve == {1: 1.0, 4: 2.5, 8: 4.0}
 
 

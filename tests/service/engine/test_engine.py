@@ -10,7 +10,7 @@ import pytest
 
 from models.catalogue import Catalogue, Resolved
 from service.engine.config import EngineConfig
-from service.engine.request import Finished, ImageSpec, Preview
+from service.engine.request import Device, Finished, ImageSpec, LatencyError, Preview
 from service.telemetry import Metrics
 from tests.service.engine.support import Gate, Watched, reference, running, until, value
 
@@ -48,8 +48,7 @@ async def test_an_image_is_the_one_a_plain_loop_makes(tiny_catalogue: Catalogue,
         assert_reference(model, await engine.submit(model, asked).images(), asked)
 
 
-@pytest.mark.parametrize("max_batch", [1, 5, 64])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("max_batch", "seed"), [(1, 0), (5, 1), (64, 2)])
 async def test_same_bytes_in_random_company(tiny_catalogue: Catalogue, seed: int, max_batch: int) -> None:
     chance = random.Random(seed)
 
@@ -57,15 +56,22 @@ async def test_same_bytes_in_random_company(tiny_catalogue: Catalogue, seed: int
         await asyncio.sleep(chance.random() * 0.02)
         model = tiny_catalogue.resolve(chance.choice(MODELS))
         asked = specs(model, seed=number, count=chance.randint(1, 7), first=chance.randint(0, 3))
-        ticket = engine.submit(model, asked, previews=chance.randint(0, 2))
+        latency_s, flex = chance.choice([None, 0.001, 10.0]), chance.random() < 0.3
+        ticket = engine.submit(model, asked, previews=chance.randint(0, 2), max_latency_s=latency_s, flex=flex)
         if chance.random() < 0.2:
             await asyncio.sleep(chance.random() * 0.01)
             ticket.cancel()
         else:
             assert_reference(model, await ticket.images(), asked)
 
-    async with running(tiny_catalogue, config=EngineConfig(max_batch=max_batch)) as engine:
+    metrics = Metrics()
+    async with running(tiny_catalogue, config=EngineConfig(max_batch=max_batch), metrics=metrics) as engine:
         await asyncio.gather(*(client(number) for number in range(25)))
+        assert [value(metrics, f"sfddm_{name}") for name in ("running_rows", "waiting_requests", "backlog_seconds")] == [
+            0,
+            0,
+            0,
+        ]
 
 
 async def test_rows_join_a_running_batch_and_leave_when_their_plan_ends(tiny_catalogue: Catalogue) -> None:
@@ -118,15 +124,78 @@ async def test_timing_and_metrics(tiny_catalogue: Catalogue) -> None:
     for image in images:
         assert image.timing.mean_batch == 3
         assert 0 < image.timing.compute_s <= image.timing.total_s
+        assert image.timing.estimated_s > 0
+        assert image.device == Device("CPUExecutionProvider", "float32", 3, 3)
         assert 0 <= image.timing.queue_s <= image.timing.total_s - image.timing.compute_s + 1e-9
     name = {"model": "tiny/student-008"}
     assert value(metrics, "sfddm_steps_total", **name) == 24
     assert value(metrics, "sfddm_batch_rows_sum", **name) == 24
     assert value(metrics, "sfddm_batch_rows_count", **name) == 8
-    assert value(metrics, "sfddm_step_seconds_count", bucket="4", **name) == 8
+    steps = [
+        sample.value
+        for metric in metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == "sfddm_step_seconds_count" and sample.labels["model"] == "tiny/student-008"
+    ]
+    assert sum(steps) == 8
+    assert value(metrics, "sfddm_estimate_ratio_count", **name) == 1
     assert value(metrics, "sfddm_queue_seconds_count", **name) == 3
     assert value(metrics, "sfddm_wasted_steps_total", **name) == 0
     assert value(metrics, "sfddm_model_loaded", **name) == 1
+
+
+async def test_promises_and_their_outcomes(tiny_catalogue: Catalogue) -> None:
+    metrics = Metrics()
+    teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
+    async with running(tiny_catalogue, metrics=metrics) as engine:
+        assert engine.choose([teacher, student], 2, 60.0) is teacher
+        await engine.submit(teacher, specs(teacher, 1, 2), max_latency_s=60.0).images()
+        await engine.submit(student, specs(student, 1, 2), max_latency_s=1e-9).images()
+        with pytest.raises(LatencyError, match="more than the 1e-06 ms allowed"):
+            engine.choose([teacher, student], 1, 1e-9)
+    assert value(metrics, "sfddm_deadlines_total", model="tiny/teacher", outcome="met") == 1
+    assert value(metrics, "sfddm_deadlines_total", model="tiny/student-004", outcome="missed") == 1
+    assert value(metrics, "sfddm_shed_total", reason="latency") == 1
+
+
+async def test_weights_are_the_operators(tiny_catalogue: Catalogue) -> None:
+    """The teacher's weight is a hundredth: a long student request is done before it has moved far."""
+    watched, gate = Watched(), Gate()
+    watched.before = gate
+    config = EngineConfig(max_batch=1, weights={"tiny/teacher": 0.001})
+    slow, quick = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-008")
+    async with running(tiny_catalogue, watched, config) as engine:
+        watched.armed = True
+        beside = engine.submit(slow, specs(slow, 1, 1))
+        await until(lambda: gate.waiting == 1)
+        asked = engine.submit(quick, specs(quick, 2, 4))
+        gate.let(1000)
+        await asked.images()
+        await beside.images()
+    ahead = [label for (label,) in watched.batches[:33] if label > 7]
+    assert len(ahead) <= 2
+
+
+async def test_a_hundred_thousand_queued_images(tiny_catalogue: Catalogue) -> None:
+    """They are admitted and cancelled while one step is on the device, and none of them holds a tensor."""
+    watched, gate, metrics = Watched(), Gate(), Metrics()
+    watched.before = gate
+    model = tiny_catalogue.resolve("tiny/student-004")
+    config = EngineConfig(max_batch=2, max_backlog_s=1e9)
+    async with running(tiny_catalogue, watched, config, metrics) as engine:
+        watched.armed = True
+        first = engine.submit(model, specs(model, 0, 1))
+        await until(lambda: gate.waiting == 1)
+        tickets = [engine.submit(model, [ImageSpec(seed, 0, 0)]) for seed in range(100_000)]
+        assert value(metrics, "sfddm_waiting_requests") == 100_000
+        assert value(metrics, "sfddm_running_rows") == 1
+        for ticket in tickets:
+            ticket.cancel()
+        assert value(metrics, "sfddm_waiting_requests") == 0
+        gate.let(100)
+        assert len(await first.images()) == 1
+    assert len(watched.batches) == 4
+    assert value(metrics, "sfddm_wasted_steps_total", model=model.id) == 0
 
 
 async def test_previews_are_the_predictions_on_the_way(tiny_catalogue: Catalogue) -> None:
@@ -149,7 +218,8 @@ async def test_status_of_the_models(tiny_catalogue: Catalogue) -> None:
         for status in engine.models.values():
             assert status.state == "loaded"
             assert status.provider == "CPUExecutionProvider"
-            assert list(status.step_ms) == [1, 2, 4, 6]
+            assert status.precision == "float32"
+            assert max(status.step_ms) <= 6
             assert all(ms > 0 for ms in status.step_ms.values())
 
 

@@ -1,0 +1,83 @@
+"""Admission: which requests are taken, and which model an `auto` request gets. Pure: it reads the scheduler.
+
+The rule: a request is refused while the work already admitted to its own lane (its model, its class) would take longer than
+max_backlog_s, given the share of the device that the lane gets beside the other lanes' admitted work. So a backlog of
+teacher images does not shut out students, whose lane is short and which fair sharing lets pass; a request that alone is
+longer than the limit is taken when its lane is empty, since refusing it would refuse it for ever; and each lane holds at most
+the limit and one request. Admitted work counts from the moment of its admission, so requests that arrive together cannot
+all be promised the same idle device. The time to retry is the estimated time until the lane's work is within the limit.
+
+A latency limit makes it a promise: a request is taken only if its estimated completion, standing behind everything that its
+lane holds, is within the limit, and if it breaks no promise given to a row that is being computed, whose steps it would
+lengthen or whose share of the device it would take. Rows run earliest deadline first. Requests without a limit are not
+refused for the sake of promises, so they can still make one late: sfddm_deadlines_total counts what is met and missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from models.catalogue import Resolved
+from service.engine.request import LatencyError, OverloadedError
+from service.engine.scheduler import Scheduler
+
+HEADROOM = 0.5
+
+
+def check_backlog(scheduler: Scheduler, model: Resolved, limit_s: float, *, flex: bool) -> None:
+    """Raise OverloadedError when the model's lane holds more than limit_s of work."""
+    wait_s = scheduler.wait_s(model.entry.id, flex=flex)
+    if wait_s > limit_s:
+        raise OverloadedError(
+            f"The work waiting for {model.entry.id} takes about {_seconds(wait_s)}, more than the {limit_s:g} s allowed; "
+            f"try again in {_seconds(wait_s - limit_s)}.",
+            wait_s - limit_s,
+        )
+
+
+def choose(
+    scheduler: Scheduler,
+    models: Sequence[Resolved],
+    images: int,
+    max_latency_s: float,
+    limit_s: float,
+    now_s: float,
+    *,
+    flex: bool,
+) -> Resolved:
+    """The first of `models`, best first, whose estimated completion of `images` images fits max_latency_s.
+
+    One that fits with headroom comes before one that only just fits: it can be kept when others join, and leaves them room.
+    Raises OverloadedError when none is now but one would be later, LatencyError when none is even on an idle device.
+    """
+    expected = [scheduler.completion_s(model.entry.id, images, len(model.plan), flex=flex) for model in models]
+    for within_s in (HEADROOM * max_latency_s, max_latency_s):
+        for model, expected_s in zip(models, expected, strict=True):
+            entry_id, steps = model.entry.id, len(model.plan)
+            if (
+                expected_s <= within_s
+                and scheduler.wait_s(entry_id, flex=flex) <= limit_s
+                and not scheduler.breaks_promise(entry_id, images, steps, now_s, flex=flex)
+            ):
+                return model
+    alone_s = [scheduler.alone_s(model.entry.id, images, len(model.plan)) for model in models]
+    retry_s = []
+    for model, expected_s, least_s in zip(models, expected, alone_s, strict=True):
+        if least_s <= max_latency_s:
+            wait_s = max(expected_s - max_latency_s, scheduler.wait_s(model.entry.id, flex=flex) - limit_s)
+            retry_s.append(wait_s if wait_s > 0 else least_s)  # in the way of a promise: about as long as its like takes
+    if retry_s:
+        raise OverloadedError(
+            f"With the work that is waiting, {images} image(s) within {1000 * max_latency_s:g} ms cannot be promised; "
+            f"try again in {_seconds(min(retry_s))} or allow more time.",
+            min(retry_s),
+        )
+    raise LatencyError(
+        f"{images} image(s) take at least {1000 * min(alone_s):.0f} ms"
+        + (f" with {models[0].id}" if len(models) == 1 else " with the fastest model")
+        + f", more than the {1000 * max_latency_s:g} ms allowed; allow more, ask for fewer images or name a faster model."
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

@@ -1,0 +1,160 @@
+"""Admission: who is let in, what is promised, and that promises are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.catalogue import Catalogue, Resolved
+from service.engine import admission
+from service.engine.costs import StepCosts
+from service.engine.request import LatencyError, OverloadedError
+from service.engine.scheduler import Scheduler
+
+
+@dataclass
+class Device:
+    """A scheduler on a clock of its own that runs every batch in exactly its estimated time."""
+
+    scheduler: Scheduler
+    now_s: float = 0.0
+    done_s: dict[int, float] = field(default_factory=dict)
+
+    def run(self, until_s: float = float("inf")) -> None:
+        while self.now_s < until_s and (batch := self.scheduler.schedule()) is not None:
+            seconds = 0.01 * len(batch.rows)
+            self.now_s += seconds
+            self.scheduler.charge(batch, seconds)
+            self.done_s.update(dict.fromkeys(self.scheduler.advance(batch), self.now_s))
+
+
+@pytest.fixture
+def device(tiny_catalogue: Catalogue) -> Device:
+    """Every model takes 10 ms a row and step, at most 4 rows at once."""
+    scheduler = Scheduler()
+    for model in tiny_catalogue.entries:
+        scheduler.add_model(model, StepCosts({1: 0.01, 4: 0.04}))
+    return Device(scheduler)
+
+
+def check(device: Device, model: Resolved, limit_s: float) -> None:
+    admission.check_backlog(device.scheduler, model, limit_s, flex=False)
+
+
+def test_a_teacher_backlog_does_not_shut_out_students(tiny_catalogue: Catalogue, device: Device) -> None:
+    teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
+    check(device, teacher, limit_s=1.0)
+    device.scheduler.admit("tiny/teacher", range(8), steps=32)  # 2.56 s: alone more than the limit
+    with pytest.raises(
+        OverloadedError, match=r"tiny/teacher takes about 2\.6 s, more than the 1 s allowed; try again in 1\.6 s"
+    ):
+        check(device, teacher, limit_s=1.0)
+    for number in range(10, 20):  # 40 ms each: the student's own lane is what counts
+        check(device, student, limit_s=1.0)
+        device.scheduler.admit("tiny/student-004", [number], steps=4)
+
+
+def test_each_lane_holds_at_most_the_limit_and_one_request(tiny_catalogue: Catalogue, device: Device) -> None:
+    student = tiny_catalogue.resolve("tiny/student-004")
+    admitted = 0
+    while device.scheduler.wait_s("tiny/student-004") <= 1.0:
+        check(device, student, limit_s=1.0)
+        device.scheduler.admit("tiny/student-004", [admitted], steps=4)
+        admitted += 1
+    with pytest.raises(OverloadedError):
+        check(device, student, limit_s=1.0)
+    assert admitted * 0.04 == pytest.approx(1.0, abs=0.05)
+    assert device.scheduler.backlog_s() == pytest.approx(1.0, abs=0.05)
+
+
+@given(st.integers(0, 30), st.integers(1, 8))
+def test_the_time_to_retry_is_honest(tiny_catalogue: Catalogue, students: int, teachers: int) -> None:
+    """A refused request that comes back when it was told to is let in, and not much earlier would have done."""
+    scheduler = Scheduler()
+    for name in tiny_catalogue.entries:
+        scheduler.add_model(name, StepCosts({1: 0.01, 4: 0.04}))
+    device = Device(scheduler)
+    teacher = tiny_catalogue.resolve("tiny/teacher")
+    scheduler.admit("tiny/teacher", range(1000, 1000 + teachers), steps=32)
+    if students:
+        scheduler.admit("tiny/student-004", range(students), steps=4)
+    if scheduler.wait_s("tiny/teacher") > 0.2:
+        with pytest.raises(OverloadedError) as refused:
+            check(device, teacher, limit_s=0.2)
+        device.run(until_s=refused.value.retry_after_s + 0.09)  # one step of each lane, since steps are not divisible
+    check(device, teacher, limit_s=0.2)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["tiny/student-008", "tiny/student-004"]),
+            st.integers(1, 3),
+            st.floats(0.05, 2.0),
+            st.floats(0, 0.3),
+        ),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_promises_are_kept(tiny_catalogue: Catalogue, requests: list[tuple[str, int, float, float]]) -> None:
+    """Two models, each request let in only if its latency fits and no promise breaks: every one is done in time."""
+    scheduler = Scheduler()
+    for name in ("tiny/student-008", "tiny/student-004"):
+        scheduler.add_model(name, StepCosts({1: 0.01, 64: 0.64}))
+    device = Device(scheduler)
+    due: dict[int, float] = {}
+    for number, (name, images, latency_s, pause_s) in enumerate(requests):
+        device.run(until_s=device.now_s + pause_s)
+        model = tiny_catalogue.resolve(name)
+        try:
+            admission.choose(scheduler, [model], images, latency_s, 60.0, device.now_s, flex=False)
+        except (OverloadedError, LatencyError):
+            continue
+        rows = range(100 * number, 100 * number + images)
+        deadline_s = device.now_s + latency_s
+        scheduler.admit(name, rows, steps=len(model.plan), deadline_s=deadline_s, promised=True)
+        due.update(dict.fromkeys(rows, deadline_s))
+    device.run()
+    for row, due_s in due.items():
+        assert device.done_s[row] <= due_s + 1e-6
+
+
+def test_the_best_model_that_fits(tiny_catalogue: Catalogue, device: Device) -> None:
+    names = ["tiny/teacher", "tiny/student-008", "tiny/student-004"]  # 320, 80 and 40 ms alone
+    models = [tiny_catalogue.resolve(name) for name in names]
+
+    def chosen(max_latency_s: float, images: int = 1) -> str:
+        return admission.choose(device.scheduler, models, images, max_latency_s, 60.0, device.now_s, flex=False).id
+
+    assert chosen(0.64) == "tiny/teacher", "with headroom"
+    assert [chosen(seconds) for seconds in (0.63, 0.16)] == ["tiny/student-008"] * 2
+    assert [chosen(seconds) for seconds in (0.15, 0.05)] == ["tiny/student-004"] * 2
+    assert admission.choose(device.scheduler, models[:1], 1, 0.33, 60.0, 0.0, flex=False) is models[0], "it only just fits"
+    assert chosen(0.64, images=2) == "tiny/student-008"
+    device.scheduler.admit("tiny/teacher", range(4), steps=32)
+    assert chosen(1.0) == "tiny/student-008", "the teacher is busy for longer"
+    device.scheduler.admit("tiny/student-008", range(10, 14), steps=8)
+    assert chosen(0.3) == "tiny/student-004"
+    with pytest.raises(OverloadedError, match=r"1 image\(s\) within 40 ms cannot be promised; try again in"):
+        chosen(0.04)
+    with pytest.raises(LatencyError, match=r"4 image\(s\) take at least 160 ms with the fastest model, more than the 90 ms"):
+        chosen(0.09, images=4)
+
+
+def test_arrivals_together_cannot_be_promised_the_same_device(tiny_catalogue: Catalogue, device: Device) -> None:
+    model = tiny_catalogue.resolve("tiny/student-008")
+    admitted = 0
+    for number in range(100):
+        try:
+            admission.choose(device.scheduler, [model], 1, 0.5, 60.0, device.now_s, flex=False)
+        except OverloadedError:
+            continue
+        device.scheduler.admit("tiny/student-008", [number], steps=8, deadline_s=0.5, promised=True)
+        admitted += 1
+    device.run()
+    assert 0 < admitted < 100
+    assert max(device.done_s.values()) <= 0.5
