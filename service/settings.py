@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from platformdirs import user_cache_path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -33,13 +34,25 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=EngineConfig.max_batch, ge=1, le=4096, description="most rows in one network evaluation")
     max_step_ms: float = Field(default=EngineConfig.max_step_ms, gt=0, description="longest network evaluation, milliseconds")
     max_backlog_s: float = Field(
-        default=EngineConfig.max_backlog_s, gt=0, description="seconds of queued work above which requests get 429"
+        default=EngineConfig.max_backlog_s, gt=0, description="seconds of work waiting for a model above which requests get 429"
+    )
+    model_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description='shares of the device, 1 for models left out, as JSON: {"cats/teacher": 0.5}'
+    )
+    deterministic: bool = Field(default=False, description="fill every batch up to max_batch on devices where its size matters")
+    cache_dir: Path | None = Field(
+        default_factory=lambda: user_cache_path("sfddm"), description="folder for calibrations; empty: nowhere"
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one evaluation; default: every usable core")
     provider: str | None = Field(default=None, description="ONNX Runtime provider; default: CUDA where there is one, else CPU")
     drain_s: float = Field(default=30.0, ge=0, description="seconds that running requests get to finish at shutdown")
     log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("cache_dir", mode="before")
+    @classmethod
+    def _nowhere(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("zoos", mode="before")
     @classmethod

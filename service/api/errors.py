@@ -3,9 +3,10 @@
 400 invalid_request_error      a field is wrong; param names it
 404 invalid_request_error      no such route, or no such model (code model_not_found)
 405, 413 invalid_request_error wrong method, body too large
-429 rate_limit_error           the backlog is full; Retry-After says when to come back
-503 unavailable_error          starting, draining, or the model failed to load
-500 server_error               our fault; the log has the cause under the request id
+429 rate_limit_error           too much work is ahead; Retry-After says when to come back
+503 unavailable_error          starting, draining, failed, or the model failed to load
+500 server_error               an image could not be computed (code image_failed, the message names it: an answer holds all of
+                               its images or none), or our fault; the log has the cause under the request id
 """
 
 from __future__ import annotations

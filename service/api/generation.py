@@ -6,26 +6,32 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from models.catalogue import Resolved
+from models.catalogue import Catalogue, Resolved
 from models.manifest import ImageShape, Manifest
 from models.noise import MAX_SEED
 from service.api.errors import InvalidRequestError
 from service.api.prompts import class_of_prompt, default_class
 from service.api.schema import GenerationRequest
 from service.api.state import Service
-from service.engine.request import ImageSpec
+from service.engine.request import ImageSpec, LatencyError
 
+AUTO = "auto"
 _SIZE = re.compile(r"^([1-9][0-9]{0,4})x([1-9][0-9]{0,4})$")
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a request asks for: images of one model, each pixel `scale` x `scale` pixels large."""
+    """What a request asks for: images of one model, each pixel `scale` x `scale` pixels large.
+
+    max_latency_s, flex: how the engine orders it, see Engine.submit.
+    """
 
     model: Resolved
     images: tuple[ImageSpec, ...]
     seed: int
     scale: int
+    max_latency_s: float | None = None
+    flex: bool = False
 
     @property
     def size(self) -> str:
@@ -43,8 +49,12 @@ def size_of(image: ImageShape, scale: int = 1) -> str:
 
 
 def plan_generation(body: GenerationRequest, service: Service) -> Generation:
-    """Decide everything about a request. Raises UnknownModelError and InvalidRequestError, which name the field."""
-    model = service.resolve(body.model)
+    """Decide everything about a request; submit it before the event loop turns, or max_latency_ms may no longer hold.
+
+    Raises UnknownModelError and InvalidRequestError, which name the field, and the engine's UnavailableError and
+    OverloadedError for a latency that cannot be promised now.
+    """
+    model = _model(body, service)
     manifest = model.entry.manifest
     most = service.settings.max_n
     if body.n > most:
@@ -56,7 +66,52 @@ def plan_generation(body: GenerationRequest, service: Service) -> Generation:
         ImageSpec(seed, index, default_class(seed, index, manifest) if label is None else label)
         for index in range(body.first_index, body.first_index + body.n)
     )
-    return Generation(model, images, seed, scale)
+    return Generation(model, images, seed, scale, _latency_s(body), body.service_tier == "flex")
+
+
+def _model(body: GenerationRequest, service: Service) -> Resolved:
+    """The model asked for; with max_latency_ms only if it is expected to be that fast; for auto the best that is."""
+    max_latency_s = _latency_s(body)
+    if body.model != AUTO:
+        candidates = [service.resolve(body.model)]
+        if max_latency_s is None:
+            return candidates[0]
+    elif max_latency_s is None:
+        raise InvalidRequestError(
+            "max_latency_ms: auto needs it; say how many milliseconds the images may take.", "max_latency_ms"
+        )
+    else:
+        candidates = by_quality(service.catalogue, service.resolve(None).entry.manifest.family)
+        if not candidates:
+            raise InvalidRequestError("model: auto needs models whose quality was measured; name a model.", "model")
+    try:
+        return service.engine.choose(candidates, body.n, max_latency_s, flex=body.service_tier == "flex")
+    except LatencyError as error:
+        raise InvalidRequestError(f"max_latency_ms: {error}", "max_latency_ms", "latency_unattainable") from error
+
+
+def by_quality(catalogue: Catalogue, family: str) -> list[Resolved]:
+    """Every measured model and variant of a family, best first by the metric that ranks it, then fewest steps.
+
+    A model's quality is recorded by plan, and plans such as dpmpp-016 of a teacher are its variants.
+    """
+    ranked = []
+    for entry in catalogue.entries.values():
+        manifest = entry.manifest
+        if manifest.family != family or manifest.ranking is None:
+            continue
+        for plan, measured in manifest.quality.items():
+            value = measured.metrics.get(manifest.ranking.metric)
+            own = plan == f"ddim-{manifest.steps:03d}"
+            if value is None or not (own or manifest.kind == "teacher"):
+                continue
+            model = catalogue.resolve(entry.id if own else f"{entry.id}@{plan}")
+            ranked.append((value if manifest.ranking.better == "lower" else -value, len(model.plan), model.id, model))
+    return [model for *_, model in sorted(ranked, key=lambda item: item[:3])]
+
+
+def _latency_s(body: GenerationRequest) -> float | None:
+    return None if body.max_latency_ms is None else body.max_latency_ms / 1000
 
 
 def _scale(size: str, image: ImageShape, max_side: int) -> int:

@@ -1,4 +1,4 @@
-"""For machines that watch: /livez (the process answers), /readyz (it would serve a request now), /metrics (Prometheus)."""
+"""For machines that watch: /livez (no restart is needed), /readyz (it would serve a request now), /metrics (Prometheus)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/livez", summary="Is the process alive?")
-async def livez() -> dict[str, str]:
-    """200 as long as the event loop turns."""
+async def livez(service: ServiceOf) -> dict[str, str]:
+    """200 as long as the event loop turns and the engine has not failed; 503 means: restart this process."""
+    if service.engine.failure is not None:
+        raise UnavailableError(f"The engine has failed and needs a restart: {service.engine.failure}")
     return {"status": "ok"}
 
 
@@ -25,6 +27,8 @@ async def readyz(service: ServiceOf) -> dict[str, str]:
 
 
 def _why_not(service: Service) -> str:
+    if service.engine.failure is not None:
+        return "The engine has failed."
     states = [status.state for status in service.engine.models.values()]
     if "loading" in states:
         return f"Models are loading: {len(states) - states.count('loading')} of {len(states)} are done."

@@ -7,13 +7,14 @@ import base64
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 
 from service.api.errors import ClientLeftError, InvalidRequestError
 from service.api.generation import Generation, plan_generation
-from service.api.schema import GenerationRequest, GenerationResponse, ImageBody, TimingBody
+from service.api.schema import DeviceBody, GenerationRequest, GenerationResponse, ImageBody, TimingBody
 from service.api.state import ServiceOf
 from service.encode import FORMATS, MEDIA_TYPES, ImageFormat, encode
 from service.engine.request import Finished, OverloadedError, UnavailableError
@@ -33,13 +34,19 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
     """Images of one class from one model. The same seed gives the same bytes, and every model the same noise.
 
     With `Accept: image/png` (or `image/webp`, `image/jpeg`) and `n` = 1 the body is the image file itself, and the
-    headers `x-seed`, `x-index`, `x-model`, `x-steps`, `x-class` and `server-timing` tell the rest.
+    headers `x-seed`, `x-index`, `x-model`, `x-steps`, `x-class`, `x-device` and `server-timing` tell the rest.
+
+    With `max_latency_ms` the request is taken only if it is expected to be done in that time; `"model": "auto"` is then the
+    best model that is, and the answer says which. An answer holds every image asked for: when one cannot be computed, the
+    rest is dropped and the error names it.
     """
     direct = requested_file(request.headers.get("accept", ""), body)
     generation = plan_generation(body, service)
     image_format = direct or body.output_format
     with _recorded(service.metrics, generation.model.id):
-        ticket = service.engine.submit(generation.model, generation.images)
+        ticket = service.engine.submit(
+            generation.model, generation.images, max_latency_s=generation.max_latency_s, flex=generation.flex
+        )
         finished = await _images_unless_client_leaves(ticket, request)
         files = await asyncio.to_thread(_encode_all, finished, image_format, generation.scale)
     if direct:
@@ -52,6 +59,7 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
         model=generation.model.id,
         steps=len(generation.model.plan),
         seed=generation.seed,
+        service_tier="flex" if generation.flex else "default",
         timing=_request_timing(finished),
     )
 
@@ -125,16 +133,15 @@ def _encode_all(images: Sequence[Finished], image_format: ImageFormat, scale: in
 
 
 def _image_body(generation: Generation, image: Finished, file: bytes) -> ImageBody:
-    spec, timing = image.spec, image.timing
+    spec = image.spec
     return ImageBody(
         b64_json=base64.b64encode(file).decode("ascii"),
         seed=spec.seed,
         index=spec.index,
         class_label=spec.class_label,
         class_name=generation.class_name(spec),
-        timing=TimingBody(
-            queue_s=timing.queue_s, compute_s=timing.compute_s, total_s=timing.total_s, mean_batch=timing.mean_batch
-        ),
+        timing=TimingBody(**asdict(image.timing)),
+        device=DeviceBody(**asdict(image.device)),
     )
 
 
@@ -145,17 +152,19 @@ def _request_timing(images: Sequence[Finished]) -> TimingBody:
         queue_s=max(timing.queue_s for timing in timings),
         compute_s=max(timing.compute_s for timing in timings),
         total_s=max(timing.total_s for timing in timings),
+        estimated_s=timings[0].estimated_s,
         mean_batch=sum(timing.mean_batch for timing in timings) / len(timings),
     )
 
 
 def _headers(generation: Generation, image: Finished) -> dict[str, str]:
-    spec, timing = image.spec, image.timing
+    spec, timing, device = image.spec, image.timing, image.device
     headers = {
         "x-seed": str(spec.seed),
         "x-index": str(spec.index),
         "x-model": generation.model.id,
         "x-steps": str(len(generation.model.plan)),
+        "x-device": f"{device.provider}; precision={device.precision}; batch={device.smallest_batch}-{device.largest_batch}",
         "server-timing": f"queue;dur={timing.queue_s * 1000:.1f}, compute;dur={timing.compute_s * 1000:.1f}, "
         f"total;dur={timing.total_s * 1000:.1f}",
     }

@@ -49,6 +49,7 @@ def _model_body(service: Service, model: Resolved) -> ModelBody:
         status=status.state,
         reason=status.reason,
         provider=status.provider,
+        precision=status.precision,
         ms_per_step=dict(status.step_ms),
     )
 

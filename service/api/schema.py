@@ -10,6 +10,7 @@ from models.manifest import ImageShape, Quality, Ranking
 from models.noise import MAX_SEED
 from service.encode import ImageFormat
 
+MAX_LATENCY_MS = 3_600_000
 MAX_FIRST_INDEX = 2**52  # index = first_index + position stays an integer that JSON clients hold exactly
 
 
@@ -19,7 +20,10 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     prompt: str = Field(default="", max_length=1000, description="a class name, a phrase that holds one, or nothing")
-    model: str | None = Field(default=None, description="an id of GET /v1/models or a variant; default: the server's choice")
+    model: str | None = Field(
+        default=None,
+        description="an id of GET /v1/models, a variant, or auto: the best within max_latency_ms; default: the server's",
+    )
     n: int = Field(default=1, ge=1, description="images")
     size: str = Field(default="auto", description="auto is the model's own size; whole multiples of it are upscaled")
     response_format: Literal["b64_json", "url"] = Field(default="b64_json", description="only b64_json for now")
@@ -29,6 +33,12 @@ class GenerationRequest(BaseModel):
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="same seed, same bytes; random when absent")
     first_index: int = Field(default=0, ge=0, le=MAX_FIRST_INDEX, description="index of the first image under the seed")
     class_label: int | None = Field(default=None, ge=0, description="label of a class, instead of a prompt")
+    max_latency_ms: float | None = Field(
+        default=None, gt=0, le=MAX_LATENCY_MS, description="refuse the request unless all images are expected within this time"
+    )
+    service_tier: Literal["auto", "default", "flex"] = Field(
+        default="auto", description="flex: work that can wait, computed when the device would idle; auto is default"
+    )
     quality: str | None = Field(default=None, description="accepted for OpenAI's clients, no effect")
     style: str | None = Field(default=None, description="accepted, no effect")
     background: str | None = Field(default=None, description="accepted, no effect")
@@ -67,12 +77,24 @@ class GenerationRequest(BaseModel):
 
 
 class TimingBody(BaseModel):
-    """Seconds: waiting, in the network evaluations it rode in, and in all; and the mean rows of those evaluations."""
+    """Seconds: waiting, in the network evaluations it rode in, in all, and in all as estimated when the request was admitted;
+    and the mean rows of those evaluations.
+    """
 
     queue_s: float
     compute_s: float
     total_s: float
+    estimated_s: float
     mean_batch: float
+
+
+class DeviceBody(BaseModel):
+    """What made an image: runtime provider, precision, and the smallest and largest batch computed for it."""
+
+    provider: str
+    precision: str
+    smallest_batch: int
+    largest_batch: int
 
 
 class ImageBody(BaseModel):
@@ -84,6 +106,7 @@ class ImageBody(BaseModel):
     class_label: int | None
     class_name: str | None
     timing: TimingBody
+    device: DeviceBody
 
 
 class GenerationResponse(BaseModel):
@@ -96,6 +119,7 @@ class GenerationResponse(BaseModel):
     model: str
     steps: int
     seed: int
+    service_tier: Literal["default", "flex"]
     timing: TimingBody
 
 
@@ -121,7 +145,8 @@ class ModelBody(BaseModel):
     status: Literal["loading", "loaded", "failed"]
     reason: str | None = Field(description="why it failed")
     provider: str | None = Field(description="what computes it")
-    ms_per_step: dict[int, float] = Field(description="measured at start: batch size -> ms of one evaluation")
+    precision: str | None = Field(description="what it computes in")
+    ms_per_step: dict[int, float] = Field(description="calibrated: batch size -> ms of one evaluation")
 
 
 class ModelList(BaseModel):

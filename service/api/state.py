@@ -80,7 +80,17 @@ def measured_variants(catalogue: Catalogue) -> set[str]:
 def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     """Everything but a running engine. Raises StartupError with one sentence."""
     metrics = Metrics(variants=measured_variants(catalogue))
-    config = EngineConfig(settings.max_batch, settings.max_step_ms, settings.max_backlog_s)
+    unknown = settings.model_weights.keys() - catalogue.entries.keys()
+    if unknown:
+        raise StartupError(f"model_weights names {', '.join(sorted(unknown))}, which is not served; a variant has its model's.")
+    config = EngineConfig(
+        max_batch=settings.max_batch,
+        max_step_ms=settings.max_step_ms,
+        max_backlog_s=settings.max_backlog_s,
+        weights=settings.model_weights,
+        deterministic=settings.deterministic,
+        cache_dir=settings.cache_dir,
+    )
     engine = Engine(catalogue, OnnxBackend(threads=settings.threads, provider=settings.provider), config, metrics)
     return Service(settings, catalogue, choose_default(catalogue, settings.default_model), metrics, engine)
 

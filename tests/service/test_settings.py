@@ -29,6 +29,10 @@ def test_the_environment_sets_and_arguments_override(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SFDDM_ZOOS", "one, two/three")
     assert Settings().port == 9000
     assert Settings().zoos == (Path("one"), Path("two/three"))
+    monkeypatch.setenv("SFDDM_MODEL_WEIGHTS", '{"cats/teacher": 0.5}')
+    assert Settings().model_weights == {"cats/teacher": 0.5}
+    monkeypatch.setenv("SFDDM_CACHE_DIR", "")
+    assert Settings().cache_dir is None
     assert Settings(port=9001).port == 9001
 
 
@@ -40,6 +44,7 @@ def test_the_environment_sets_and_arguments_override(monkeypatch: pytest.MonkeyP
         ("MAX_BACKLOG_S", "-1"),
         ("LOG_FORMAT", "xml"),
         ("THREADS", "0"),
+        ("MODEL_WEIGHTS", '{"cats/teacher": 0}'),
         ("MAX_BATCH", "many"),
     ],
 )

@@ -1,0 +1,105 @@
+"""max_latency_ms, auto and service_tier over HTTP; what made an image; livez after a crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from models.catalogue import Catalogue
+from service.api.errors import retry_after_header
+from service.api.generation import by_quality
+from service.api.state import StartupError
+from tests.service.api.conftest import serving, tiny_app
+
+pytestmark = pytest.mark.anyio
+URL = "/v1/images/generations"
+HOUR_MS = 3_600_000
+
+
+async def post(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
+    return await client.post(URL, json=body)
+
+
+async def test_auto_takes_the_best_model_that_fits_and_says_which(client: httpx.AsyncClient) -> None:
+    answer = (await post(client, model="auto", max_latency_ms=HOUR_MS, seed=1)).json()
+    assert (answer["model"], answer["steps"]) == ("tiny/teacher", 32)
+    assert answer["timing"]["estimated_s"] > 0
+    named = (await post(client, model="tiny/teacher", seed=1)).json()
+    assert named["data"][0]["b64_json"] == answer["data"][0]["b64_json"]
+
+
+async def test_auto_knows_what_was_measured_best_first(tiny_catalogue: Catalogue) -> None:
+    assert [model.id for model in by_quality(tiny_catalogue, "tiny")] == [
+        "tiny/teacher",
+        "tiny/student-008",
+        "tiny/student-004",
+    ]
+    assert by_quality(tiny_catalogue, "plain") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"model": "auto"}, "max_latency_ms", None),
+        ({"model": "auto", "max_latency_ms": 1e-6}, "max_latency_ms", "latency_unattainable"),
+        ({"model": "tiny/teacher", "max_latency_ms": 1e-6}, "max_latency_ms", "latency_unattainable"),
+        ({"max_latency_ms": 0}, "max_latency_ms", None),
+        ({"max_latency_ms": HOUR_MS + 1}, "max_latency_ms", None),
+        ({"service_tier": "priority"}, "service_tier", None),
+    ],
+)
+async def test_a_latency_that_cannot_be(client: httpx.AsyncClient, body: dict[str, Any], param: str, code: str | None) -> None:
+    response = await post(client, **body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+    assert param in error["message"]
+
+
+async def test_auto_without_measured_models(tiny_zoo: Path) -> None:
+    async with serving(tiny_app(tiny_zoo, default_model="plain/teacher")) as client:
+        response = await post(client, model="auto", max_latency_ms=1000)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "model"
+
+
+async def test_the_answer_says_what_made_each_image(client: httpx.AsyncClient) -> None:
+    answer = (await post(client, n=2, service_tier="flex", max_latency_ms=HOUR_MS)).json()
+    assert answer["service_tier"] == "flex"
+    for image in answer["data"]:
+        device = image["device"]
+        assert (device["provider"], device["precision"]) == ("CPUExecutionProvider", "float32")
+        assert 1 <= device["smallest_batch"] <= device["largest_batch"]
+    direct = await client.post(URL, json={}, headers={"accept": "image/png"})
+    assert direct.headers["x-device"].startswith("CPUExecutionProvider; precision=float32; batch=")
+    model = (await client.get("/v1/models/tiny/teacher")).json()
+    assert (model["provider"], model["precision"]) == ("CPUExecutionProvider", "float32")
+
+
+async def test_a_dead_engine_is_not_alive(tiny_zoo: Path) -> None:
+    app = tiny_app(tiny_zoo)
+    async with serving(app) as client:
+        assert (await client.get("/livez")).status_code == 200
+        app.state.service.engine._loaded.clear()  # a bug: the engine's thread raises at its next batch
+        answer = await post(client)
+        assert answer.status_code == 503
+        with anyio.fail_after(30):
+            while (await client.get("/livez")).status_code != 503:
+                await anyio.sleep(0.01)
+        assert "needs a restart: KeyError" in (await client.get("/livez")).json()["error"]["message"]
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await post(client)).status_code == 503
+
+
+async def test_weights_name_served_models(tiny_zoo: Path) -> None:
+    with pytest.raises(StartupError, match="model_weights names tiny/none"):
+        tiny_app(tiny_zoo, model_weights={"tiny/none": 1.0})
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(0.001, "1"), (1.2, "2"), (59, "59"), (119.5, "120"), (1e6, "120")])
+async def test_retry_after_is_whole_seconds_within_what_clients_wait_for(seconds: float, header: str) -> None:
+    assert retry_after_header(seconds) == {"retry-after": header}
