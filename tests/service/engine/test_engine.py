@@ -176,7 +176,7 @@ async def test_weights_are_the_operators(tiny_catalogue: Catalogue) -> None:
     assert len(ahead) <= 2
 
 
-async def test_a_hundred_thousand_queued_images(tiny_catalogue: Catalogue) -> None:
+async def test_many_queued_images(tiny_catalogue: Catalogue) -> None:
     """They are admitted and cancelled while one step is on the device, and none of them holds a tensor."""
     watched, gate, metrics = Watched(), Gate(), Metrics()
     watched.before = gate
@@ -186,8 +186,8 @@ async def test_a_hundred_thousand_queued_images(tiny_catalogue: Catalogue) -> No
         watched.armed = True
         first = engine.submit(model, specs(model, 0, 1))
         await until(lambda: gate.waiting == 1)
-        tickets = [engine.submit(model, [ImageSpec(seed, 0, 0)]) for seed in range(100_000)]
-        assert value(metrics, "sfddm_waiting_requests") == 100_000
+        tickets = [engine.submit(model, [ImageSpec(seed, 0, 0)]) for seed in range(20_000)]
+        assert value(metrics, "sfddm_waiting_requests") == 20_000
         assert value(metrics, "sfddm_running_rows") == 1
         for ticket in tickets:
             ticket.cancel()

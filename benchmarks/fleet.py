@@ -1,0 +1,395 @@
+"""Fleet simulation: the engine's own scheduler and admission on measured step times, as hundreds of replicas of one day.
+
+    python benchmarks/fleet.py --out fleet.json        on step times of this machine, calibrated or recalled
+    python benchmarks/fleet.py --one-core              on the CPU time of one core, where this machine is busy
+    python benchmarks/fleet.py --curves curves.json    on step times measured elsewhere: {model: {rows: seconds}}
+
+A replica is one scheduler driven as the engine drives it (schedule, charge, advance; admission; estimates), on a clock that
+advances by the calibrated time of each batch, with 5 % noise. The day has five ten-minute windows; within each, arrivals are
+Poisson with bursts of twice the calm rate, and 1 % of the clients leave before their answer.
+
+Sampling, said plainly: replicas differ by chance only, so of the hundreds that a window needs only --sample are simulated,
+with their share of the arrivals. Each request goes to the less loaded of two of them drawn at random, as a load balancer
+with two choices does. What the sample cannot show: a fleet-wide failure, or a balancer that lags behind.
+
+The objective: 99 % of the requests taken and, of the students' (1 image each, or 4 for one in ten), 99 % within one second.
+The replicas needed are found by bisection over the load of a replica.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import heapq
+import json
+import math
+import os
+import platform
+import random
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from models.catalogue import Catalogue, Resolved, default_zoo, discover
+from service.api.generation import by_quality
+from service.backend.onnx import OnnxBackend
+from service.engine import admission
+from service.engine.calibrate import choose_buckets, sweep
+from service.engine.config import EngineConfig
+from service.engine.costs import StepCosts
+from service.engine.engine import Engine
+from service.engine.request import EngineError
+from service.engine.scheduler import Batch, Scheduler
+from service.logs import configure_logging
+from service.settings import Settings
+from service.telemetry import Metrics
+
+PEAK = 10_000.0  # images a second
+DAY = {"04:00": 0.2, "08:00": 0.55, "12:00": 0.8, "16:00": 0.7, "20:00": 1.0}
+LOADS = (0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)  # of the best throughput there is
+BURST, BURST_S, CALM_S = 2.0, 5.0, 35.0
+OBJECTIVE_S, LIMIT_S, LEAVES, NOISE = 1.0, 60.0, 0.01, 0.05
+
+
+@dataclass
+class Request:
+    """One request: images of one model; deadline_s counts from its arrival."""
+
+    model: Resolved
+    images: int
+    arrived_s: float
+    deadline_s: float | None
+    estimate_s: float = 0.0
+    left: int = 0
+    numbers: range = range(0)
+
+
+@dataclass
+class Tally:
+    """What became of a window's requests and of the device's time."""
+
+    latency: dict[str, list[float]] = field(default_factory=dict)
+    ratios: list[float] = field(default_factory=list)
+    quality: list[float] = field(default_factory=list)
+    offered: int = 0
+    refused: int = 0
+    late: int = 0
+    busy_s: float = 0.0
+    steps: int = 0
+    wasted: int = 0
+
+
+@dataclass
+class Mix:
+    """A kind of traffic: draws a request's candidate models (best first), images and deadline."""
+
+    name: str
+    draw: Callable[[random.Random], tuple[Sequence[Resolved], int, float | None]]
+    row_steps: float  # mean row-steps of an image: what a replica's throughput is divided by
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+class Replica:
+    """The engine's schedule -> execute -> deliver, with the calibrated time of a batch in place of the device."""
+
+    def __init__(
+        self, costs: Mapping[str, dict[int, float]], mix: Mix, tally: Tally, quality: Mapping[str, float], seed: int
+    ) -> None:
+        self.scheduler = Scheduler()
+        for model, curve in costs.items():
+            self.scheduler.add_model(model, StepCosts(curve), mix.weights.get(model, 1.0))
+        self._truth = {model: StepCosts(curve) for model, curve in costs.items()}
+        self._requests: dict[int, Request] = {}
+        self._numbers = count()
+        self._tally, self._quality, self._random = tally, quality, random.Random(seed)
+        self.batch: Batch | None = None
+        self._seconds = 0.0
+
+    def submit(self, models: Sequence[Resolved], images: int, now_s: float, deadline_s: float | None) -> Request | None:
+        """Admit as Engine.choose and Engine.submit do; None when refused."""
+        self._tally.offered += 1
+        try:
+            model = models[0]
+            if deadline_s is not None:
+                model = admission.choose(self.scheduler, models, images, deadline_s, LIMIT_S, now_s, flex=False)
+            admission.check_backlog(self.scheduler, model, LIMIT_S, flex=False)
+        except EngineError:
+            self._tally.refused += 1
+            return None
+        entry, steps = model.entry.id, len(model.plan)
+        request = Request(model, images, now_s, deadline_s, self.scheduler.completion_s(entry, images, steps), images)
+        first = next(self._numbers)
+        request.numbers = range(first, first + images)
+        for _ in range(images - 1):
+            next(self._numbers)
+        self._requests.update(dict.fromkeys(request.numbers, request))
+        due_s, promised = now_s + min(deadline_s or LIMIT_S, LIMIT_S), deadline_s is not None
+        self.scheduler.admit(entry, request.numbers, steps, deadline_s=due_s, promised=promised)
+        return request
+
+    def leave(self, request: Request) -> None:
+        """The client is gone: its rows leave at the next step boundary."""
+        for number in request.numbers:
+            if self._requests.pop(number, None) is not None:
+                self._tally.wasted += len(request.model.plan) - self.scheduler.remove(number)
+
+    def begin(self) -> float | None:
+        """Start the next batch; its seconds, None when there is nothing to run."""
+        self.batch = self.scheduler.schedule()
+        if self.batch is None:
+            return None
+        noise = 1 + NOISE * self._random.gauss(0, 1)
+        self._seconds = self._truth[self.batch.model].seconds(len(self.batch.rows)) * max(noise, 0.5)
+        return self._seconds
+
+    def end(self, now_s: float) -> None:
+        """The batch is done at now_s."""
+        assert self.batch is not None
+        tally = self._tally
+        tally.busy_s += self._seconds
+        tally.steps += len(self.batch.rows)
+        self.scheduler.charge(self.batch, self._seconds)
+        for number in self.scheduler.advance(self.batch):
+            request = self._requests.pop(number)
+            request.left -= 1
+            if request.left == 0:
+                took_s = now_s - request.arrived_s
+                tally.latency.setdefault(request.model.entry.manifest.kind, []).append(took_s)
+                tally.ratios.append(took_s / request.estimate_s)
+                tally.quality.append(self._quality.get(request.model.id, math.nan))
+                tally.late += request.deadline_s is not None and took_s > request.deadline_s
+        self.batch = None
+
+
+def arrivals(rate: float, window_s: float, images: float, chance: random.Random) -> Iterator[float]:
+    """Arrival times of requests of `images` images in the mean, `rate` images a second in the mean, in bursts."""
+    calm = rate / images / ((CALM_S + BURST * BURST_S) / (CALM_S + BURST_S))
+    now_s, bursting = 0.0, False
+    until_s = chance.expovariate(1 / CALM_S)
+    while now_s < window_s:
+        gap_s = chance.expovariate(calm * (BURST if bursting else 1))
+        if now_s + gap_s > until_s:
+            now_s, bursting = until_s, not bursting
+            until_s += chance.expovariate(1 / (BURST_S if bursting else CALM_S))
+            continue
+        now_s += gap_s
+        yield now_s
+
+
+def simulate(
+    costs: Mapping[str, dict[int, float]],
+    mix: Mix,
+    rate: float,
+    replicas: int,
+    window_s: float,
+    quality: Mapping[str, float],
+    seed: int,
+) -> Tally:
+    """One window of `rate` images a second on so many replicas; what is not done at its end is run to its end."""
+    tally, chance = Tally(), random.Random(seed)
+    fleet = [Replica(costs, mix, tally, quality, seed + number) for number in range(replicas)]
+    order = count()
+    events: list[tuple[float, int, Callable[[float], None]]] = []
+
+    def at(when_s: float, what: Callable[[float], None]) -> None:
+        heapq.heappush(events, (when_s, next(order), what))
+
+    def run(replica: Replica, now_s: float) -> None:
+        seconds = replica.begin()
+        if seconds is not None:
+            at(now_s + seconds, lambda then_s: (replica.end(then_s), run(replica, then_s))[1])
+
+    mean_images = sum(mix.draw(random.Random(i))[1] for i in range(2000)) / 2000
+    for when_s in arrivals(rate, window_s, mean_images, chance):
+        while events and events[0][0] <= when_s:
+            then_s, _, what = heapq.heappop(events)
+            what(then_s)
+        pair = chance.sample(fleet, min(2, replicas))
+        replica = min(pair, key=lambda one: one.scheduler.backlog_s())
+        models, images, deadline_s = mix.draw(chance)
+        request = replica.submit(models, images, when_s, deadline_s)
+        if request is None:
+            continue
+        if chance.random() < LEAVES:
+            at(when_s + chance.uniform(0, 2 * request.estimate_s), lambda _, r=replica, q=request: r.leave(q))  # type: ignore[misc]
+        if replica.batch is None:
+            run(replica, when_s)
+    while events:
+        then_s, _, what = heapq.heappop(events)
+        what(then_s)
+    return tally
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of the values do not exceed; nan for none."""
+    return sorted(values)[min(len(values) - 1, math.ceil(share * len(values)) - 1)] if values else math.nan
+
+
+def good(tally: Tally) -> bool:
+    """Whether a window meets the objective."""
+    answered = [seconds for values in tally.latency.values() for seconds in values]
+    students = tally.latency.get("student", answered)
+    return tally.refused + tally.late <= 0.01 * tally.offered and percentile(students, 0.99) <= OBJECTIVE_S
+
+
+def report(tally: Tally, window_s: float, replicas: int) -> dict[str, float]:
+    """A window in numbers: seconds, shares, and the mean RMSE to the teacher's own image (0 to 255)."""
+    numbers: dict[str, float] = {
+        "refused": tally.refused / max(1, tally.offered),
+        "late": tally.late / max(1, tally.offered),
+        "utilisation": tally.busy_s / (window_s * replicas),
+        "wasted": tally.wasted / max(1, tally.steps),
+        "estimate_median": percentile(tally.ratios, 0.5),
+        "estimate_coverage": sum(ratio <= 1 for ratio in tally.ratios) / max(1, len(tally.ratios)),
+        "rmse": sum(tally.quality) / max(1, len(tally.quality)),
+    }
+    for kind, values in tally.latency.items():
+        numbers |= {f"{kind}_p50_s": percentile(values, 0.5), f"{kind}_p99_s": percentile(values, 0.99)}
+    return numbers
+
+
+def measured_curves(zoo: Path, ids: Sequence[str]) -> dict[str, dict[int, float]]:
+    """Calibrations of these models on this machine, measured or recalled, as the engine has them."""
+
+    async def load() -> dict[str, dict[int, float]]:
+        catalogue = discover([zoo])
+        settings = Settings()
+        config = EngineConfig(max_batch=settings.max_batch, max_step_ms=settings.max_step_ms, cache_dir=settings.cache_dir)
+        engine = Engine(Catalogue({i: catalogue.entries[i] for i in ids}), OnnxBackend(), config, Metrics())
+        engine.start()
+        while not engine.ready:
+            if engine.failure or all(status.state == "failed" for status in engine.models.values()):
+                raise SystemExit(f"no model could be loaded: {engine.models}")
+            await asyncio.sleep(0.1)
+        curves = {i: {rows: ms / 1000 for rows, ms in status.step_ms.items()} for i, status in engine.models.items()}
+        await engine.drain(1)
+        return curves
+
+    return asyncio.run(load())
+
+
+def one_core_curves(zoo: Path, ids: Sequence[str]) -> dict[str, dict[int, float]]:
+    """Curves of a replica with one core, in CPU seconds of its one thread: what else runs on this machine hardly matters."""
+    catalogue, backend, config = discover([zoo]), OnnxBackend(threads=1), EngineConfig()
+    curves = {}
+    for model in ids:
+        entry = catalogue.entries[model]
+        curve = sweep(backend.load(entry), entry, config, clock=time.thread_time)
+        curves[model] = {rows: curve[rows] for rows in choose_buckets(curve, config.max_step_ms / 1000)}
+    return curves
+
+
+def mixes(catalogue: Catalogue, family: str, costs: Mapping[str, dict[int, float]]) -> list[Mix]:
+    """Students only; students with one teacher image in 200; and clients who want the best within a second."""
+    student, teacher = catalogue.resolve(f"{family}/student-016"), catalogue.resolve(f"{family}/teacher")
+    best = [model for model in by_quality(catalogue, family) if model.entry.id in costs]
+
+    def few(chance: random.Random) -> int:
+        return 4 if chance.random() < 0.1 else 1
+
+    def with_teacher(chance: random.Random) -> tuple[Sequence[Resolved], int, float | None]:
+        return ([teacher], 1, None) if chance.random() < 0.0065 else ([student], few(chance), None)
+
+    return [
+        Mix("student-016", lambda chance: ([student], few(chance), None), 16),
+        Mix("student-016 and 0.5 % teacher images", with_teacher, 16 * 0.995 + 1024 * 0.005),
+        Mix("the same, the teacher with weight 0.1", with_teacher, 16 * 0.995 + 1024 * 0.005, {teacher.id: 0.1}),
+        Mix("auto within 1 s", lambda chance: (best, few(chance), OBJECTIVE_S), 16),
+        *(
+            Mix(f"{model.id} within 1 s", lambda chance, m=model: ([m], few(chance), OBJECTIVE_S), len(model.plan))  # type: ignore[misc]
+            for model in (catalogue.resolve(f"{family}/{name}") for name in ("teacher@dpmpp-032",))
+        ),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path, default=default_zoo())
+    parser.add_argument("--family", default="fashion-mnist")
+    parser.add_argument("--curves", type=Path, help="JSON of curves, {model: {rows: seconds}}; default: calibrate here")
+    parser.add_argument("--one-core", action="store_true", help="measure curves of one core in CPU time, on a busy machine")
+    parser.add_argument("--sample", type=int, default=8, help="replicas simulated of those a window needs")
+    parser.add_argument("--window", type=float, default=600.0, help="seconds of a window")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    arguments = parser.parse_args()
+    configure_logging("console", "warning")
+    catalogue, family = discover([arguments.zoo]), arguments.family
+    ids = [f"{family}/{name}" for name in ("teacher", "student-016", "student-064")]
+    if arguments.one_core:
+        costs = one_core_curves(arguments.zoo, ids)
+    elif arguments.curves is None:
+        costs = measured_curves(arguments.zoo, ids)
+    else:
+        stored = json.loads(arguments.curves.read_text())
+        costs = {model: {int(rows): float(s) for rows, s in curve.items()} for model, curve in stored.items()}
+    curve = costs[f"{family}/student-016"]
+    throughput = max(rows / seconds for rows, seconds in curve.items())
+    quality = {m.id: _rmse(m) for m in by_quality(catalogue, family)}
+    print(f"student-016: {throughput:.0f} rows a second a replica at best, buckets {sorted(curve)}\n")
+    results = []
+    for mix in mixes(catalogue, family, costs):
+        capacity = throughput / mix.row_steps  # images a second of one replica
+        load = _highest_load(costs, mix, capacity, arguments, quality)
+        fleet = math.ceil(PEAK / (load * capacity)) if load else 0
+        print(f"### {mix.name}: {fleet} replicas\n\n{_HEAD}")
+        for number, (hour, share) in enumerate(DAY.items()):
+            if not fleet:
+                continue
+            rate = share * PEAK * arguments.sample / fleet
+            tally = simulate(costs, mix, rate, arguments.sample, arguments.window, quality, 1000 * number)
+            row = {"mix": mix.name, "hour": hour, "images_per_s": share * PEAK, "replicas": fleet}
+            numbers = report(tally, arguments.window, arguments.sample)
+            results.append(row | numbers)
+            print(_line(row, numbers))
+        print(flush=True)
+    if arguments.out is not None:
+        machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+        settings = {"sample": arguments.sample, "window_s": arguments.window, "curves": costs}
+        arguments.out.write_text(json.dumps({**machine, **settings, "rows": results}, indent=1) + "\n")
+
+
+def _highest_load(
+    costs: Mapping[str, dict[int, float]],
+    mix: Mix,
+    capacity: float,
+    arguments: argparse.Namespace,
+    quality: Mapping[str, float],
+) -> float:
+    """The highest load of LOADS at which a window meets the objective, 0 when none does; assumes that less load never hurts."""
+
+    def misses(load: float) -> bool:
+        tally = simulate(costs, mix, load * capacity * arguments.sample, arguments.sample, arguments.window, quality, 7)
+        return not good(tally)
+
+    met = bisect_left(LOADS, True, key=misses)
+    return LOADS[met - 1] if met else 0.0
+
+
+def _rmse(model: Resolved) -> float:
+    manifest = model.entry.manifest
+    assert manifest.ranking is not None
+    return manifest.quality[f"{model.sampler}-{len(model.plan):03d}"].metrics[manifest.ranking.metric]
+
+
+_HEAD = (
+    "| hour | images/s | utilisation | refused or late | student p50, p99 s | teacher p50, p99 s | wasted | "
+    "time / estimate: median, coverage | mean RMSE |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def _line(row: Mapping[str, object], n: Mapping[str, float]) -> str:
+    def pair(kind: str) -> str:
+        return f"{n[f'{kind}_p50_s']:.3f}, {n[f'{kind}_p99_s']:.3f}" if f"{kind}_p50_s" in n else "-"
+
+    return (
+        f"| {row['hour']} | {row['images_per_s']:.0f} | {n['utilisation']:.0%} | {n['refused'] + n['late']:.2%} "
+        f"| {pair('student')} | {pair('teacher')} | {n['wasted']:.2%} "
+        f"| {n['estimate_median']:.2f}, {n['estimate_coverage']:.0%} | {n['rmse']:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
