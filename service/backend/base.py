@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,15 @@ from models.catalogue import Entry
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+Precision = Literal["float32", "float16", "bfloat16"]
 
 
 class BackendError(Exception):
     """A model that cannot be run here; the message is one sentence that says why."""
+
+
+class DeviceMemoryError(Exception):
+    """The device has no room for a batch of this size; a smaller one may fit."""
 
 
 class Network(Protocol):
@@ -24,21 +30,35 @@ class Network(Protocol):
     def provider(self) -> str:
         """The name of what computes, for instance CPUExecutionProvider."""
 
+    @property
+    def precision(self) -> Precision:
+        """What the network's matrix products compute in; inputs, outputs and plan arithmetic are always float32."""
+
+    def prepare(self, buckets: Sequence[int]) -> None:
+        """Get ready for batches of exactly these sizes: buffers, captured graphs. Once, in the thread that calls `step`.
+
+        Other sizes still run, if more slowly. Raises DeviceMemoryError, or whatever the runtime raises.
+        """
+
     def padded(self, rows: int) -> int:
         """How many rows the device computes when asked for `rows`."""
 
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
     ) -> tuple[Float32, Float32]:
-        """One denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each.
+        """One denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each; the caller's to keep.
 
         x, x0_prev: [B,C,H,W]; timestep, class_label: [B], class_label None for unconditional models;
-        coefficients: [B,5], columns models.plan.COEFFICIENTS. Raises whatever the runtime raises.
+        coefficients: [B,5], columns models.plan.COEFFICIENTS. Raises DeviceMemoryError, or whatever the runtime raises.
         """
 
 
 class Backend(Protocol):
     """A runtime on a device."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What a step's speed depends on beside the model: runtime, version, provider, device, threads."""
 
     def load(self, entry: Entry) -> Network:
         """Load an entry's graph. Raises BackendError with the reason."""

@@ -9,6 +9,7 @@ idle machine spinning may cost less than that; the API's event loop shares the c
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from models.catalogue import Entry
 from models.noise import initial_noise
 from models.plan import COEFFICIENTS
-from service.backend.base import BackendError, Float32, Int64
+from service.backend.base import BackendError, Float32, Int64, Precision
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,10 @@ class OnnxBackend:
         self._provider = _choose_provider(provider, ort.get_available_providers())
         if self._provider == CUDA:  # CUDA and cuDNN come as wheels beside the runtime, where the loader does not look
             ort.preload_dlls()
+
+    @property
+    def fingerprint(self) -> str:
+        return f"onnxruntime {ort.__version__} {self._provider} {self._threads} threads"
 
     def load(self, entry: Entry) -> OnnxNetwork:
         """A session for the entry's graph. Raises BackendError when it does not load or breaks the step graph contract."""
@@ -83,6 +88,13 @@ class OnnxNetwork:
     @property
     def provider(self) -> str:
         return str(self._session.get_providers()[0])
+
+    @property
+    def precision(self) -> Precision:
+        return "float32"
+
+    def prepare(self, buckets: Sequence[int]) -> None:
+        pass
 
     def padded(self, rows: int) -> int:
         return max(rows, self._smallest)

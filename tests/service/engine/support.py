@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.catalogue import Catalogue, Entry, Resolved
 from models.noise import initial_noise, step_noise
-from service.backend.base import Backend, Float32, Int64, Network
+from service.backend.base import Backend, Float32, Int64, Network, Precision
 from service.backend.onnx import OnnxBackend
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
@@ -82,6 +82,10 @@ class Watched:
         self.before: Callable[[Int64, Int64 | None], None] = lambda timestep, class_label: None
         self.after: Callable[[Float32, Int64, Int64 | None], None] = lambda x_next, timestep, class_label: None
 
+    @property
+    def fingerprint(self) -> str:
+        return self._inner.fingerprint
+
     def load(self, entry: Entry) -> Network:
         return _WatchedNetwork(self._inner.load(entry), self)
 
@@ -94,6 +98,13 @@ class _WatchedNetwork:
     @property
     def provider(self) -> str:
         return self._inner.provider
+
+    @property
+    def precision(self) -> Precision:
+        return self._inner.precision
+
+    def prepare(self, buckets: Sequence[int]) -> None:
+        self._inner.prepare(buckets)
 
     def padded(self, rows: int) -> int:
         return self._inner.padded(rows)
