@@ -36,7 +36,11 @@ class Settings(BaseSettings):
         default=EngineConfig.max_backlog_s, gt=0, description="seconds of queued work above which requests get 429"
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one evaluation; default: every usable core")
-    provider: str | None = Field(default=None, description="ONNX Runtime provider; default: CUDA where there is one, else CPU")
+    provider: str | None = Field(
+        default=None,
+        description="CPUExecutionProvider, OpenVINO or CUDAExecutionProvider; default: the best one that this machine offers",
+    )
+    gpu_memory_mb: int | None = Field(default=None, ge=64, description="most GPU memory of one model's buffers, MiB")
     drain_s: float = Field(default=30.0, ge=0, description="seconds that running requests get to finish at shutdown")
     log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
