@@ -32,6 +32,7 @@ from service.backend.probe import probe_inputs
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
 from service.engine.request import ImageSpec
+from service.logs import configure_logging
 from service.telemetry import Metrics
 
 STUDENT, TEACHER = "fashion-mnist/student-016", "fashion-mnist/teacher"
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--quick", action="store_true", help="one short round, few sizes")
     arguments = parser.parse_args()
+    configure_logging("console", "warning")
     sizes = [2**power for power in range(9)]
     if arguments.quick:
         arguments.rounds, arguments.seconds, arguments.batches, arguments.clients, sizes = 1, 3.0, [16], 32, [1, 16, 256]

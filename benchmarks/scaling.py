@@ -30,6 +30,7 @@ from models.catalogue import Catalogue, default_zoo, discover
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
 from service.engine.request import ImageSpec
+from service.logs import configure_logging
 from service.telemetry import Metrics
 
 STUDENT = "fashion-mnist/student-016"
@@ -38,6 +39,7 @@ OBJECTIVE_S = 1.0
 
 async def resident_bytes(counts: Sequence[int]) -> dict[int, int]:
     """Resident memory with so many one-image requests queued."""
+    configure_logging("console", "warning")
     catalogue, backend = discover([default_zoo()]), IdleBackend()
     model = catalogue.resolve(STUDENT)
     engine = Engine(Catalogue({model.entry.id: model.entry}), backend, EngineConfig(max_backlog_s=1e12), Metrics())
@@ -59,7 +61,8 @@ async def resident_bytes(counts: Sequence[int]) -> dict[int, int]:
 
 def memory(counts: Sequence[int]) -> dict[str, int]:
     """`resident_bytes` in a fresh process."""
-    code = f"import asyncio, json; from benchmarks.scaling import *; print(json.dumps(asyncio.run(resident_bytes({list(counts)}))))"
+    call = f"asyncio.run(resident_bytes({list(counts)}))"
+    code = f"import asyncio, json; from benchmarks.scaling import resident_bytes; print(json.dumps({call}))"
     finished = subprocess.run([sys.executable, "-c", code], cwd=common.ROOT, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise RuntimeError(f"the memory measurement failed:\n{finished.stderr[-3000:]}")
