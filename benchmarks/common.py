@@ -21,6 +21,7 @@ import httpx
 import onnxruntime as ort
 import psutil
 
+from models.catalogue import default_zoo
 from service.backend.onnx import cpu_name, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +142,28 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def ours(port: int, *options: str) -> list[str]:
-    """The command that serves with this project."""
-    return [sys.executable, "-c", "from service.cli import main; main()", "serve", "--port", str(port), *options]
+@contextmanager
+def zoo_of(models: Sequence[str]) -> Iterator[Path]:
+    """A zoo of links to these shipped models, so that a server loads and calibrates no others."""
+    with tempfile.TemporaryDirectory() as folder:
+        for model in models:
+            link = Path(folder) / model
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(default_zoo() / model, target_is_directory=True)
+        yield Path(folder)
+
+
+@contextmanager
+def serving_ours(models: Sequence[str], threads: int) -> Iterator[Server]:
+    """This project's server with these models, on ONNX Runtime's CPU provider, admitting whatever comes."""
+    port = free_port()
+    call = "from service.cli import main; main()"
+    with zoo_of(models) as zoo:
+        command = [sys.executable, "-c", call, "serve", "--port", str(port), "--zoo", str(zoo), "--max-backlog-s", "1e9"]
+        environment = {
+            "SFDDM_THREADS": str(threads),
+            "SFDDM_LOG_LEVEL": "warning",
+            "SFDDM_PROVIDER": "CPUExecutionProvider",  # what is compared is the serving: the peers' runtime
+        }
+        with serving(command, port, "/readyz", environment) as server:
+            yield server

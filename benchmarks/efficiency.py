@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common
-from benchmarks.common import Server, free_port, ours, print_table, serving, shown, spread
+from benchmarks.common import Server, print_table, serving_ours, shown, spread
 from benchmarks.idle import IdleBackend
 from benchmarks.load import closed_loop
 from models.catalogue import Catalogue, Entry, default_zoo, discover
@@ -119,13 +119,7 @@ def main() -> None:
             result["own_step_us"][str(rows)] = 1e6 * asyncio.run(own_step_seconds(rows))
             common.save(arguments.out, result)
     entry = discover([default_zoo()]).entries[STUDENT]
-    port = free_port()
-    environment = {
-        "SFDDM_THREADS": str(arguments.threads),
-        "SFDDM_LOG_LEVEL": "warning",
-        "SFDDM_PROVIDER": "CPUExecutionProvider",
-    }
-    with serving(ours(port, "--max-backlog-s", "1e9"), port, "/readyz", environment) as server:
+    with serving_ours([STUDENT], arguments.threads) as server:
         while len(result["rounds"]) < arguments.rounds:
             result["rounds"].append(one_round(server, entry, len(result["rounds"]), arguments))
             common.save(arguments.out, result)

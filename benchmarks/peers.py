@@ -32,23 +32,26 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from benchmarks.common import Server, free_port, print_table, serving
+from benchmarks.common import Server, free_port, print_table, serving, serving_ours
 from benchmarks.load import Arrival, Load, closed_loop, open_loop, poisson, summary
 
 FAMILY = "fashion-mnist"
 STUDENT, FAST, TEACHER = f"{FAMILY}/student-016", f"{FAMILY}/student-004", f"{FAMILY}/teacher"
 OBJECTIVE_S = 1.0
-PINS = ("onnxruntime==1.32.0", "numpy==2.4.6", "pydantic", "pillow", "uvicorn", "fastapi")
+PINS = ("onnxruntime==1.32.0", "numpy==2.4.6", "pydantic", "pillow")
 # Evaluations of the mix's mean request over those of student-16: (16 + 4) / 2 / 16.
 _MIX_WORK = 0.625
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server to measure: what it needs installed, its command, where it answers and how a request is worded."""
+    """A server to measure: what it needs installed, its command, where it answers and how a request is worded.
+
+    command: from the interpreter and the port; None for this project's own server.
+    """
 
     package: str | None
-    command: Callable[[Path, int], list[str]]
+    command: Callable[[Path, int], list[str]] | None
     ready: str
     target: Callable[[str, str, int], tuple[str, dict[str, Any]]]
 
@@ -83,7 +86,7 @@ def _bento(python: Path, port: int) -> list[str]:
 
 
 PEERS = {
-    "ours": Peer(None, lambda _, port: common.ours(port, "--max-backlog-s", "1e9"), "/readyz", _openai),
+    "ours": Peer(None, None, "/readyz", _openai),
     "plain": Peer(None, _module("plain"), "/ready", _generate),
     "litserve": Peer("litserve", _module("lit"), "/health", _generate),
     "ray": Peer("ray[serve]", _module("rayserve"), "/ready", _generate),
@@ -147,14 +150,15 @@ def _by_model(load: Load, models: tuple[str, ...]) -> dict[str, Any]:
 @contextlib.contextmanager
 def running(peer: Peer, arguments: argparse.Namespace) -> Iterator[Server]:
     """The peer's server with both students and the teacher."""
+    if peer.command is None:
+        with serving_ours((STUDENT, FAST, TEACHER), arguments.threads) as server:
+            yield server
+        return
     port = free_port()
     environment = {
         "BENCH_MODELS": ",".join((STUDENT, FAST, TEACHER)),
         "BENCH_THREADS": str(arguments.threads),
         "BENCH_MAX_BATCH": str(arguments.max_batch),
-        "SFDDM_THREADS": str(arguments.threads),
-        "SFDDM_LOG_LEVEL": "warning",
-        "SFDDM_PROVIDER": "CPUExecutionProvider",  # the peers' runtime: what is compared is the serving
     }
     command = peer.command(python_of(peer, arguments.environments), port)
     with serving(command, port, peer.ready, environment) as server:

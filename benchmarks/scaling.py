@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from benchmarks import common
-from benchmarks.common import Server, free_port, ours, print_table, serving
+from benchmarks.common import Server, print_table, serving_ours
 from benchmarks.idle import IdleBackend
 from benchmarks.load import closed_loop, summary
 from models.catalogue import Catalogue, default_zoo, discover
@@ -92,13 +92,7 @@ def main() -> None:
     if not result["memory"]:
         result["memory"] = memory(counts)
         common.save(arguments.out, result)
-    port = free_port()
-    environment = {
-        "SFDDM_THREADS": str(arguments.threads),
-        "SFDDM_LOG_LEVEL": "warning",
-        "SFDDM_PROVIDER": "CPUExecutionProvider",
-    }
-    with serving(ours(port, "--max-backlog-s", "1e9"), port, "/readyz", environment) as server:
+    with serving_ours([STUDENT], arguments.threads) as server:
         for count in numbers:
             if str(count) not in result["clients"]:
                 result["clients"][str(count)] = clients(server, count, arguments.seconds)
