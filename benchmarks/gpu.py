@@ -5,9 +5,9 @@
 
 For every model of the zoo: 8-bit images of the same seeds against ONNX Runtime on the CPU, in float32 and float16, and the
 nodes that did not run on the GPU. For student-16: milliseconds per step at 1 ... 256 rows with CUDA graphs on and off and
-channels first and last. For 64x64 and 128x128 networks with random weights (needs the extra train): the same, and the
-images/s of 16 steps. One cell after the other; each is saved when it is done. The mixed loads of benchmarks.peers and the
-ratio of benchmarks.efficiency run on a GPU as they are.
+channels first and last, and in PyTorch eager and compiled (needs the extra train); the card's own ceilings and the
+operations of a step, to put the milliseconds in proportion. For 64x64 and 128x128 networks with random weights:
+milliseconds per step, and where memory ends. Each measurement is saved when it is done.
 """
 
 from __future__ import annotations
@@ -97,6 +97,21 @@ def curve_cell(network: Network, entry: Entry, sizes: list[int]) -> dict[str, fl
     return curve
 
 
+def torch_cell(entry: Entry, device: str, precision: Precision, compiled: bool, sizes: list[int]) -> dict[str, float | None]:
+    """`curve_cell` of the same network in PyTorch."""
+    from benchmarks.torch_network import TorchNetwork  # torch comes with the extra train
+
+    return curve_cell(TorchNetwork(entry.folder, device, precision, compiled=compiled), entry, sizes)
+
+
+def ceilings_cell(entry: Entry, device: str, side: int) -> dict[str, float]:
+    """What the card attains, and the operations of one row's step: what a curve's milliseconds are a fraction of."""
+    from benchmarks.torch_network import TorchNetwork, ceilings
+
+    eager = TorchNetwork(entry.folder, device, "float32", compiled=False)
+    return {**ceilings(device, side), "flops_per_row": eager.flops_per_row(probe_inputs(entry, 2))}
+
+
 def random_entry(folder: Path, side: int, widths: tuple[int, ...]) -> Entry:
     """A model folder of a network with random weights, side x side colour images."""
     import torch
@@ -147,6 +162,14 @@ def cells(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, C
                         load(student, device, precision, graphs=graphs, nhwc=nhwc), student, sizes
                     ),
                 )
+    for precision in PRECISIONS:
+        for compiled in (False, True):
+            if device == "cuda" or not (compiled or precision == "float16"):
+                yield (
+                    f"curve {STUDENT} {precision} PyTorch compiled={compiled}",
+                    lambda precision=precision, compiled=compiled: torch_cell(student, device, precision, compiled, sizes),
+                )
+    yield "ceilings", lambda: ceilings_cell(student, device, 64 if arguments.quick else 8192)
     bigger = {8: (32, 32)} if arguments.quick else {64: (128, 256, 256, 512), 128: (128, 128, 256, 256, 512)}
     for side, widths in bigger.items():
         for precision in PRECISIONS:

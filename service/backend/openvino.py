@@ -16,7 +16,7 @@ import structlog
 
 from models.catalogue import Entry
 from service.backend.base import BackendError, Float32, Int64, Precision
-from service.backend.onnx import first_line, step_feeds, usable_cores
+from service.backend.onnx import first_line, raise_if_out_of_memory, step_feeds, usable_cores
 from service.backend.probe import ROWS, same_alone
 
 log = structlog.get_logger(__name__)
@@ -95,8 +95,12 @@ class OpenVinoNetwork:
     ) -> tuple[Float32, Float32]:
         rows = len(x)
         size = self.padded(rows)
-        request = self._request(size)
-        request.infer(step_feeds(x, x0_prev, timestep, class_label, coefficients, size))
+        try:
+            request = self._request(size)
+            request.infer(step_feeds(x, x0_prev, timestep, class_label, coefficients, size))
+        except Exception as error:
+            raise_if_out_of_memory(error)
+            raise
         # The request writes its next results into the same tensors.
         x_next, x0 = (np.array(request.get_tensor(name).data[:rows]) for name in ("x_next", "x0"))
         return x_next, x0
