@@ -79,7 +79,7 @@ def http_images_per_second(server: Server, clients: int, seconds: float) -> dict
     return {
         "images_per_s": sum(ramp_s <= end <= seconds for end in ended) / (seconds - ramp_s),
         "client_cores": load.client_cpu_s / load.wall_s,
-        "server_cpu_s_per_image": server_cpu_s / len(ended),
+        "server_cpu_s_per_image": server_cpu_s / max(1, len(ended)),
     }
 
 

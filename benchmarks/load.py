@@ -3,7 +3,7 @@
 Open loop: requests leave at times drawn before the run, whatever became of earlier ones, and a latency counts from the
 time a request should have left. A stalled server (or client) therefore cannot hide the requests that it delayed, which
 closed loops do ("coordinated omission", Tene 2013). Closed loop: a fixed number of clients, each with one request at a
-time; for throughput at saturation.
+time and at least one; for throughput at saturation.
 
     python -m benchmarks.load --self-test      the generator's own lag and CPU time per request, against an empty handler
 """
@@ -141,10 +141,12 @@ async def _run(specification: Mapping[str, Any]) -> dict[str, Any]:
             end_s, seeds = specification["seconds"], iter(range(1 << 30))
 
             async def client_loop() -> None:
-                while (now_s := time.perf_counter() - start_s) < end_s:
-                    seed = next(seeds)
+                while True:
+                    seed, now_s = next(seeds), time.perf_counter() - start_s
                     body = specification["bodies"][seed % len(specification["bodies"])]
                     await send(now_s, specification["tag"], specification["url"], {**body, "seed": seed})
+                    if time.perf_counter() - start_s >= end_s:
+                        return
 
             await asyncio.gather(*(client_loop() for _ in range(specification["concurrency"])))
         wall_s, cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s

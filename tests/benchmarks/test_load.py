@@ -62,7 +62,7 @@ def test_a_closed_loop_keeps_its_clients_busy_and_counts_a_server_that_is_gone(u
     load = closed_loop(url, [{"n": 1}], 1, 0.2, "x")
     assert load.outcomes
     assert {outcome.status for outcome in load.outcomes} == {200}
-    assert {o.status for o in closed_loop("http://127.0.0.1:9", [{}], 1, 0.05).outcomes} == {0}
+    assert {o.status for o in closed_loop("http://127.0.0.1:9", [{}], 2, 0.0).outcomes} == {0}
 
 
 def test_a_summary_counts_answers_and_good_answers() -> None:
