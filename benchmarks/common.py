@@ -52,7 +52,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     """A Markdown table."""
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for row in rows:
-        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |", flush=True)
+        print("| " + " | ".join(map(_cell, row)) + " |", flush=True)
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def save(path: Path | None, result: Mapping[str, Any]) -> None:
