@@ -71,8 +71,8 @@ def bare_images_per_second(entry: Entry, batch: int, seconds: float, threads: in
 def http_images_per_second(server: Server, clients: int, seconds: float) -> dict[str, float]:
     """Images/s of one-image requests once batches are full, and the CPU seconds an image costs server and clients."""
     before_s = common.cpu_seconds(server.pid)
-    body = {"model": STUDENT, "prompt": "", "class_label": 0}
-    load = closed_loop(f"{server.url}/v1/images/generations", [body], clients, seconds)
+    bodies = [{"model": STUDENT, "prompt": "", "class_label": seed % 10, "seed": seed} for seed in range(1000)]
+    load = closed_loop(f"{server.url}/v1/images/generations", bodies, clients, seconds)
     server_cpu_s = common.cpu_seconds(server.pid) - before_s
     ramp_s = seconds / 4
     ended = [o.at_s + o.latency_s for o in load.outcomes if o.status == 200]

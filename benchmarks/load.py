@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import subprocess
@@ -80,7 +81,7 @@ def open_loop(arrivals: Sequence[Arrival]) -> Load:
 
 
 def closed_loop(url: str, bodies: Sequence[Mapping[str, Any]], concurrency: int, seconds: float, tag: str = "") -> Load:
-    """`concurrency` clients for `seconds`, from another process; bodies are taken in turn, seeds counted on."""
+    """`concurrency` clients for `seconds`, from another process; the bodies are sent in turn."""
     return _elsewhere({"url": url, "bodies": list(bodies), "concurrency": concurrency, "seconds": seconds, "tag": tag})
 
 
@@ -138,13 +139,11 @@ async def _run(specification: Mapping[str, Any]) -> dict[str, Any]:
                 tasks.append(asyncio.create_task(send(**arrival)))
             await asyncio.gather(*tasks)
         else:
-            end_s, seeds = specification["seconds"], iter(range(1 << 30))
+            end_s, bodies = specification["seconds"], itertools.cycle(specification["bodies"])
 
             async def client_loop() -> None:
                 while True:
-                    seed, now_s = next(seeds), time.perf_counter() - start_s
-                    body = specification["bodies"][seed % len(specification["bodies"])]
-                    await send(now_s, specification["tag"], specification["url"], {**body, "seed": seed})
+                    await send(time.perf_counter() - start_s, specification["tag"], specification["url"], next(bodies))
                     if time.perf_counter() - start_s >= end_s:
                         return
 

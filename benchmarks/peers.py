@@ -115,8 +115,9 @@ def arrivals(peer: Peer, url: str, rates: Mapping[str, float], seconds: float, s
 
 def saturate(peer: Peer, server: Server, seconds: float) -> dict[str, Any]:
     """Throughput of 64 clients; only answers after the first quarter count, when batches are full."""
-    url, body = peer.target(server.url, STUDENT, 0)
-    load = closed_loop(url, [body], 64, seconds, STUDENT)
+    url, _ = peer.target(server.url, STUDENT, 0)
+    bodies = [peer.target(server.url, STUDENT, seed)[1] for seed in range(1000)]
+    load = closed_loop(url, bodies, 64, seconds, STUDENT)
     ramp_s = seconds / 4
     late = [o for o in load.outcomes if ramp_s <= o.at_s + o.latency_s <= seconds]
     return {"client_cpu_s": load.client_cpu_s, STUDENT: summary(late, seconds - ramp_s, OBJECTIVE_S)}

@@ -71,8 +71,8 @@ def memory(counts: Sequence[int]) -> dict[str, int]:
 
 def clients(server: Server, count: int, seconds: float) -> dict[str, Any]:
     """Throughput and latency with `count` clients; only answers after the first quarter count."""
-    body = {"model": STUDENT, "prompt": "", "class_label": 0}
-    load = closed_loop(f"{server.url}/v1/images/generations", [body], count, seconds)
+    bodies = [{"model": STUDENT, "prompt": "", "class_label": seed % 10, "seed": seed} for seed in range(1000)]
+    load = closed_loop(f"{server.url}/v1/images/generations", bodies, count, seconds)
     ramp_s = seconds / 4
     late = [o for o in load.outcomes if ramp_s <= o.at_s + o.latency_s <= seconds]
     return {**summary(late, seconds - ramp_s, OBJECTIVE_S), "client_cores": load.client_cpu_s / load.wall_s}

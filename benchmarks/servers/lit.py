@@ -1,6 +1,7 @@
-"""LitServe: one LitAPI a model, each with dynamic batching and a worker process of its own."""
+"""LitServe: one LitAPI a model, each with dynamic batching and a worker process of its own.
 
-from __future__ import annotations
+Annotations must be types here, not text: LitServe hands that of decode_request on to FastAPI.
+"""
 
 import sys
 from typing import Any
