@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from benchmarks import common
 from benchmarks.common import Server, free_port, print_table, serving, serving_ours
 from benchmarks.load import Arrival, Load, closed_loop, open_loop, poisson, summary
@@ -170,6 +172,9 @@ def measure(name: str, load: str, capacity: float, arguments: argparse.Namespace
     """One load on one server, started for it."""
     peer, seconds = PEERS[name], arguments.seconds
     with running(peer, arguments) as server:
+        for model in (STUDENT, FAST):  # warm, and a server that cannot answer must not be measured as a fast one
+            url, body = peer.target(server.url, model, 0)
+            httpx.post(url, json=body, timeout=600).raise_for_status()
         if load == "saturating":
             return saturate(peer, server, seconds)
         if load == "teacher":
