@@ -44,7 +44,11 @@ class Settings(BaseSettings):
         default_factory=lambda: user_cache_path("sfddm"), description="folder for calibrations; empty: nowhere"
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one evaluation; default: every usable core")
-    provider: str | None = Field(default=None, description="ONNX Runtime provider; default: CUDA where there is one, else CPU")
+    provider: str | None = Field(
+        default=None,
+        description="CPUExecutionProvider, OpenVINO or CUDAExecutionProvider; default: the best one that this machine offers",
+    )
+    gpu_memory_mb: int | None = Field(default=None, ge=64, description="most GPU memory of one model's buffers, MiB")
     drain_s: float = Field(default=30.0, ge=0, description="seconds that running requests get to finish at shutdown")
     log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from hypothesis import settings
 from models.catalogue import Catalogue, discover
 from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks
 from tests.tiny import make_tiny_zoo
+
+# One runtime in every test but those of tests/service/backend: which one is faster would be a matter of luck.
+os.environ.setdefault("SFDDM_PROVIDER", "CPUExecutionProvider")
 
 # Examples are slow where a training runs beside the tests: how long one takes says nothing.
 settings.register_profile("sfddm", deadline=None)

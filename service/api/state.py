@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 
 from models.catalogue import Catalogue, Refusal, Resolved, UnknownModelError, discover
 from models.plan import SAMPLERS
-from service.backend.onnx import OnnxBackend
+from service.backend.choose import choose_backend
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
 from service.settings import Settings
@@ -91,7 +91,9 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
         deterministic=settings.deterministic,
         cache_dir=settings.cache_dir,
     )
-    engine = Engine(catalogue, OnnxBackend(threads=settings.threads, provider=settings.provider), config, metrics)
+    gpu_memory = None if settings.gpu_memory_mb is None else settings.gpu_memory_mb << 20
+    backend = choose_backend(settings.provider, threads=settings.threads, gpu_memory=gpu_memory)
+    engine = Engine(catalogue, backend, config, metrics)
     return Service(settings, catalogue, choose_default(catalogue, settings.default_model), metrics, engine)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from models.catalogue import Entry
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+Precision = Literal["float32", "float16", "bfloat16"]
 
 
 class BackendError(Exception):
@@ -19,7 +20,7 @@ class BackendError(Exception):
 
 
 class DeviceMemoryError(Exception):
-    """The device has no memory for a batch of this size; a smaller one may run."""
+    """The device has no room for a batch of this size; a smaller one may fit."""
 
 
 class Network(Protocol):
@@ -30,11 +31,14 @@ class Network(Protocol):
         """The name of what computes, for instance CPUExecutionProvider."""
 
     @property
-    def precision(self) -> str:
-        """What it computes in: float32, float16 or bfloat16."""
+    def precision(self) -> Precision:
+        """What the network's matrix products compute in; inputs, outputs and plan arithmetic are always float32."""
 
     def prepare(self, buckets: Sequence[int]) -> None:
-        """Get ready for batches of these sizes, before any is asked for: buffers, graph capture, warm-up."""
+        """Get ready for batches of exactly these sizes: buffers, captured graphs. Once, in the thread that calls `step`.
+
+        Other sizes still run, if more slowly. Raises DeviceMemoryError, or whatever the runtime raises.
+        """
 
     def padded(self, rows: int) -> int:
         """How many rows the device computes when asked for `rows`."""
@@ -42,11 +46,10 @@ class Network(Protocol):
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
     ) -> tuple[Float32, Float32]:
-        """One denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each.
+        """One denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each; the caller's to keep.
 
         x, x0_prev: [B,C,H,W]; timestep, class_label: [B], class_label None for unconditional models;
-        coefficients: [B,5], columns models.plan.COEFFICIENTS. Raises DeviceMemoryError when the device is out of memory,
-        and whatever else the runtime raises.
+        coefficients: [B,5], columns models.plan.COEFFICIENTS. Raises DeviceMemoryError, or whatever the runtime raises.
         """
 
 
@@ -55,7 +58,7 @@ class Backend(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Everything besides the model that step times depend on: runtime and its version, device, threads."""
+        """What a step's speed depends on beside the model: runtime, version, provider, device, threads."""
 
     def load(self, entry: Entry) -> Network:
         """Load an entry's graph. Raises BackendError with the reason."""

@@ -22,8 +22,8 @@ PATIENCE_S = 120
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a user who has set nothing but `changes`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SFDDM_")}
+    """The environment of a user who has set nothing but `changes`, and the runtime that all tests share."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SFDDM_") or name == "SFDDM_PROVIDER"}
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | changes
 
 

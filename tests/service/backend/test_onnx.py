@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from onnx import helper
 from models.catalogue import Catalogue, Entry
 from models.manifest import GRAPH
 from service.backend.base import BackendError, Float32, Int64, Network
-from service.backend.onnx import CPU, OnnxBackend, _choose_provider
+from service.backend.onnx import CPU, OnnxBackend
 
 ROWS = 17
 
@@ -135,16 +137,46 @@ def test_a_graph_that_loads_but_does_not_run_is_refused(tiny_catalogue: Catalogu
         OnnxBackend(threads=1).load(entry)
 
 
-def test_the_provider_is_what_the_runtime_has() -> None:
-    both = ["TensorrtExecutionProvider", "CUDAExecutionProvider", CPU]
-    assert _choose_provider(None, both) == "CUDAExecutionProvider"
-    assert _choose_provider(None, [CPU]) == CPU
-    assert _choose_provider(CPU, both) == CPU
-    with pytest.raises(BackendError, match="'CUDAExecutionProvider' is not in the installed ONNX Runtime"):
-        _choose_provider("CUDAExecutionProvider", [CPU])
-
-
 def test_threads_must_be_positive(tiny_catalogue: Catalogue) -> None:
     with pytest.raises(ValueError, match="threads"):
         OnnxBackend(threads=0)
     assert OnnxBackend().load(tiny_catalogue.entries["tiny/teacher"]).provider == CPU
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from models.catalogue import discover
+from service.backend.base import DeviceMemoryError
+from service.backend.onnx import OnnxBackend
+from service.backend.probe import probe_inputs
+
+entry = discover([Path(sys.argv[1])]).entries["plain/teacher"]
+network = OnnxBackend(threads=1).load(entry)
+x, x0_prev, timestep, label, coefficients = (None if v is None else np.resize(v, (60_000, *v.shape[1:]))
+                                             for v in probe_inputs(entry, 4))
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
+try:
+    network.step(x, x0_prev, timestep, label, coefficients)
+except DeviceMemoryError as error:
+    print("recognised:", error)
+network.step(x[:4], x0_prev[:4], timestep[:4], label, coefficients[:4])
+print("went on")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
+def test_a_batch_that_memory_does_not_hold_is_told_apart_and_a_smaller_one_still_runs(tiny_zoo: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, str(tiny_zoo)],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "recognised:" in result.stdout
+    assert "went on" in result.stdout

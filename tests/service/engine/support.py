@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.catalogue import Catalogue, Entry, Resolved
 from models.noise import initial_noise, step_noise
-from service.backend.base import Backend, Float32, Int64, Network
+from service.backend.base import Backend, Float32, Int64, Network, Precision
 from service.backend.onnx import OnnxBackend
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
@@ -101,7 +101,7 @@ class _WatchedNetwork:
         return self._inner.provider
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         return self._inner.precision
 
     def prepare(self, buckets: Sequence[int]) -> None:

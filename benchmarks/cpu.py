@@ -1,0 +1,171 @@
+"""The CPU's settings and runtimes: which options of ONNX Runtime pay, and what OpenVINO in bf16 gains and costs.
+
+    python -m benchmarks.cpu --out cpu.json        about 8 minutes; run it again to go on after a stop
+    python -m benchmarks.cpu --quick               under a minute: does it run?
+
+Options: each variant changes one setting of the default session. Every round runs every variant once, in random order, and
+takes the ratio of its step to the default's in the same round; the table has the median and range of these ratios (above 1:
+slower than the default). OpenVINO is one more variant, compiled for the batch size as the service does. Steps follow a
+short sleep, as threads that spin while they wait cost the next process and not their own.
+
+Agreement (without --quick): 16 images of each model, ONNX Runtime in float32 against OpenVINO in bf16, through the model's
+own plan where it has at most --steps evaluations, and whether rows give the same bytes at batch sizes from 1 to 64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks import common
+from benchmarks.common import print_table, shown, spread
+from models.catalogue import Entry, default_zoo, discover, variant_plan
+from service.backend.base import Network
+from service.backend.onnx import CPU, OnnxBackend, OnnxNetwork, open_session, session_options, usable_cores
+from service.backend.probe import ROWS, agreement, probe_inputs, sample
+from service.logs import configure_logging
+
+STUDENT = "fashion-mnist/student-016"
+DEFAULT = "default"
+_PAUSE_S = 0.002
+_SIZES = (1, 2, 3, 5, 8, 16, 31, 32)  # compared with 64; each takes a compilation
+
+
+def _extended(options: ort.SessionOptions) -> None:
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+
+
+def _spinning(options: ort.SessionOptions) -> None:
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+
+
+def _no_arena(options: ort.SessionOptions) -> None:
+    options.enable_cpu_mem_arena = False
+
+
+def _no_pattern(options: ort.SessionOptions) -> None:
+    options.enable_mem_pattern = False
+
+
+def _one_thread(options: ort.SessionOptions) -> None:
+    options.intra_op_num_threads = 1
+
+
+OPTIONS: dict[str, Callable[[ort.SessionOptions], None]] = {
+    DEFAULT: lambda _: None,
+    "graph optimisation: extended": _extended,
+    "threads spin while they wait": _spinning,
+    "no arena": _no_arena,
+    "no memory pattern": _no_pattern,
+    "one thread": _one_thread,
+}
+
+
+def variants(entry: Entry, threads: int) -> dict[str, Network]:
+    """A network for every variant that can run here."""
+    networks: dict[str, Network] = {}
+    for name, change in OPTIONS.items():
+        options = session_options(threads)
+        change(options)
+        networks[name] = OnnxNetwork(open_session(entry, str(entry.graph), options, [CPU]), entry)
+    if find_spec("openvino") is not None:
+        from service.backend.openvino import OpenVinoBackend
+
+        networks["OpenVINO bf16"] = OpenVinoBackend(threads=threads).load(entry)
+    return networks
+
+
+def step_seconds(network: Network, inputs: tuple[Any, ...], steps: int) -> float:
+    """The median of a few steps."""
+    seconds = []
+    for _ in range(steps):
+        time.sleep(_PAUSE_S)
+        start_s = time.perf_counter()
+        network.step(*inputs)
+        seconds.append(time.perf_counter() - start_s)
+    return float(np.median(seconds))
+
+
+def one_round(networks: dict[str, Network], entry: Entry, rows: int, steps: int, number: int) -> dict[str, float]:
+    """Seconds of a step by variant."""
+    inputs = probe_inputs(entry, rows)
+    return {
+        name: step_seconds(networks[name], inputs, steps)
+        for name in random.Random(number).sample(list(networks), len(networks))
+    }
+
+
+def openvino_agreement(entry: Entry, threads: int, most_steps: int) -> dict[str, Any]:
+    """How the images of one model differ, and the batch sizes whose rows differ from those of the largest."""
+    from service.backend.openvino import OpenVinoBackend
+
+    reference, other = OnnxBackend(threads=threads).load(entry), OpenVinoBackend(threads=threads).load(entry)
+    steps = min(entry.manifest.steps, most_steps)
+    plan = entry.plan() if steps == entry.manifest.steps else variant_plan(entry.manifest, "ddim", steps)
+    found = agreement(sample(other, entry, plan, ROWS), sample(reference, entry, plan, ROWS))
+    x, x0_prev, timestep, label, coefficients = probe_inputs(entry, 64)
+    together = other.step(x, x0_prev, timestep, label, coefficients)[0]
+    differing = []
+    for rows in range(1, 64):
+        part = slice(64 - rows, 64)
+        labels = None if label is None else label[part]
+        if not np.array_equal(
+            other.step(x[part], x0_prev[part], timestep[part], labels, coefficients[part])[0], together[part]
+        ):
+            differing.append(rows)
+    return {"evaluations": steps, **vars(found), "holds": found.holds, "differing_sizes": differing}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=128, help="most evaluations of an agreement; a longer plan is strided")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--quick", action="store_true", help="two rounds at two sizes, no agreement")
+    arguments = parser.parse_args()
+    configure_logging("console", "warning")
+    sizes, repeats = [1, 4, 16, 64], 5
+    if arguments.quick:
+        sizes, repeats, arguments.rounds = [1, 4], 2, 2
+    result = common.resume(arguments.out) or {"machine": common.machine(), "rounds": {}, "agreement": {}}
+    catalogue = discover([default_zoo()])
+    entry = catalogue.entries[STUDENT]
+    networks = variants(entry, arguments.threads)
+    for rows in sizes:
+        rounds = result["rounds"].setdefault(str(rows), [])
+        while len(rounds) < arguments.rounds:
+            measured = one_round(networks, entry, rows, repeats, len(rounds) - 1)
+            rounds.append(measured)
+            common.save(arguments.out, result)
+    for model, other in catalogue.entries.items():
+        if not arguments.quick and "OpenVINO bf16" in networks and model not in result["agreement"]:
+            result["agreement"][model] = openvino_agreement(other, arguments.threads, arguments.steps)
+            common.save(arguments.out, result)
+    rows_of_table = []
+    for name in networks:
+        cells = []
+        for rows in sizes:
+            kept = result["rounds"][str(rows)][1:]  # the first round is warm-up
+            if name == DEFAULT:
+                cells.append(shown(spread([1000 * measured[name] for measured in kept])) + " ms")
+            else:
+                cells.append(shown(spread([measured[name] / measured[DEFAULT] for measured in kept])))
+        rows_of_table.append([name, *cells])
+    print_table(["setting", *(f"{rows} rows" for rows in sizes)], rows_of_table)
+    if result["agreement"]:
+        print()
+        columns = ["model", "evaluations", "PSNR dB", "within one level", "largest", "holds", "sizes that differ"]
+        print_table(columns, [[model, *cell.values()] for model, cell in result["agreement"].items()])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""A backend that computes nothing, to measure what is left: the engine itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from models.catalogue import Entry
+from service.backend.base import Float32, Int64, Precision
+
+
+class IdleBackend:
+    """Networks that return their input at once; while `going` is cleared, their steps wait."""
+
+    fingerprint = "idle"
+
+    def __init__(self) -> None:
+        self.going = threading.Event()
+        self.going.set()
+
+    def load(self, entry: Entry) -> IdleNetwork:
+        return IdleNetwork(self.going)
+
+
+class IdleNetwork:
+    """Every batch size, no work."""
+
+    provider = "idle"
+    precision: Precision = "float32"
+
+    def __init__(self, going: threading.Event) -> None:
+        self._going = going
+
+    def prepare(self, buckets: Sequence[int]) -> None:
+        pass
+
+    def padded(self, rows: int) -> int:
+        return rows
+
+    def step(
+        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
+    ) -> tuple[Float32, Float32]:
+        self._going.wait()
+        return x, x0_prev

@@ -1,0 +1,33 @@
+"""A plain FastAPI handler: each request samples by itself in a worker thread."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from benchmarks.servers.sampler import MODELS, Sampler, short_name
+
+app = FastAPI()
+samplers = {short_name(model): Sampler(model) for model in MODELS}
+
+
+class Body(BaseModel):
+    seed: int
+    class_label: int
+
+
+@app.get("/ready")
+def ready() -> None:
+    pass
+
+
+@app.post("/generate/{model}")
+def generate(model: str, body: Body) -> dict[str, str]:
+    return samplers[model]([body.model_dump()])[0]
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[1]), log_level="warning")

@@ -1,0 +1,64 @@
+"""A float16 step graph from a float32 one: matrix products in half precision, what is fragile stays float32.
+
+Float32 stay: normalisations (sums over many values), the sinusoid of the timestep (labels reach the thousands, where
+float16 counts in steps of one), and the plan arithmetic, which is whatever depends on `coefficients`, since the network
+does not. The conversion runs when a model is loaded, so a model folder stays one graph with one hash; it needs the
+package `onnx`, which comes with the extra `gpu`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import onnx
+
+_NORMS = ("InstanceNormalization", "GroupNormalization", "LayerNormalization", "ReduceMean", "ReduceSum", "Softmax")
+_SINUSOIDS = ("Sin", "Cos")
+
+
+def half_graph(path: Path) -> bytes:
+    """The graph at `path`, serialised, with float16 where that is safe; inputs and outputs keep their types."""
+    model = onnx.load(path)
+    for number, node in enumerate(model.graph.node):  # the converter knows nodes by name
+        node.name = node.name or f"node{number}"
+    # Its package adds itself to sys.path when imported as a whole; the typed import would drag every transformer model in.
+    convert = importlib.import_module("onnxruntime.transformers.float16").convert_float_to_float16
+    kept = [*_downstream(model.graph, "coefficients"), *_upstream(model.graph, _SINUSOIDS)]
+    converted = convert(model, keep_io_types=True, op_block_list=list(_NORMS), node_block_list=kept)
+    _skip_round_trips(converted.graph)
+    serialised: bytes = converted.SerializeToString()
+    return serialised
+
+
+def _skip_round_trips(graph: onnx.GraphProto) -> None:
+    """Let what is cast to float16 and back be read from where it came; the converter puts such pairs between kept nodes."""
+    narrowed = {node.output[0]: node.input[0] for node in graph.node if _casts_to(node, onnx.TensorProto.FLOAT16)}
+    for node in graph.node:
+        if _casts_to(node, onnx.TensorProto.FLOAT):
+            node.input[0] = narrowed.get(node.input[0], node.input[0])
+
+
+def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and node.attribute[0].i == kind
+
+
+def _downstream(graph: onnx.GraphProto, name: str) -> list[str]:
+    """Names of the nodes that depend on the value `name`; the graph's nodes are in topological order."""
+    reached, nodes = {name}, []
+    for node in graph.node:
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            nodes.append(node.name)
+    return nodes
+
+
+def _upstream(graph: onnx.GraphProto, kinds: tuple[str, ...]) -> list[str]:
+    """Names of the nodes of these kinds and of all that they are computed from."""
+    needed: set[str] = set()
+    nodes = []
+    for node in reversed(graph.node):
+        if node.op_type in kinds or needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node.name)
+    return nodes

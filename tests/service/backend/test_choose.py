@@ -1,0 +1,89 @@
+"""The choice of a runtime, and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnxruntime as ort
+import pytest
+
+from models.catalogue import Catalogue, Entry
+from service.backend.base import BackendError, Float32, Int64, Network, Precision
+from service.backend.choose import CUDA, FasterOf, choose_backend
+from service.backend.cuda import find_gpu
+from service.backend.onnx import CPU, OnnxBackend
+
+
+class Candidate:
+    """A second runtime: ONNX Runtime under another name, whose x_next is `error` away from the truth."""
+
+    fingerprint = "candidate"
+
+    def __init__(self, error: float) -> None:
+        self.error = error
+
+    def load(self, entry: Entry) -> Network:
+        return _Candidate(OnnxBackend(threads=1).load(entry), self.error)
+
+
+class _Candidate:
+    provider = "Candidate"
+    precision: Precision = "bfloat16"
+
+    def __init__(self, inner: Network, error: float) -> None:
+        self._inner, self._error = inner, error
+
+    def prepare(self, buckets: Sequence[int]) -> None:
+        self._inner.prepare(buckets)
+
+    def padded(self, rows: int) -> int:
+        return self._inner.padded(rows)
+
+    def step(
+        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
+    ) -> tuple[Float32, Float32]:
+        x_next, x0 = self._inner.step(x, x0_prev, timestep, class_label, coefficients)
+        return x_next + self._error, x0
+
+
+class Broken:
+    fingerprint = "broken"
+
+    def load(self, entry: Entry) -> Network:
+        raise BackendError("this runtime has a bad day")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "gain", "provider"),
+    [
+        (Candidate(0), 1.5, "Candidate"),
+        (Candidate(0), 0.7, CPU),
+        (Candidate(0.1), 1.5, CPU),
+        (Broken(), 1.5, CPU),
+    ],
+)
+def test_the_faster_one_serves_where_its_images_hold_the_bar(
+    tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, candidate: Candidate | Broken, gain: float, provider: str
+) -> None:
+    monkeypatch.setattr("service.backend.choose._times_faster", lambda *_: gain)  # a clock would make this a matter of luck
+    choice = FasterOf(OnnxBackend(threads=1), candidate)
+    assert choice.load(tiny_catalogue.entries["tiny/student-004"]).provider == provider
+    assert candidate.fingerprint in choice.fingerprint
+
+
+def test_a_configured_provider_is_taken_or_refused() -> None:
+    assert isinstance(choose_backend(CPU, threads=1), OnnxBackend)
+    with pytest.raises(BackendError, match="'TPU' is unknown; choose one of CPUExecutionProvider"):
+        choose_backend("TPU")
+
+
+@pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="this ONNX Runtime has CUDA")
+def test_cuda_is_refused_where_the_runtime_has_none() -> None:
+    with pytest.raises(BackendError, match="install the extra gpu"):
+        choose_backend(CUDA)
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU")
+def test_a_runtime_with_cuda_on_a_machine_without_a_gpu_serves_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    assert CPU in choose_backend(threads=1).fingerprint
