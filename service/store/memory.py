@@ -72,7 +72,8 @@ class MemoryJobs:
     async def take(self, wait_s: float) -> Chunk | None:
         async with self._queued:
             try:
-                await asyncio.wait_for(self._queued.wait_for(lambda: self._queue), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._queued.wait_for(lambda: self._queue)
             except TimeoutError:
                 return None
             job_id, start = self._queue.popleft()
