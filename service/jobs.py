@@ -14,6 +14,7 @@ from service.encode import ImageFormat, encode
 from service.engine.engine import Engine, ModelStatus
 from service.engine.request import Finished, ImageSpec, OverloadedError, RowFailedError, UnavailableError
 from service.store.base import Chunk, Jobs, StoreUnavailableError
+from service.tasks import end
 from service.telemetry import Metrics
 
 CHUNKS_IN_FLIGHT: Final = 2  # one is made while another is encoded and stored
@@ -66,24 +67,27 @@ class JobRunner:
         self._engine = engine
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     def start(self) -> None:
         """Begin, in the running event loop."""
+        self._stopping = False
         self._tasks = [asyncio.create_task(self._loop(), name=f"jobs-{number}") for number in range(CHUNKS_IN_FLIGHT)]
 
     async def stop(self) -> None:
         """Give back what is unfinished and take no more."""
+        self._stopping = True  # a cancellation alone may get lost (service.tasks), and two would disturb the giving back
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _loop(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 if not self._engine.ready:
                     await asyncio.sleep(_LOADING_POLL_S)
                 elif (chunk := await self._jobs.take(_WAIT_S)) is not None:
-                    await self._work(chunk)
+                    await (self._jobs.release(chunk) if self._stopping else self._work(chunk))
             except StoreUnavailableError:
                 await asyncio.sleep(_PAUSE_S)
             except Exception:
@@ -115,9 +119,7 @@ class JobRunner:
             _log.exception("job_failed", job=chunk.job.id, start=chunk.start)
             await self._fail(chunk, f"The service failed to make image {chunk.start} or one after it; its log has the cause.")
         finally:
-            for task in (making, keeping):
-                task.cancel()
-            await asyncio.gather(making, keeping, return_exceptions=True)
+            await end(making, keeping)
 
     async def _make(self, chunk: Chunk) -> None:
         document = JobDocument.model_validate_json(chunk.job.request)

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import error_response, retry_after_header
 from service.store.base import Blobs, Room, StoreUnavailableError
+from service.tasks import end
 
 HEADER: Final = "idempotency-key"
 REPLAYED: Final = "idempotency-replayed"
@@ -86,8 +87,7 @@ class Idempotency:
         try:
             await self._app(scope, receive, recorded)
         finally:
-            holding.cancel()
-            await asyncio.gather(holding, return_exceptions=True)
+            await end(holding)
             with suppress(StoreUnavailableError):
                 if recorded.keepable:
                     head = _head(fingerprint, recorded.status, recorded.headers)

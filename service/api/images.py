@@ -45,8 +45,9 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
         return await _images_unless_client_leaves(service.engine.submit(generation.model, specs), request)
 
     provider = service.engine.models[generation.model.entry.id].provider
-    # Who named no seed wants new images, and an experiment measures.
-    recall = body.seed is not None and assignment is None and service.cache.serves(provider)
+    # Who names no seed wants new images; an experiment measures, and so does whoever sends Cache-Control: no-cache.
+    fresh = body.seed is None or assignment is not None or "no-cache" in request.headers.get("cache-control", "")
+    recall = not fresh and service.cache.serves(provider)
     with _recorded(service.metrics, generation.model.id):
         if recall:
             finished = await service.cache.images(generation.model, generation.images, compute)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from redis import Redis
@@ -13,14 +13,6 @@ from service.store.redis import RedisStore
 from tests.redis_server import RedisServer
 
 MAX_JOBS = 3
-
-
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
 
 
 def redis_store(server: RedisServer, *, lease_s: float = 30.0, job_ttl_s: float = 60.0) -> RedisStore:
