@@ -26,7 +26,7 @@ class Link:
     """The connection pool, and whether Redis answers."""
 
     def __init__(self, url: str) -> None:
-        """url: redis://, rediss:// or unix://; nothing is connected yet."""
+        """url: redis:// or rediss://; nothing is connected yet."""
         self.client: Redis = Redis.from_url(
             url,
             socket_timeout=TIMEOUT_S,
