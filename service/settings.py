@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
-from pydantic import Field, field_validator
+from pydantic import Field, RedisDsn, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalogue import default_zoo
 from service.engine.config import EngineConfig
+from service.experiments import Experiment, ExperimentId, read_experiments
 
 
 class Settings(BaseSettings):
@@ -50,6 +51,24 @@ class Settings(BaseSettings):
     )
     gpu_memory_mb: int | None = Field(default=None, ge=64, description="most GPU memory of one model's buffers, MiB")
     drain_s: float = Field(default=30.0, ge=0, description="seconds that running requests get to finish at shutdown")
+    redis_url: RedisDsn | None = Field(
+        default=None, description="where jobs, cached images and answers live; default: in this process, until it ends"
+    )
+    max_job_images: int = Field(default=100_000, ge=1, le=1_000_000, description="most images in one job")
+    max_jobs: int = Field(default=100, ge=1, description="most jobs stored at once")
+    job_chunk: int = Field(default=32, ge=1, le=1024, description="images of a job that a worker takes at once")
+    job_ttl_s: float = Field(default=86_400.0, gt=0, description="seconds that a job is kept after its last progress")
+    job_lease_s: float = Field(
+        default=15.0, ge=3, description="seconds without a sign of life after which another replica takes over a chunk"
+    )
+    job_bytes: int = Field(default=1 << 28, ge=1, description="most bytes of job images held in this process (without Redis)")
+    cache_bytes: int = Field(default=1 << 26, ge=0, description="most bytes of cached images; 0 switches the cache off")
+    cache_ttl_s: float = Field(default=86_400.0, gt=0, description="seconds that an image stays cached")
+    idempotency_bytes: int = Field(default=1 << 26, ge=0, description="most bytes of answers kept for an Idempotency-Key")
+    idempotency_ttl_s: float = Field(default=86_400.0, gt=0, description="seconds that such an answer is kept")
+    experiments: Annotated[dict[ExperimentId, Experiment], NoDecode] = Field(
+        default_factory=dict, description="experiments as JSON, or the path of a .toml or .json file with them"
+    )
     log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -63,3 +82,8 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """A comma-separated list is what fits in one environment variable."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("experiments", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return read_experiments(value) if isinstance(value, str) else value

@@ -65,6 +65,18 @@ class Metrics:
         self.running_rows = Gauge("sfddm_running_rows", "Images being denoised", registry=registry)
         self.waiting_requests = Gauge("sfddm_waiting_requests", "Requests whose first step is still ahead", registry=registry)
         self.model_loaded = Gauge("sfddm_model_loaded", "1 when the model is loaded and warm", ["model"], registry=registry)
+        self.cache_images_total = Counter(
+            "sfddm_cache_images_total", "Images looked up in the result cache", ["outcome"], registry=registry
+        )
+        self.experiment_request_seconds = Histogram(
+            "sfddm_experiment_request_seconds",
+            "Request arrival to answer, by experiment and arm",
+            ["experiment", "arm"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.job_images_total = Counter("sfddm_job_images_total", "Images made for jobs", ["model"], registry=registry)
+        self.store_up = Gauge("sfddm_store_up", "1 unless the last use of the store failed", registry=registry)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)

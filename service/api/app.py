@@ -9,10 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 from fastapi import FastAPI
 
-from service.api import health, images, models, page
+from service.api import experiments, health, images, jobs, models, page
 from service.api.errors import install_error_handlers
+from service.api.experiments import install_experiment_errors
+from service.api.idempotency import Idempotency
+from service.api.jobs import install_job_errors
 from service.api.middleware import BodyLimit, RequestContext
-from service.api.state import assemble, open_catalogue
+from service.api.state import assemble, check_experiments, open_catalogue
+from service.jobs import JobRunner
 from service.settings import Settings
 
 _log = structlog.get_logger("service.api")
@@ -21,16 +25,21 @@ _log = structlog.get_logger("service.api")
 def create_app(settings: Settings) -> FastAPI:
     """The application for these settings. Raises StartupError with one sentence when there is nothing to serve."""
     service = assemble(settings, open_catalogue(settings.zoos))
+    check_experiments(settings, service.catalogue)
+    runner = JobRunner(service.store.jobs, service.catalogue, service.engine, service.metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for refusal in service.catalogue.refusals:
             _log.warning("model_folder_refused", folder=str(refusal.folder), reason=refusal.reason)
         service.engine.start()
+        runner.start()
         try:
             yield
         finally:
+            await runner.stop()  # first: another replica can go on with its chunks while this one drains
             await service.engine.drain(settings.drain_s)
+            await service.store.close()
 
     app = FastAPI(
         title="SFDDM serve",
@@ -41,10 +50,15 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
+    app.add_middleware(
+        Idempotency, blobs=service.store.blobs, max_bytes=settings.idempotency_bytes, ttl_s=settings.idempotency_ttl_s
+    )
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestContext)  # added last, so outermost: a refused body has an id and a log line too
     install_error_handlers(app)
-    for room in (images, models, health, page):
+    install_job_errors(app)
+    install_experiment_errors(app)
+    for room in (images, jobs, experiments, models, health, page):
         app.include_router(room.router)
     return app
 

@@ -14,10 +14,10 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.errors import ClientLeftError, InvalidRequestError
 from service.api.generation import Generation, plan_generation
-from service.api.schema import DeviceBody, GenerationRequest, GenerationResponse, ImageBody, TimingBody
+from service.api.schema import DeviceBody, ExperimentArm, GenerationRequest, GenerationResponse, ImageBody, TimingBody
 from service.api.state import ServiceOf
 from service.encode import FORMATS, MEDIA_TYPES, ImageFormat, encode
-from service.engine.request import Finished, OverloadedError, UnavailableError
+from service.engine.request import Finished, ImageSpec, OverloadedError, UnavailableError
 from service.engine.ticket import Ticket
 from service.telemetry import Metrics
 
@@ -40,17 +40,33 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
     best model that is, and the answer says which. An answer holds every image asked for: when one cannot be computed, the
     rest is dropped and the error names it.
     """
+    started = time.perf_counter()
     direct = requested_file(request.headers.get("accept", ""), body)
-    generation = plan_generation(body, service)
+    assignment = service.experiments.assign(body.model, body.user, body.seed)
+    generation = plan_generation(body.model_copy(update={"model": assignment.arm}) if assignment else body, service)
     image_format = direct or body.output_format
+
+    async def compute(specs: Sequence[ImageSpec]) -> list[Finished]:
+        ticket = service.engine.submit(generation.model, specs, max_latency_s=generation.max_latency_s, flex=generation.flex)
+        return await _images_unless_client_leaves(ticket, request)
+
+    provider = service.engine.models[generation.model.entry.id].provider
+    # Who names no seed wants new images; an experiment measures, and so does whoever sends Cache-Control: no-cache.
+    fresh = body.seed is None or assignment is not None or "no-cache" in request.headers.get("cache-control", "")
+    recall = not fresh and service.cache.serves(provider)
     with _recorded(service.metrics, generation.model.id):
-        ticket = service.engine.submit(
-            generation.model, generation.images, max_latency_s=generation.max_latency_s, flex=generation.flex
-        )
-        finished = await _images_unless_client_leaves(ticket, request)
+        if recall:
+            finished = await service.cache.images(generation.model, generation.images, compute)
+        else:
+            finished = await compute(generation.images)
         files = await asyncio.to_thread(_encode_all, finished, image_format, generation.scale)
+    if assignment:
+        await service.experiments.record(assignment, time.perf_counter() - started)
     if direct:
-        return Response(files[0], media_type=MEDIA_TYPES[direct], headers=_headers(generation, finished[0]))
+        headers = _headers(generation, finished[0])
+        if assignment:
+            headers |= {"x-experiment": assignment.experiment, "x-arm": assignment.arm}
+        return Response(files[0], media_type=MEDIA_TYPES[direct], headers=headers)
     return GenerationResponse(
         created=int(time.time()),
         data=[_image_body(generation, image, file) for image, file in zip(finished, files, strict=True)],
@@ -60,7 +76,8 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
         steps=len(generation.model.plan),
         seed=generation.seed,
         service_tier="flex" if generation.flex else "default",
-        timing=_request_timing(finished),
+        timing=_request_timing([image for image in finished if not image.cached] or finished),
+        experiment=assignment and ExperimentArm(id=assignment.experiment, arm=assignment.arm, by=assignment.by),
     )
 
 
@@ -140,6 +157,7 @@ def _image_body(generation: Generation, image: Finished, file: bytes) -> ImageBo
         index=spec.index,
         class_label=spec.class_label,
         class_name=generation.class_name(spec),
+        cached=image.cached,
         timing=TimingBody(**asdict(image.timing)),
         device=DeviceBody(**asdict(image.device)),
     )
@@ -165,6 +183,7 @@ def _headers(generation: Generation, image: Finished) -> dict[str, str]:
         "x-model": generation.model.id,
         "x-steps": str(len(generation.model.plan)),
         "x-device": f"{device.provider}; precision={device.precision}; batch={device.smallest_batch}-{device.largest_batch}",
+        "x-cache": "hit" if image.cached else "miss",
         "server-timing": f"queue;dur={timing.queue_s * 1000:.1f}, compute;dur={timing.compute_s * 1000:.1f}, "
         f"total;dur={timing.total_s * 1000:.1f}",
     }

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from models.catalogue import Entry, Resolved
 from models.plan import SAMPLERS
 from service.api.generation import size_of
-from service.api.schema import ModelBody, ModelList
+from service.api.schema import ExperimentModelBody, ModelBody, ModelList
 from service.api.state import Service, ServiceOf
 
 router = APIRouter(tags=["models"])
@@ -18,12 +18,15 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models", summary="List models")
 async def list_models(service: ServiceOf) -> ModelList:
     """Every model here. A teacher also answers to its `variants`, training-free solvers with fewer steps."""
-    return ModelList(data=[_model_body(service, service.catalogue.resolve(model_id)) for model_id in service.catalogue.entries])
+    models = [_model_body(service, service.catalogue.resolve(model_id)) for model_id in service.catalogue.entries]
+    return ModelList(data=[*models, *(_experiment_body(service, name) for name in service.experiments.configured)])
 
 
 @router.get("/v1/models/{model_id:path}", summary="Retrieve a model or variant")
-async def retrieve_model(model_id: str, service: ServiceOf) -> ModelBody:
+async def retrieve_model(model_id: str, service: ServiceOf) -> ModelBody | ExperimentModelBody:
     """One model, or one variant such as `<family>/teacher@dpmpp-016`; 404 when it does not exist."""
+    if model_id in service.experiments.configured:
+        return _experiment_body(service, model_id)
     return _model_body(service, service.catalogue.resolve(model_id))
 
 
@@ -52,6 +55,13 @@ def _model_body(service: Service, model: Resolved) -> ModelBody:
         precision=status.precision,
         ms_per_step=dict(status.step_ms),
     )
+
+
+def _experiment_body(service: Service, name: str) -> ExperimentModelBody:
+    """As old as the newest of its arms."""
+    arms = service.experiments.configured[name].arms
+    created = max(_created(service.catalogue.resolve(arm).entry) for arm in arms)
+    return ExperimentModelBody(id=name, created=created, arms=arms)
 
 
 def _created(entry: Entry) -> int:

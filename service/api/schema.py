@@ -44,7 +44,7 @@ class GenerationRequest(BaseModel):
     background: str | None = Field(default=None, description="accepted, no effect")
     moderation: str | None = Field(default=None, description="accepted, no effect")
     output_compression: int | None = Field(default=None, description="accepted, no effect")
-    user: str | None = Field(default=None, description="accepted, no effect")
+    user: str | None = Field(default=None, description="decides the arm where `model` is an experiment")
     safety_identifier: str | None = Field(default=None, description="accepted, no effect")
 
     @model_validator(mode="before")
@@ -105,8 +105,17 @@ class ImageBody(BaseModel):
     index: int
     class_label: int | None
     class_name: str | None
+    cached: bool = Field(default=False, description="recalled, not computed: its timing is zero")
     timing: TimingBody
     device: DeviceBody
+
+
+class ExperimentArm(BaseModel):
+    """Where an experiment sent a request, and by what: its user, its seed, or chance."""
+
+    id: str
+    arm: str
+    by: Literal["user", "seed", "chance"]
 
 
 class GenerationResponse(BaseModel):
@@ -121,6 +130,7 @@ class GenerationResponse(BaseModel):
     seed: int
     service_tier: Literal["default", "flex"]
     timing: TimingBody
+    experiment: ExperimentArm | None = Field(default=None, description="when the model asked for is an experiment")
 
 
 class ModelBody(BaseModel):
@@ -149,8 +159,19 @@ class ModelBody(BaseModel):
     ms_per_step: dict[int, float] = Field(description="calibrated: batch size -> ms of one evaluation")
 
 
+class ExperimentModelBody(BaseModel):
+    """An experiment as a model: each request goes to one of its arms."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["experiment"] = "experiment"
+    kind: Literal["experiment"] = "experiment"
+    arms: dict[str, float] = Field(description="model id -> weight")
+
+
 class ModelList(BaseModel):
     """GET /v1/models."""
 
     object: Literal["list"] = "list"
-    data: list[ModelBody]
+    data: list[ModelBody | ExperimentModelBody]

@@ -14,7 +14,12 @@ from models.plan import SAMPLERS
 from service.backend.choose import choose_backend
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
+from service.experiments import Experiments
 from service.settings import Settings
+from service.store.base import Store
+from service.store.cache import ResultCache
+from service.store.memory import MemoryStore
+from service.store.redis import RedisStore
 from service.telemetry import Metrics
 
 
@@ -31,6 +36,9 @@ class Service:
     default_model: str
     metrics: Metrics
     engine: Engine
+    store: Store
+    cache: ResultCache
+    experiments: Experiments
 
     def resolve(self, model_id: str | None) -> Resolved:
         """The model of a request, the default one when it names none. Raises UnknownModelError."""
@@ -94,7 +102,34 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     gpu_memory = None if settings.gpu_memory_mb is None else settings.gpu_memory_mb << 20
     backend = choose_backend(settings.provider, threads=settings.threads, gpu_memory=gpu_memory)
     engine = Engine(catalogue, backend, config, metrics)
-    return Service(settings, catalogue, choose_default(catalogue, settings.default_model), metrics, engine)
+    default = choose_default(catalogue, settings.default_model)
+    store = open_store(settings)
+    metrics.store_up.set_function(lambda: store.up)
+    cache = ResultCache(store.blobs, metrics, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s)
+    experiments = Experiments(settings.experiments, store.samples, metrics)
+    return Service(settings, catalogue, default, metrics, engine, store, cache, experiments)
+
+
+def open_store(settings: Settings) -> Store:
+    """Redis where the settings name one; nothing is connected yet."""
+    if settings.redis_url is None:
+        return MemoryStore(max_jobs=settings.max_jobs, job_ttl_s=settings.job_ttl_s, job_bytes=settings.job_bytes)
+    url = str(settings.redis_url)
+    return RedisStore(url, max_jobs=settings.max_jobs, job_ttl_s=settings.job_ttl_s, lease_s=settings.job_lease_s)
+
+
+def check_experiments(settings: Settings, catalogue: Catalogue) -> None:
+    """Raise StartupError unless every arm of every experiment is a model, and no experiment has the name of one."""
+    for name, experiment in settings.experiments.items():
+        if name in catalogue.entries:
+            raise StartupError(f"The experiment {name!r} has the name of a model; give it another (SFDDM_EXPERIMENTS).")
+        for arm in experiment.arms:
+            try:
+                canonical = catalogue.resolve(arm).id
+            except UnknownModelError as error:
+                raise StartupError(f"The experiment {name!r} cannot run: {error}") from error
+            if canonical != arm:
+                raise StartupError(f"The experiment {name!r} has the arm {arm!r}; write it {canonical!r}.")
 
 
 def _service_of(request: Request) -> Service:

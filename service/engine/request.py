@@ -97,13 +97,14 @@ class Preview:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished image: uint8 [C,H,W]. position is its place in the request."""
+    """A finished image: uint8 [C,H,W]. position is its place in the request; cached: recalled, not computed for it."""
 
     position: int
     spec: ImageSpec
     pixels: NDArray[np.uint8]
     timing: Timing
     device: Device
+    cached: bool = False
 
 
 @dataclass(frozen=True)

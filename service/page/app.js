@@ -82,7 +82,8 @@ async function paint(model, { picture, facts }, signal) {
   try {
     const body = { model: model.id, prompt: classes.value, seed: Number(seed.value) };
     const answer = await api("v1/images/generations", {
-      method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body),
+      method: "POST", signal, body: JSON.stringify(body),
+      headers: { "content-type": "application/json", "cache-control": "no-cache" }, // what is timed is computed
     });
     const image = answer.data[0], ms = answer.timing.total_s * 1000;
     picture.replaceChildren(element("img", {
@@ -131,7 +132,7 @@ $("dice").addEventListener("click", () => {
 family.addEventListener("change", showFamily);
 
 try {
-  models = (await api("v1/models")).data;
+  models = (await api("v1/models")).data.filter((model) => model.kind !== "experiment");
   const families = [...new Set(models.map((model) => model.family))];
   family.replaceChildren(...families.map((name) => element("option", { value: name, textContent: name })));
   family.value = models.find((model) => model.default)?.family ?? families[0];

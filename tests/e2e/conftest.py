@@ -44,10 +44,11 @@ class Server:
 
 
 @contextmanager
-def serving(log: Path, *arguments: str) -> Iterator[Server]:
+def serving(log: Path, *arguments: str, **changes: str) -> Iterator[Server]:
     """`sfddm serve` on a free port, ready; stopped by SIGTERM if it still runs at the end."""
+    command = [*COMMAND, "serve", "--port", "0", *arguments]
     with log.open("w") as stderr:
-        process = subprocess.Popen([*COMMAND, "serve", "--port", "0", *arguments], stderr=stderr, env=environment(), text=True)
+        process = subprocess.Popen(command, stderr=stderr, env=environment(**changes), text=True)
     try:
         yield Server(process, _wait_until_ready(process, log), log)
     finally:

@@ -1,0 +1,113 @@
+"""GET /v1/experiments and /v1/experiments/{id}: how many answers each arm gave, how fast, and how far the arms are apart."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from service.api.errors import error_response
+from service.api.state import Service, ServiceOf
+from service.experiments import WINDOW, Experiment
+from service.statistics import CONFIDENCE, Latencies, compare
+
+router = APIRouter(tags=["experiments"])
+
+
+class DifferenceBody(BaseModel):
+    """Arm minus reference in seconds, and its bootstrap confidence interval; users are resampled, not requests."""
+
+    difference_s: float
+    low_s: float
+    high_s: float
+
+
+class ArmBody(BaseModel):
+    """One arm. The first arm is the reference of the others."""
+
+    model: str
+    weight: float
+    requests: int = Field(description="answers counted")
+    sampled: int = Field(description="latest answers that the figures below rest on")
+    units: int = Field(description="distinct users (or seeds, or anonymous requests) among them")
+    latency_s: dict[str, float] = Field(description="quantiles of arrival to answer: p50, p90, p95, p99")
+    against_reference: dict[str, DifferenceBody] = Field(
+        description="mean and median; empty for the reference and while either arm has fewer than two units"
+    )
+
+
+class ExperimentBody(BaseModel):
+    """One experiment."""
+
+    id: str
+    reference: str
+    arms: list[ArmBody]
+    window: int = Field(default=WINDOW, description="latest answers kept of each arm")
+    confidence: float = Field(default=CONFIDENCE, description="level of the intervals")
+    shared: bool = Field(description="whether the figures are of every replica, or of this one since it started")
+
+
+class ExperimentList(BaseModel):
+    """GET /v1/experiments."""
+
+    object: str = "list"
+    data: list[ExperimentBody]
+
+
+class UnknownExperimentError(LookupError):
+    """No such experiment."""
+
+
+@router.get("/v1/experiments", summary="List experiments")
+async def list_experiments(service: ServiceOf) -> ExperimentList:
+    """Every configured experiment."""
+    bodies = [await _experiment_body(service, name, each) for name, each in service.experiments.configured.items()]
+    return ExperimentList(data=bodies)
+
+
+@router.get("/v1/experiments/{experiment_id:path}", summary="The arms of an experiment, compared")
+async def get_experiment(experiment_id: str, service: ServiceOf) -> ExperimentBody:
+    """Counts, latency quantiles and differences. Answers from the cache are not among them: experiments pass it by."""
+    experiment = service.experiments.configured.get(experiment_id)
+    if experiment is None:
+        known = ", ".join(service.experiments.configured) or "none; SFDDM_EXPERIMENTS configures them"
+        raise UnknownExperimentError(f"There is no experiment {experiment_id!r}. Experiments here: {known}.")
+    return await _experiment_body(service, experiment_id, experiment)
+
+
+def install_experiment_errors(app: FastAPI) -> None:
+    """The response of this room's exception."""
+
+    @app.exception_handler(UnknownExperimentError)
+    async def unknown(_: Request, error: UnknownExperimentError) -> JSONResponse:
+        return error_response(404, str(error), param="id", code="experiment_not_found")
+
+
+async def _experiment_body(service: Service, name: str, experiment: Experiment) -> ExperimentBody:
+    samples = {arm: await service.experiments.latencies(name, arm) for arm in experiment.arms}
+    reference = next(iter(experiment.arms))
+    _, baseline = samples[reference]
+    return ExperimentBody(
+        id=name,
+        reference=reference,
+        arms=[
+            ArmBody(
+                model=arm,
+                weight=weight,
+                requests=samples[arm][0],
+                sampled=len(samples[arm][1].seconds),
+                units=len(set(samples[arm][1].units.tolist())),
+                latency_s=samples[arm][1].quantiles(),
+                against_reference={} if arm == reference else await _against(samples[arm][1], baseline),
+            )
+            for arm, weight in experiment.arms.items()
+        ],
+        shared=service.settings.redis_url is not None,
+    )
+
+
+async def _against(arm: Latencies, reference: Latencies) -> dict[str, DifferenceBody]:
+    found = await asyncio.to_thread(compare, arm, reference)
+    return {name: DifferenceBody(difference_s=d.value, low_s=d.low, high_s=d.high) for name, d in found.items()}

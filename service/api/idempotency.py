@@ -1,0 +1,171 @@
+"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a POST that is sent again is answered, not done again.
+
+    the same key and request, answered before     the kept answer, with `idempotency-replayed: true`
+    the same key and request, still being made    409 with Retry-After; the official client waits and tries again
+    the same key with another request             422
+
+Answers other than 2xx are not kept, so what failed may be tried again under its key. While the store is away requests are
+made without this protection: a generation can be repeated without harm, and jobs are refused by the store itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from contextlib import suppress
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import error_response, retry_after_header
+from service.store.base import Blobs, Room, StoreUnavailableError
+from service.tasks import end
+
+HEADER: Final = "idempotency-key"
+REPLAYED: Final = "idempotency-replayed"
+PATHS: Final = frozenset({"/v1/images/generations", "/v1/jobs"})
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_DECIDING = ("accept", "content-type")  # headers that decide an answer besides path and body
+_LEASE_S = 15.0  # a key whose process died is free again after this
+
+
+class Idempotency:
+    """Middleware for the routes in PATHS."""
+
+    def __init__(self, app: ASGIApp, blobs: Blobs, *, max_bytes: int, ttl_s: float) -> None:
+        """max_bytes: what all kept answers may take; one that takes more than a quarter of it is not kept."""
+        self._app = app
+        self._blobs = blobs
+        self._room = Room("answers", max_bytes)
+        self._ttl_s = ttl_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key = Headers(scope=scope).get(HEADER) if scope["type"] == "http" else None
+        if key is None or scope["method"] != "POST" or scope["path"] not in PATHS:
+            await self._app(scope, receive, send)
+            return
+        if not _KEY.fullmatch(key):
+            message = "Idempotency-Key: send 1 to 255 printable ASCII characters without spaces."
+            await error_response(400, message, param="Idempotency-Key")(scope, receive, send)
+            return
+        try:
+            body = await Request(scope, receive).body()
+        except HTTPException as error:  # the limit on bodies; the handlers of the application are further in
+            await error_response(error.status_code, error.detail, code="body_too_large")(scope, receive, send)
+            return
+        name = hashlib.sha256(f"{scope['path']}\0{key}".encode()).hexdigest()
+        fingerprint = _fingerprint(scope, body)
+        try:
+            kept = await self._begin(name, fingerprint)
+        except StoreUnavailableError:
+            await self._app(scope, _again(body, receive), send)
+            return
+        if kept is None:
+            await self._answer(name, fingerprint, scope, _again(body, receive), send)
+        else:
+            await _response_of(kept, fingerprint)(scope, receive, send)
+
+    async def _begin(self, name: str, fingerprint: str) -> bytes | None:
+        """None when the request is ours to answer, else what is known of the one before."""
+        started = _head(fingerprint)
+        while not await self._blobs.add(self._room, name, started, _LEASE_S):
+            kept = (await self._blobs.get(self._room, [name]))[0]
+            if kept is not None:
+                return kept
+        return None
+
+    async def _answer(self, name: str, fingerprint: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, and keep the answer when it is a whole 2xx."""
+        recorded = _Recorder(send, self._room.max_bytes // 4)
+        holding = asyncio.create_task(self._hold(name, fingerprint))
+        try:
+            await self._app(scope, receive, recorded)
+        finally:
+            await end(holding)
+            with suppress(StoreUnavailableError):
+                if recorded.keepable:
+                    head = _head(fingerprint, recorded.status, recorded.headers)
+                    await self._blobs.put(self._room, name, head + bytes(recorded.body), self._ttl_s)
+                else:
+                    await self._blobs.delete(self._room, name)
+
+    async def _hold(self, name: str, fingerprint: str) -> None:
+        """Keep the key taken for as long as its answer is being made."""
+        while True:
+            await asyncio.sleep(_LEASE_S / 3)
+            with suppress(StoreUnavailableError):
+                await self._blobs.put(self._room, name, _head(fingerprint), _LEASE_S)
+
+
+class _Recorder:
+    """Sends messages on and remembers them."""
+
+    def __init__(self, send: Send, limit: int) -> None:
+        self._send = send
+        self._limit = limit
+        self._complete = False
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        self.body = bytearray()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]]
+        elif message["type"] == "http.response.body":
+            if len(self.body) <= self._limit:
+                self.body += message.get("body", b"")
+            self._complete = not message.get("more_body", False)
+        await self._send(message)
+
+    @property
+    def keepable(self) -> bool:
+        return self._complete and 200 <= self.status < 300 and len(self.body) <= self._limit
+
+
+def _fingerprint(scope: Scope, body: bytes) -> str:
+    headers = Headers(scope=scope)
+    parts = [scope["query_string"], *(headers.get(name, "").encode() for name in _DECIDING), body]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _head(fingerprint: str, status: int | None = None, headers: list[tuple[str, str]] | None = None) -> bytes:
+    """The first line of what is kept; the body follows. Without a status the answer is still being made."""
+    return json.dumps({"fingerprint": fingerprint, "status": status, "headers": headers or []}).encode() + b"\n"
+
+
+def _response_of(kept: bytes, fingerprint: str) -> Response:
+    """The answer to a request whose key is known."""
+    line, _, body = kept.partition(b"\n")
+    head = json.loads(line)
+    if head["fingerprint"] != fingerprint:
+        message = "Idempotency-Key: this key came with another request before; send a new key with a new request."
+        return error_response(422, message, param="Idempotency-Key", code="idempotency_key_reused")
+    if head["status"] is None:
+        message = "Idempotency-Key: the request that first came with this key is still being answered; try again in a moment."
+        headers = retry_after_header(1)
+        return error_response(409, message, param="Idempotency-Key", code="idempotency_key_in_use", headers=headers)
+    response = Response(body, head["status"])
+    response.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head["headers"]]
+    response.headers[REPLAYED] = "true"
+    return response
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """`receive` as if the body had not been read."""
+    unread = True
+
+    async def again() -> Message:
+        nonlocal unread
+        if unread:
+            unread = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return again

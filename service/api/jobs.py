@@ -1,0 +1,253 @@
+"""/v1/jobs: generations too large for one request. Posted, watched, cancelled, and taken home as a zip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.noise import MAX_SEED
+from service.api.errors import InvalidRequestError, error_response, retry_after_header
+from service.api.generation import Generation, plan_generation
+from service.api.prompts import default_class
+from service.api.schema import MAX_FIRST_INDEX, GenerationRequest
+from service.api.state import Service, ServiceOf
+from service.archive import zip_stream
+from service.encode import ImageFormat
+from service.engine.request import UnavailableError
+from service.jobs import JobDocument, chunk_size
+from service.store.base import UNFINISHED, Job, Status, StoreFullError, StoreUnavailableError
+
+router = APIRouter(tags=["jobs"])
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_READ = 64  # images fetched from the store at once
+_FULL_RETRY_S = 60.0
+
+
+class JobRequest(BaseModel):
+    """POST /v1/jobs: the fields of a generation that decide its images."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    prompt: str = Field(default="", max_length=1000, description="a class name, a phrase that holds one, or nothing")
+    model: str | None = Field(default=None, description="an id of GET /v1/models or a variant; default: the server's choice")
+    n: int = Field(default=1, ge=1, description="images")
+    size: str = Field(default="auto", description="auto is the model's own size; whole multiples of it are upscaled")
+    output_format: ImageFormat = "png"
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="same seed, same bytes; random when absent")
+    first_index: int = Field(default=0, ge=0, le=MAX_FIRST_INDEX, description="index of the first image under the seed")
+    class_label: int | None = Field(default=None, ge=0, description="label of a class, instead of a prompt")
+    user: str | None = Field(default=None, description="who asks; decides the arm where `model` is an experiment")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+
+
+class JobBody(BaseModel):
+    """A job as it is now. Times are Unix seconds."""
+
+    id: str
+    object: Literal["job"] = "job"
+    status: Status
+    model: str
+    n: int
+    done: int = Field(description="images stored so far")
+    progress: float = Field(description="done / n")
+    eta_s: float | None = Field(description="seconds left at the pace so far; null before the first images and at the end")
+    seed: int
+    first_index: int
+    size: str
+    output_format: ImageFormat
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    error: str | None = Field(description="why it failed")
+    result_url: str | None = Field(description="where the zip is, once the job has succeeded")
+
+
+class JobList(BaseModel):
+    """GET /v1/jobs."""
+
+    object: Literal["list"] = "list"
+    data: list[JobBody]
+
+
+class UnknownJobError(LookupError):
+    """No such job."""
+
+
+class UnfinishedJobError(Exception):
+    """The job has no result, or none yet."""
+
+
+@router.post("/v1/jobs", status_code=202, summary="Generate many images in the background")
+async def create_job(body: JobRequest, request: Request, response: Response, service: ServiceOf) -> JobBody:
+    """Queue a job. Its images have the bytes that the same seed and indexes give in POST /v1/images/generations."""
+    most = service.settings.max_job_images
+    if body.n > most:
+        raise InvalidRequestError(f"n: at most {most} images in one job, got {body.n}; post several jobs.", "n")
+    assignment = service.experiments.assign(body.model, body.user, body.seed)
+    chosen = body.model_dump(exclude={"n"}) | ({"model": assignment.arm} if assignment else {})
+    generation = plan_generation(GenerationRequest(**chosen), service)
+    status = service.engine.models[generation.model.entry.id]
+    if status.state != "loaded":
+        raise UnavailableError(f"The model {generation.model.entry.id} is {status.state} here; try again in a moment.")
+    document = _document(body, generation)
+    size = chunk_size(status, document.steps, service.settings.job_chunk)
+    job = Job(uuid.uuid4().hex, document.model_dump_json(), body.n, size, time.time())
+    await service.store.jobs.add(job)
+    response.headers["location"] = f"/v1/jobs/{job.id}"
+    return _job_body(job, request)
+
+
+@router.get("/v1/jobs", summary="List jobs")
+async def list_jobs(request: Request, service: ServiceOf) -> JobList:
+    """Every stored job, the newest first."""
+    return JobList(data=[_job_body(job, request) for job in await service.store.jobs.all()])
+
+
+@router.get("/v1/jobs/{job_id}", summary="How far a job is")
+async def get_job(job_id: str, request: Request, service: ServiceOf) -> JobBody:
+    """One job; 404 when it does not exist or has expired."""
+    return _job_body(await _find(job_id, service), request)
+
+
+@router.delete("/v1/jobs/{job_id}", summary="Cancel or forget a job")
+async def delete_job(job_id: str, request: Request, service: ServiceOf) -> JobBody:
+    """An unfinished job is cancelled and its images are dropped. A finished one is forgotten. Answers its last state."""
+    job = await _find(job_id, service)
+    if job.status not in UNFINISHED:
+        await service.store.jobs.forget(job_id)
+        return _job_body(job, request)
+    await service.store.jobs.finish(job_id, "cancelled")
+    return _job_body(await _find(job_id, service), request)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {}}}},
+    summary="The images of a job",
+)
+async def job_result(job_id: str, service: ServiceOf) -> StreamingResponse:
+    """A zip of the images and of manifest.json, which tells model, seed, index, class and sha256 of each. Equal jobs give
+    equal bytes. 409 until the job has succeeded."""
+    job = await _find(job_id, service)
+    if job.status != "succeeded":
+        wait = "; its result is ready when that is succeeded" if job.status in UNFINISHED else " and has no result"
+        raise UnfinishedJobError(f"The job {job_id} is {job.status}{wait}.")
+    headers = {"content-disposition": f'attachment; filename="{job_id}.zip"'}
+    return StreamingResponse(zip_stream(_files(job, service)), media_type="application/zip", headers=headers)
+
+
+def install_job_errors(app: FastAPI) -> None:
+    """The responses of this room's exceptions, and of a store that is away or full."""
+
+    @app.exception_handler(UnknownJobError)
+    async def unknown(_: Request, error: UnknownJobError) -> JSONResponse:
+        return error_response(404, str(error), param="id", code="job_not_found")
+
+    @app.exception_handler(UnfinishedJobError)
+    async def unfinished(_: Request, error: UnfinishedJobError) -> JSONResponse:
+        return error_response(409, str(error), param="id", code="job_not_succeeded")
+
+    @app.exception_handler(StoreFullError)
+    async def full(_: Request, error: StoreFullError) -> JSONResponse:
+        headers = retry_after_header(_FULL_RETRY_S)
+        return error_response(429, str(error), kind="rate_limit_error", code="too_many_jobs", headers=headers)
+
+    @app.exception_handler(StoreUnavailableError)
+    async def away(_: Request, error: StoreUnavailableError) -> JSONResponse:
+        headers = retry_after_header(1)
+        return error_response(503, str(error), kind="unavailable_error", code="store_unavailable", headers=headers)
+
+
+def _document(body: JobRequest, generation: Generation) -> JobDocument:
+    model, seed = generation.model, generation.seed
+    manifest = model.entry.manifest
+    labels = [generation.images[0].class_label]
+    if manifest.classes and not body.prompt.strip() and body.class_label is None:
+        labels = [default_class(seed, body.first_index + position, manifest) for position in range(len(manifest.classes))]
+    return JobDocument(
+        model=model.id,
+        model_sha256=manifest.sha256,
+        steps=len(model.plan),
+        seed=seed,
+        first_index=body.first_index,
+        labels=labels,
+        class_names=[None if label is None else manifest.classes[label] for label in labels],
+        size=generation.size,
+        scale=generation.scale,
+        output_format=body.output_format,
+    )
+
+
+async def _find(job_id: str, service: Service) -> Job:
+    job = await service.store.jobs.get(job_id) if _ID.fullmatch(job_id) else None
+    if job is None:
+        raise UnknownJobError(f"There is no job {job_id!r}; it may have expired.")
+    return job
+
+
+def _job_body(job: Job, request: Request) -> JobBody:
+    document = JobDocument.model_validate_json(job.request)
+    eta_s = None
+    if job.status == "running" and job.started_at is not None and job.done:
+        eta_s = round((time.time() - job.started_at) / job.done * (job.total - job.done), 1)
+    return JobBody(
+        id=job.id,
+        status=job.status,
+        model=document.model,
+        n=job.total,
+        done=job.done,
+        progress=job.done / job.total,
+        eta_s=eta_s,
+        seed=document.seed,
+        first_index=document.first_index,
+        size=document.size,
+        output_format=document.output_format,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        error=job.error,
+        result_url=f"{request.base_url}v1/jobs/{job.id}/result" if job.status == "succeeded" else None,
+    )
+
+
+async def _files(job: Job, service: Service) -> AsyncIterator[tuple[str, bytes]]:
+    """(name, content) of every image, then of the manifest that lists them. Raises UnknownJobError when the job goes away."""
+    document = JobDocument.model_validate_json(job.request)
+    listed = []
+    for start in range(0, job.total, _READ):
+        stop = min(start + _READ, job.total)
+        for position, file in enumerate(await service.store.jobs.images(job.id, start, stop), start):
+            if file is None:
+                raise UnknownJobError(f"The job {job.id} was removed while its result was being read.")
+            spec = document.spec(position)
+            name = f"{spec.index:06d}.{document.output_format}"
+            entry = {
+                "file": name,
+                "seed": spec.seed,
+                "index": spec.index,
+                "class_label": spec.class_label,
+                "class_name": document.class_name(position),
+                "sha256": hashlib.sha256(file).hexdigest(),
+            }
+            listed.append(json.dumps(entry))
+            yield name, file
+    head = document.model_dump(include={"model", "model_sha256", "steps", "seed", "first_index", "size", "output_format"})
+    images = ",\n  ".join(listed)
+    yield "manifest.json", f'{json.dumps(head)[:-1]}, "n": {job.total}, "images": [\n  {images}\n]}}\n'.encode()

@@ -1,0 +1,87 @@
+"""What a sample of latencies says: quantiles, and the difference between two with its bootstrap interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Recent latencies of one arm, seconds [N], and the unit of each as an integer 0 ... U - 1, [N]."""
+
+    seconds: NDArray[np.float64]
+    units: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, samples: Sequence[tuple[str, float]]) -> Latencies:
+        """From (unit, seconds) pairs."""
+        numbers: dict[str, int] = {}
+        units = [numbers.setdefault(unit, len(numbers)) for unit, _ in samples]
+        return cls(np.array([seconds for _, seconds in samples], dtype=np.float64), np.array(units, dtype=np.int64))
+
+    def quantiles(self) -> dict[str, float]:
+        """`p50` ... `p99`, seconds; empty without samples."""
+        if not len(self.seconds):
+            return {}
+        values = np.quantile(self.seconds, QUANTILES)
+        return {f"p{100 * q:.0f}": float(value) for q, value in zip(QUANTILES, values, strict=True)}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def compare(arm: Latencies, reference: Latencies) -> Mapping[str, Interval]:
+    """Differences arm - reference of the mean and the median, seconds, with CONFIDENCE percentile bootstrap intervals.
+
+    Users are resampled with all of their requests (cluster bootstrap; Davison & Hinkley 1997, section 3.8), since users were
+    assigned, not requests. Empty unless both arms have samples of at least two units.
+    """
+    sides = (arm, reference)
+    if any(len(side.units) == 0 or side.units.max() < 1 for side in sides):
+        return {}
+    random = np.random.default_rng(0)  # the same samples give the same interval
+    weights = [_unit_weights(side, random) for side in sides]
+    found = {}
+    for name, statistic in (("mean", _weighted_means), ("median", _weighted_medians)):
+        value, low_high = (
+            [statistic(side.seconds, w) for side, w in zip(sides, ws, strict=True)]
+            for ws in ([np.ones((1, len(side.seconds))) for side in sides], weights)
+        )
+        low, high = np.quantile(low_high[0] - low_high[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        found[name] = Interval(float((value[0] - value[1])[0]), float(low), float(high))
+    return found
+
+
+def _unit_weights(side: Latencies, random: np.random.Generator) -> NDArray[np.float64]:
+    """How often each sample is drawn in each resample of units: [RESAMPLES, N]."""
+    units = int(side.units.max()) + 1
+    drawn = random.multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
+    return drawn[:, side.units].astype(np.float64)
+
+
+def _weighted_means(seconds: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[N], [R,N] -> [R]."""
+    means: NDArray[np.float64] = weights @ seconds / weights.sum(axis=1)
+    return means
+
+
+def _weighted_medians(seconds: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[N], [R,N] -> [R]: the smallest value that half of the weight does not exceed."""
+    order = np.argsort(seconds)
+    passed = np.cumsum(weights[:, order], axis=1)
+    medians: NDArray[np.float64] = seconds[order][np.argmax(passed >= passed[:, -1:] / 2, axis=1)]
+    return medians

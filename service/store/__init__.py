@@ -1,0 +1,1 @@
+"""What outlives a request: jobs, remembered answers, latency samples. In this process, or in Redis for all replicas."""
