@@ -1,0 +1,74 @@
+"""Several processes and gradient accumulation: the same losses as one process with the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.conftest import tiny_loop, tiny_teacher_config
+from tests.training.test_cli import TINY
+from training import checkpoint
+from training.errors import TrainingError
+from training.loop import make_accelerator
+from training.teacher import train_teacher
+
+
+def _launch(processes: int, out: Path, *arguments: str | Path) -> None:
+    """sfddm-train under torchrun, on CPUs: gloo joins the processes."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "ACCELERATE_USE_CPU": "1",
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "training.cli", *map(str, arguments), "--out", str(out)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("what", ["teacher", "distill"])
+def test_two_processes_are_one(what: str, teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
+    """Same losses and weights but for the order of additions; the mean over the processes is taken once an update."""
+    common = ("--data", idx_folder, "--batch", "16", "--images", "640", "--precision", "no")
+    arguments: tuple[str | Path, ...] = ("teacher", *common, "--steps", "64", *TINY[:-2])
+    if what == "distill":
+        arguments = ("distill", *common, "--teacher", teacher_run, "--steps", "8", "--k", "2")
+    losses, weights = [], []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        _launch(processes, out, *arguments)
+        losses.append(json.loads((out / "loss.json").read_text()))
+        weights.append(checkpoint.load(out / "checkpoint.safetensors")[0]["ema"])
+    assert len(losses[0]) == 2
+    assert [images for images, _ in losses[0]] == [images for images, _ in losses[1]]
+    assert [loss for _, loss in losses[0]] == pytest.approx([loss for _, loss in losses[1]], rel=1e-4)
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
+
+
+def test_accumulation_changes_nothing(idx_folder: Path, tmp_path: Path) -> None:
+    results = []
+    for parts in (1, 4):
+        run = tmp_path / str(parts)
+        train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(640, accumulate=parts)), run)
+        tensors, facts = checkpoint.load(run / "checkpoint.safetensors")
+        results.append((tensors["ema"], [loss for _, loss in facts["losses"]]))
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-4)
+    assert all(torch.allclose(results[0][0][name], results[1][0][name], atol=1e-4) for name in results[0][0])
+
+
+def test_a_batch_that_cannot_be_shared(idx_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"batch size 16 must be a multiple of the 1 processes times --accumulate 3"):
+        train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(16, accumulate=3)), tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fp16")
+def test_fp16_without_a_gpu_is_one_sentence() -> None:
+    with pytest.raises(TrainingError, match="--precision fp16 does not work here"):
+        make_accelerator("fp16")
