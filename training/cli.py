@@ -34,7 +34,7 @@ Images = Annotated[int, typer.Option("--images", min=1, help="Stop after this ma
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Global batch size.")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
 Precision = Annotated[str, typer.Option("--precision", help="auto (bf16 where the hardware has it), no, bf16 or fp16.")]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the network; pays in long runs.")]
+Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the network; pays in long runs.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Data loading processes; 0 for data in memory.")]
 Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Take the batch in so many parts, to save memory.")]
 CheckpointImages = Annotated[int, typer.Option("--checkpoint-images", min=1, help="Checkpoint this often.")]
@@ -43,7 +43,7 @@ Guidance = Annotated[float | None, typer.Option("--guidance", help="Guide the te
 Guide = Annotated[
     str | None, typer.Option("--guide", help="A weaker network to guide away from, such as a snapshot; default: no label.")
 ]
-Flip = Annotated[bool, typer.Option("--flip", help="Mirror images at random.")]
+Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror images at random.")]
 
 
 def _integers(text: str, name: str) -> tuple[int, ...]:

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tests.training.conftest import tiny_loop, tiny_teacher_config
 from tests.training.test_cli import TINY
 from training import checkpoint
+from training.cli import app
 from training.errors import TrainingError
 from training.loop import make_accelerator
 from training.teacher import train_teacher
 
 
-def _launch(processes: int, out: Path, *arguments: str | Path) -> None:
+def _launch(processes: int, *arguments: str | Path) -> None:
     """sfddm-train under torchrun, on CPUs: gloo joins the processes."""
     environment = {
         **os.environ,
@@ -28,7 +30,7 @@ def _launch(processes: int, out: Path, *arguments: str | Path) -> None:
         "ACCELERATE_USE_CPU": "1",
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "training.cli", *map(str, arguments), "--out", str(out)]
+    command += ["-m", "training.cli", *map(str, arguments)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
 
@@ -40,12 +42,10 @@ def test_two_processes_are_one(what: str, teacher_run: Path, idx_folder: Path, t
     arguments: tuple[str | Path, ...] = ("teacher", *common, "--steps", "64", *TINY[:-2])
     if what == "distill":
         arguments = ("distill", *common, "--teacher", teacher_run, "--steps", "8", "--k", "2")
-    losses, weights = [], []
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        _launch(processes, out, *arguments)
-        losses.append(json.loads((out / "loss.json").read_text()))
-        weights.append(checkpoint.load(out / "checkpoint.safetensors")[0]["ema"])
+    CliRunner().invoke(app, [*map(str, arguments), "--out", str(tmp_path / "one")], catch_exceptions=False)
+    _launch(2, *arguments, "--out", tmp_path / "two")
+    losses = [json.loads((tmp_path / run / "loss.json").read_text()) for run in ("one", "two")]
+    weights = [checkpoint.load(tmp_path / run / "checkpoint.safetensors")[0]["ema"] for run in ("one", "two")]
     assert len(losses[0]) == 2
     assert [images for images, _ in losses[0]] == [images for images, _ in losses[1]]
     assert [loss for _, loss in losses[0]] == pytest.approx([loss for _, loss in losses[1]], rel=1e-4)

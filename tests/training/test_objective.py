@@ -72,10 +72,10 @@ def test_released_is_l1_on_prediction_and_last_features(teacher: TorchModel, tea
     student = make_student(config, teacher, PHI)
     loss = make_objective(config, teacher, student, PHI).loss
     x0, label = torch.rand(16, 1, 8, 8) * 2 - 1, torch.arange(16) % 3
-    assert float(loss(student, x0, label, step_generator(0, 0), slice(None))) == pytest.approx(0, abs=1e-6)
+    assert loss(student, x0, label, step_generator(0, 0), slice(None)).item() == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         student.conv_out.bias += 0.1  # moves every prediction, and no feature
-    assert float(loss(student, x0, label, step_generator(0, 0), slice(None))) == pytest.approx(0.1, abs=1e-5)
+    assert loss(student, x0, label, step_generator(0, 0), slice(None)).item() == pytest.approx(0.1, abs=1e-5)
     with torch.no_grad():
         student.conv_out.bias -= 0.1
         student.conv_in.bias += 0.3
@@ -91,7 +91,7 @@ def test_released_is_l1_on_prediction_and_last_features(teacher: TorchModel, tea
     for hook in hooks:
         hook.remove()
     expected = (ours - theirs).abs().mean() + (seen[0] - seen[1]).abs().mean()
-    assert float(loss(student, x0, label, step_generator(0, 0), slice(None))) == pytest.approx(float(expected), rel=1e-5)
+    assert loss(student, x0, label, step_generator(0, 0), slice(None)).item() == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_released_refuses_another_width(teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_consistency_target_is_the_student_one_teacher_step_on(
         expected = (clean(student, batch.x, t, t - 1) - target).square().mean()
     assert (before == 0).any()
     loss = make_objective(config, teacher, student, PHI).loss(student, x0, label, step_generator(0, 0), slice(None))
-    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+    assert loss.item() == pytest.approx(float(expected), rel=1e-4)
     loss.backward()
     assert student.conv_out.weight.grad is not None
 
