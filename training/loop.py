@@ -203,7 +203,8 @@ def fit(
                 checkpoint.save(run / "snapshots" / name, {"ema": average_half}, {**facts, "step": step})
             if crossed(config.checkpoint_images):
                 write_checkpoint()
-                _write_losses(run, losses)
+                if losses:
+                    _write_losses(run, losses)
             if sample is not None and crossed(config.sample_images):
                 with _averaged(raw, ema):
                     sample(raw, run / "samples" / f"{step * config.batch:09d}.png")

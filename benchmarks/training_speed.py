@@ -1,8 +1,8 @@
 """Training throughput: our loops against a plain diffusers script with the same network, side by side.
 
-    python benchmarks/training.py                     28 x 28 grey, the shipped teacher's network
-    python benchmarks/training.py --quick             a few updates of a small network
-    python benchmarks/training.py --size 32 --channels 3 --widths 128,256,256,256 --batch 128 --precision bf16 --compile
+    python benchmarks/training_speed.py                     28 x 28 grey, the shipped teacher's network
+    python benchmarks/training_speed.py --quick             a few updates of a small network
+    python benchmarks/training_speed.py --size 32 --channels 3 --widths 128,256,256,256 --batch 128 --precision bf16 --compile
 
 The plain script is what diffusers' unconditional training example does: DDPMScheduler.add_noise, mean squared error, AdamW and
 EMAModel under accelerate. Distillation is compared with its own cost: one image of k teacher evaluations and a student update
@@ -20,8 +20,8 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +32,42 @@ from models.network import build_unet
 from models.schedule import alpha_bar_table
 from models.subsequence import uniform_phi
 from training.data import ImageSource
-from training.loop import LoopConfig, fit, make_accelerator
+from training.loop import LoopConfig, Loss, fit, make_accelerator
 from training.objective import Noising
 from training.rollout import rollout
 from training.teacher import TeacherConfig, UNetShape, teacher_loss
 from training.torch_model import TorchModel
 
 STEPS = 1024
+
+
+class Clock:
+    """Marks the start of every update; a rate leaves out the first ones, which compile, allocate and fill caches."""
+
+    WARM_UP = 3
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+
+    def mark(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.marks.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """Of one update."""
+        kept = self.marks[self.WARM_UP :]
+        return (kept[-1] - kept[0]) / (len(kept) - 1)
+
+
+def timed(loss: Loss, clock: Clock) -> Loss:
+    """`loss`, marking each call."""
+
+    def marked(*arguments: Any) -> torch.Tensor:
+        clock.mark()
+        return loss(*arguments)
+
+    return marked
 
 
 class Bench:
@@ -68,17 +97,17 @@ class Bench:
             checkpoint_images=10**12, sample_images=10**12,
         )  # fmt: skip
 
-    def teacher(self, updates: int) -> None:
+    def teacher(self, updates: int, clock: Clock) -> None:
         """Our teacher loop."""
         loop = self.loop(updates)
         loss = teacher_loss(TeacherConfig(steps=STEPS, loop=loop), self.alpha_bar, None)
         with tempfile.TemporaryDirectory() as run:
             fit(
-                self.network(), loss, self.source, loop, Path(run),
+                self.network(), timed(loss, clock), self.source, loop, Path(run),
                 facts={}, resume=False, accelerator=make_accelerator(loop.precision),
             )  # fmt: skip
 
-    def distill(self, updates: int) -> None:
+    def distill(self, updates: int, clock: Clock) -> None:
         """Our distillation loop."""
         loop, accelerator = self.loop(updates), make_accelerator(self.arguments.precision)
         network = self.network().to(accelerator.device, memory_format=torch.channels_last).requires_grad_(False).eval()
@@ -88,11 +117,11 @@ class Bench:
         objective = rollout(teacher, self.phi, noising, k=self.arguments.k, solver="ddim", weight="auto", max_weight=1000)
         with tempfile.TemporaryDirectory() as run:
             fit(
-                self.network(), objective.loss, self.source, loop, Path(run),
+                self.network(), timed(objective.loss, clock), self.source, loop, Path(run),
                 facts={}, resume=False, accelerator=accelerator,
             )  # fmt: skip
 
-    def diffusers(self, updates: int) -> None:
+    def diffusers(self, updates: int, clock: Clock) -> None:
         """The plain script: the same network, batch, precision and optimiser, nothing of ours."""
         accelerator = make_accelerator(self.arguments.precision)
         model, scheduler = (
@@ -109,6 +138,7 @@ class Bench:
         done = 0
         while done < updates:
             for pixels, _ in loader:
+                clock.mark()
                 clean = pixels.float() / 127.5 - 1
                 noise = torch.randn_like(clean)
                 t = torch.randint(0, STEPS, (len(clean),), device=clean.device)
@@ -124,18 +154,6 @@ class Bench:
                 done += 1
                 if done == updates:
                     break
-
-
-def seconds_of(loop: Callable[[int], None], updates: int) -> float:
-    """Seconds for `updates` updates, without what a run takes to start: the time of more updates less that of few."""
-    times = []
-    for count in (1, 1 + updates):
-        started = time.perf_counter()
-        loop(count)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return max(times[1] - times[0], 1e-9)
 
 
 def main() -> None:
@@ -161,7 +179,9 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for round_ in range(arguments.rounds):
         for name in random.Random(round_).sample(list(loops), len(loops)):
-            rates[name].append(arguments.updates * arguments.batch / seconds_of(loops[name], arguments.updates))
+            clock = Clock()
+            loops[name](Clock.WARM_UP + 1 + arguments.updates, clock)
+            rates[name].append(arguments.batch / clock.seconds())
     evaluations = dict(zip(loops, (3, 3, 3 + arguments.k), strict=True))
     plain = statistics.median(rates["diffusers script"])
     rows = [

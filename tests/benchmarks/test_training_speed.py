@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_quick_mode_compares_both_loops_with_the_plain_script(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--quick", "--out", str(tmp_path / "out.json")]
+    command = [sys.executable, str(ROOT / "benchmarks" / "training_speed.py"), "--quick", "--out", str(tmp_path / "out.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
