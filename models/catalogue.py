@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.manifest import GRAPH, MANIFEST, Manifest, ManifestError, read_manifest
-from models.plan import SAMPLERS, Plan, ddim, relabel
+from models.plan import SAMPLERS, Plan, own_plan, relabel
 from models.subsequence import uniform_phi
 
 _MAX_RESOLVED = 256  # plans kept, 56 bytes a step: 14 MB when all of them have 1024
@@ -42,8 +42,9 @@ class Entry:
         return self.folder / GRAPH
 
     def plan(self) -> Plan:
-        """The model's own plan: DDIM over all of its steps, with its own labels."""
-        return _own_plan(self.manifest)
+        """The model's own plan: its own sampler over all of its steps, with its own labels."""
+        manifest = self.manifest
+        return own_plan(manifest.sampler, manifest.alpha_bar_table, manifest.label_table)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Catalogue:
             known = ", ".join(self.entries) or "none"
             raise UnknownModelError(f"The model {model_id!r} does not exist. Models here: {known}.")
         if not at:
-            return self._keep(model_id, lambda: Resolved(model_id, entry, "ddim", entry.plan()))
+            return self._keep(model_id, lambda: Resolved(model_id, entry, entry.manifest.sampler, entry.plan()))
         if entry.manifest.kind != "teacher":
             raise UnknownModelError(f"{base!r} is a student; solver variants (@ddim-016, ...) exist for teachers only.")
         match = _VARIANT.fullmatch(variant)
@@ -111,11 +112,6 @@ def variant_plan(manifest: Manifest, sampler: str, steps: int) -> Plan:
     phi = uniform_phi(manifest.steps, steps)
     plan = SAMPLERS[sampler](manifest.alpha_bar_table, phi)
     return relabel(plan, manifest.label_table[phi[1:] - 1])
-
-
-def _own_plan(manifest: Manifest) -> Plan:
-    plan = ddim(manifest.alpha_bar_table, uniform_phi(manifest.steps, manifest.steps))
-    return relabel(plan, manifest.label_table)
 
 
 def sha256_of(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.plan import Sampler
 from models.schedule import Float64
 from models.subsequence import Int64
 
@@ -54,6 +55,7 @@ class Provenance(_Strict):
     k: int | None = Field(default=None, ge=1, description="teacher sub-steps per student step")
     guidance: str | None = Field(default=None, description="guidance folded into the student, if any")
     images: int = Field(ge=0, description="training images seen")
+    evaluations: int | None = Field(default=None, ge=0, description="network evaluations that distillation took, all folds")
     seed: int = Field(ge=0)
     commit: str = Field(description="commit of the training code")
     created: str = Field(description="ISO 8601 time of the export")
@@ -91,6 +93,7 @@ class Manifest(_Strict):
     classes: list[str] = Field(default_factory=list, description="class names by label; empty: unconditional")
     null_label: int | None = Field(default=None, ge=0, description="label that means no class")
     prediction_type: Literal["epsilon", "v_prediction"]
+    sampler: Sampler = Field(default="ddim", description="how the model's own steps are taken (models.plan)")
     clip: tuple[float, float] | None = (-1.0, 1.0)
     dtype: Literal["float16", "float32"]
     parameters: int = Field(gt=0)

@@ -13,11 +13,12 @@ row's destination, t-1 on the sub-sequence; lambda = log(signal / noise).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from models.schedule import Float64
-from models.subsequence import Int64, labels, student_alpha_bar
+from models.subsequence import Int64, labels, student_alpha_bar, uniform_phi
 
 COEFFICIENTS = ("signal", "noise", "a", "b", "c")  # columns of the step graph's `coefficients` input, in order
 
@@ -107,4 +108,20 @@ def dpmpp_2m(alpha_bar: Float64, phi: Int64) -> Plan:
     return _plan(phi, here, a, gain - c, c, np.zeros(count))
 
 
-SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}
+def consistency(alpha_bar: Float64, phi: Int64) -> Plan:
+    """Stochastic multistep consistency sampling, x_next = signal' x0 + noise' z (Song et al. 2023, 2303.01469, alg. 1)."""
+    here, following = _rows(alpha_bar, phi)
+    nothing = np.zeros_like(here)
+    return _plan(phi, here, nothing, np.sqrt(following), nothing, np.sqrt(1 - following))
+
+
+SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}  # what any teacher can be sampled by
+
+Sampler = Literal["ddim", "consistency"]  # what a model's own steps can be trained for
+
+
+def own_plan(sampler: Sampler, alpha_bar: Float64, label_of_step: Int64) -> Plan:
+    """A model's plan over all of its own steps. alpha_bar float64 [N + 1]; label_of_step int64 [N], clean end first."""
+    steps = len(label_of_step)
+    make = consistency if sampler == "consistency" else ddim
+    return relabel(make(alpha_bar, uniform_phi(steps, steps)), label_of_step)

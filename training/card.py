@@ -48,6 +48,7 @@ def model_card(manifest: Manifest) -> str:
             made.objective + (f", k = {made.k}" if made.k else "") + (f", guidance {made.guidance}" if made.guidance else ""),
         ),
         ("training images seen", f"{made.images:,}"),
+        *([("network evaluations spent", f"{made.evaluations:,}")] if made.evaluations is not None else []),
         ("code", f"commit {made.commit}, exported {made.created}"),
     ]
     if made.teacher_sha256:
@@ -71,6 +72,8 @@ def model_card(manifest: Manifest) -> str:
         label=label,
         label_name=manifest.classes[label] if manifest.classes else "",
     )
+    if manifest.sampler != "ddim":
+        return "\n".join(lines)
     lines += [
         "## With diffusers alone",
         "",

@@ -2,7 +2,7 @@
 
 Tensors are named `<part>/<name>` (model/, ema/, optimizer/, random/); the header's metadata carries the JSON of
 everything else (step, configuration). A checkpoint is written beside its destination, flushed to disk and renamed over
-it, so a killed process or a full disk leaves the previous one intact.
+it, so a killed process or a full disk leaves the previous one intact; what a killed one left beside it, the next overwrites.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def save(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[s
     Raises CheckpointError when the disk refuses.
     """
     tensors = {f"{part}/{name}": t.detach().cpu().contiguous() for part, named in parts.items() for name, t in named.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())

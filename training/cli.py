@@ -1,16 +1,21 @@
-"""The `sfddm-train` command: teacher, distill, sample, export, evaluate."""
+"""The `sfddm-train` command: teacher, distill, progressive, sample, export, evaluate."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+
+from training.config import Config
+
+if TYPE_CHECKING:
+    from training.teacher import UNetShape
 
 app = typer.Typer(
     name="sfddm-train",
@@ -29,9 +34,16 @@ Images = Annotated[int, typer.Option("--images", min=1, help="Stop after this ma
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Global batch size.")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
 Precision = Annotated[str, typer.Option("--precision", help="auto (bf16 where the hardware has it), no, bf16 or fp16.")]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the network; pays in long runs.")]
+Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the network; pays in long runs.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Data loading processes; 0 for data in memory.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Mirror images at random.")]
+Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Take the batch in so many parts, to save memory.")]
+CheckpointImages = Annotated[int, typer.Option("--checkpoint-images", min=1, help="Checkpoint this often.")]
+SampleImages = Annotated[int, typer.Option("--sample-images", min=1, help="Sample grid this often.")]
+Guidance = Annotated[float | None, typer.Option("--guidance", help="Guide the teacher with this scale; 1 is no guidance.")]
+Guide = Annotated[
+    str | None, typer.Option("--guide", help="A weaker network to guide away from, such as a snapshot; default: no label.")
+]
+Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror images at random.")]
 
 
 def _integers(text: str, name: str) -> tuple[int, ...]:
@@ -52,6 +64,7 @@ def teacher(
     schedule: Annotated[str, typer.Option(help="linear, cosine or sigmoid.")] = "cosine",
     prediction: Annotated[str, typer.Option(help="v_prediction or epsilon.")] = "v_prediction",
     label_dropout: Annotated[float, typer.Option(min=0, max=1, help="Share of labels replaced by the null label.")] = 0.1,
+    init: Annotated[str | None, typer.Option(help="Start from this model's weights: a folder or a hub id.")] = None,
     widths: Annotated[str, typer.Option(help="UNet channels, one per resolution.")] = "32,64,96",
     layers: Annotated[int, typer.Option(min=1, help="Residual blocks per resolution.")] = 2,
     attention: Annotated[str, typer.Option(help="0 or 1 per resolution.")] = "0,0,1",
@@ -66,16 +79,18 @@ def teacher(
     precision: Precision = "auto",
     compile_: Compile = False,
     workers: Workers = 0,
-    checkpoint_images: Annotated[int, typer.Option(min=1, help="Checkpoint this often.")] = 20_000,
-    sample_images: Annotated[int, typer.Option(min=1, help="Sample grid this often.")] = 50_000,
+    accumulate: Accumulate = 1,
+    checkpoint_images: CheckpointImages = 20_000,
+    sample_images: SampleImages = 50_000,
     snapshot_images: Annotated[int | None, typer.Option(min=1, help="Keep the averaged weights this often.")] = None,
     resume: Resume = False,
+    config: Config = None,  # noqa: ARG001 - its callback has filled the others
 ) -> None:
     """Train a teacher: an ordinary diffusion model, class-conditional when the data have labels."""
     from training.loop import LoopConfig
     from training.teacher import TeacherConfig, UNetShape, train_teacher
 
-    config = TeacherConfig.model_validate(
+    settings = TeacherConfig.model_validate(
         {
             "data": data,
             "image_size": image_size,
@@ -85,6 +100,7 @@ def teacher(
             "schedule": schedule,
             "prediction_type": prediction,
             "label_dropout": label_dropout,
+            "init": init,
             "unet": UNetShape(
                 channels=_integers(widths, "--widths"),
                 layers=layers,
@@ -103,6 +119,7 @@ def teacher(
                     "precision": precision,
                     "compile": compile_,
                     "workers": workers,
+                    "accumulate": accumulate,
                     "checkpoint_images": checkpoint_images,
                     "sample_images": sample_images,
                     "snapshot_images": snapshot_images,
@@ -110,85 +127,142 @@ def teacher(
             ),
         }
     )
-    train_teacher(config, out, resume=resume)
+    train_teacher(settings, out, resume=resume)
+
+
+Teacher = Annotated[str, typer.Option("--teacher", help="Run folder, model folder, diffusers pipeline folder or hub id.")]
+StudentLr = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate; it falls linearly to zero.")]
+GammaPrime = Annotated[str, typer.Option("--weight", help="gamma': auto, simple, snr or truncated-snr.")]
 
 
 @app.command()
 def distill(
     out: Out,
-    teacher: Annotated[str, typer.Option(help="Run folder, model folder, diffusers pipeline folder or hub id.")],
+    teacher: Teacher,
     data: Data = "fashion-mnist",
     steps: Annotated[int | None, typer.Option(min=1, help="T', any number up to the teacher's T.")] = None,
     phi: Annotated[str | None, typer.Option(help="Explicit teacher steps, 0,...,T, instead of --steps.")] = None,
     concentrate: Annotated[str | None, typer.Option(help="Put half of --steps within this part of T, e.g. 0.6,1.")] = None,
+    objective: Annotated[str, typer.Option(help="rollout, released (the authors' code) or consistency.")] = "rollout",
     k: Annotated[int, typer.Option("--k", min=1, help="Teacher sub-steps per student step; 1 is the paper's loss.")] = 4,
+    solver: Annotated[str, typer.Option(help="What takes the sub-steps: ddim or dpmpp.")] = "ddim",
+    weight: GammaPrime = "auto",
+    guidance: Guidance = None,
+    guide: Guide = None,
     from_scratch: Annotated[bool, typer.Option(help="Do not start from the teacher's weights.")] = False,
     widths: Annotated[str | None, typer.Option(help="Another UNet width than the teacher's, e.g. 16,32,64.")] = None,
     images: Images = 16_000,
     batch: Batch = 64,
-    lr: Annotated[float, typer.Option(min=0, help="Peak learning rate; it falls linearly to zero.")] = 1e-4,
+    lr: StudentLr = 1e-4,
     flip: Flip = False,
     seed: Seed = 0,
     precision: Precision = "no",
     compile_: Compile = False,
     workers: Workers = 0,
-    checkpoint_images: Annotated[int, typer.Option(min=1, help="Checkpoint this often.")] = 20_000,
-    sample_images: Annotated[int, typer.Option(min=1, help="Sample grid this often.")] = 50_000,
+    accumulate: Accumulate = 1,
+    checkpoint_images: CheckpointImages = 20_000,
+    sample_images: SampleImages = 50_000,
     resume: Resume = False,
+    config: Config = None,  # noqa: ARG001 - its callback has filled the others
 ) -> None:
     """Distil a teacher into a student of any step count, in a single phase."""
     from training.distill import DistillConfig
     from training.distill import distill as run
+
+    unet = None if widths is None else _as_wide(teacher, _integers(widths, "--widths"))
+    share = None if concentrate is None else tuple(float(part) for part in concentrate.split(","))
+    settings = {
+        "teacher": teacher,
+        "data": data,
+        "steps": steps,
+        "phi": None if phi is None else _integers(phi, "--phi"),
+        "concentrate": share,
+        "objective": objective,
+        "k": k,
+        "solver": solver,
+        "weight": weight,
+        "guidance": guidance,
+        "guide": guide,
+        "init": "scratch" if from_scratch else "teacher",
+        "unet": unet,
+        "flip": flip,
+        "loop": {
+            "images": images,
+            "batch": batch,
+            "lr": lr,
+            "anneal": True,
+            "warmup_images": min(10 * batch, images),
+            "seed": seed,
+            "precision": precision,
+            "compile": compile_,
+            "workers": workers,
+            "accumulate": accumulate,
+            "checkpoint_images": checkpoint_images,
+            "sample_images": sample_images,
+        },
+    }
+    run(DistillConfig.model_validate(settings), out, resume=resume)
+
+
+def _as_wide(teacher: str, channels: tuple[int, ...]) -> UNetShape:
+    """The teacher's UNet in other widths."""
     from training.errors import TrainingError
-    from training.loop import LoopConfig
     from training.teacher import UNetShape
     from training.torch_model import load_model
 
-    unet = None
-    if widths is not None:
-        config = load_model(teacher).network.config
-        if len(_integers(widths, "--widths")) != len(config.block_out_channels):
-            raise TrainingError(f"--widths needs {len(config.block_out_channels)} entries, as the teacher has")
-        unet = UNetShape(
-            channels=_integers(widths, "--widths"),
-            layers=config.layers_per_block,
-            attention=tuple("Attn" in block for block in config.down_block_types),
-            head_dim=config.attention_head_dim,
-            groups=config.norm_num_groups,
-        )
-    share = None if concentrate is None else tuple(float(part) for part in concentrate.split(","))
-    run(
-        DistillConfig.model_validate(
-            {
-                "teacher": teacher,
-                "data": data,
-                "steps": steps,
-                "phi": None if phi is None else _integers(phi, "--phi"),
-                "concentrate": share,
-                "k": k,
-                "init": "scratch" if from_scratch else "teacher",
-                "unet": unet,
-                "flip": flip,
-                "loop": LoopConfig.model_validate(
-                    {
-                        "images": images,
-                        "batch": batch,
-                        "lr": lr,
-                        "anneal": True,
-                        "warmup_images": min(10 * batch, images),
-                        "seed": seed,
-                        "precision": precision,
-                        "compile": compile_,
-                        "workers": workers,
-                        "checkpoint_images": checkpoint_images,
-                        "sample_images": sample_images,
-                    }
-                ),
-            }
-        ),
-        out,
-        resume=resume,
+    config = load_model(teacher).network.config
+    if len(channels) != len(config.block_out_channels):
+        raise TrainingError(f"--widths needs {len(config.block_out_channels)} entries, as the teacher has")
+    return UNetShape(
+        channels=channels,
+        layers=config.layers_per_block,
+        attention=tuple("Attn" in block for block in config.down_block_types),
+        head_dim=config.attention_head_dim,
+        groups=config.norm_num_groups,
     )
+
+
+@app.command()
+def progressive(
+    out: Out,
+    teacher: Teacher,
+    to: Annotated[int, typer.Option("--to", min=1, help="T' of the last fold: the teacher's steps halved a few times.")],
+    budget: Annotated[
+        int, typer.Option("--budget-evaluations", min=1, help="Network evaluations of all folds together; 5 an image.")
+    ],
+    data: Data = "fashion-mnist",
+    weight: GammaPrime = "auto",
+    batch: Batch = 64,
+    lr: StudentLr = 1e-4,
+    flip: Flip = False,
+    seed: Seed = 0,
+    precision: Precision = "no",
+    compile_: Compile = False,
+    workers: Workers = 0,
+    accumulate: Accumulate = 1,
+    resume: Resume = False,
+    config: Config = None,  # noqa: ARG001 - its callback has filled the others
+) -> None:
+    """Distil by halving, fold after fold (Salimans & Ho 2022): the multi-fold baseline. Each fold can be exported."""
+    from training.distill import DistillConfig
+    from training.progressive import progressive as run
+
+    loop = {
+        "images": batch,  # the budget decides
+        "batch": batch,
+        "lr": lr,
+        "anneal": True,
+        "warmup_images": 10 * batch,
+        "seed": seed,
+        "precision": precision,
+        "compile": compile_,
+        "workers": workers,
+        "accumulate": accumulate,
+        "sample_images": 10**9,
+    }
+    settings = {"teacher": teacher, "data": data, "weight": weight, "flip": flip, "loop": loop}
+    for folder in run(DistillConfig.model_validate(settings), to, budget, out, resume=resume):
+        typer.echo(f"wrote {folder}")
 
 
 @app.command()
@@ -197,15 +271,19 @@ def sample(
     out: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("sample.png"),
     n: Annotated[int, typer.Option("-n", min=1, help="Images.")] = 20,
     columns: Annotated[int, typer.Option(min=1, help="Images in a row of the grid.")] = 10,
-    sampler: Annotated[str, typer.Option(help="ddim, ddpm or dpmpp.")] = "ddim",
+    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm or dpmpp; default: the model's own.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Evaluations; default: all of the model's own steps.")] = None,
     label: Annotated[int | None, typer.Option(min=0, help="Class of every image; default: one after the other.")] = None,
     seed: Seed = 0,
+    guidance: Guidance = None,
+    guide: Guide = None,
 ) -> None:
     """Draw a grid of images from a model, in torch."""
+    from training.guidance import load_guided
     from training.sampling import sample_grid
 
-    sample_grid(model, out, count=n, columns=columns, sampler=sampler, steps=steps, label=label, seed=seed)
+    loaded = load_guided(model, scale=guidance, guide=guide)
+    sample_grid(loaded, out, count=n, columns=columns, sampler=sampler, steps=steps, label=label, seed=seed)
     typer.echo(f"wrote {out}")
 
 
@@ -217,11 +295,12 @@ def export(
     zoo: Annotated[Path, typer.Option(help="Zoo folder to write into.")] = Path("zoo"),
     float32: Annotated[bool, typer.Option("--float32", help="Store weights as float32 instead of float16.")] = False,
     pipeline: Annotated[Path | None, typer.Option(help="Also write a stock diffusers pipeline folder here.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Keep so many of a student's own steps, evenly spaced.")] = None,
 ) -> None:
     """Write a model folder (ONNX step graph, manifest, card) that the service can serve."""
     from training.export import export as run
 
-    folder = run(model, zoo, family, name, half=not float32, pipeline=pipeline)
+    folder = run(model, zoo, family, name, half=not float32, pipeline=pipeline, steps=steps)
     typer.echo(f"wrote {folder}" + (f" and {pipeline}" if pipeline else ""))
 
 
@@ -281,6 +360,10 @@ def _one_sentence(run: Callable[[], Any]) -> int:
     except (TrainingError, ManifestError, UnknownModelError, ValueError) as error:
         message = describe_error(error) if isinstance(error, ValidationError) else str(error)
         print(f"sfddm-train: {message}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"sfddm-train: {place}{error.strerror or error}; free some space or choose another folder", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("sfddm-train: interrupted; go on from the last checkpoint with --resume", file=sys.stderr)

@@ -227,6 +227,13 @@ def open_hub(name: str, split: str, image_size: int | None, channels: int | None
     label_columns = [c for c, f in data.features.items() if isinstance(f, datasets.ClassLabel)]
     labels = np.asarray(data[label_columns[0]], dtype=np.int64) if label_columns else None
     classes = tuple(data.features[label_columns[0]].names) if label_columns else ()
+    if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        bad = int(labels.min()) if labels.min() < 0 else int(labels.max())
+        raise DataError(
+            f"the data set {name!r} has the label {bad}, outside its {len(classes)} classes; choose a labelled split"
+        )
+    if len(data) == 0:
+        raise DataError(f"the data set {name!r} is empty; choose another split")
     column = image_columns[0]
     first: Image.Image = data[0][column]
     size = image_size or min(first.size)
@@ -272,7 +279,13 @@ def _collate(batch: list[tuple[UInt8, int]]) -> tuple[Tensor, Tensor]:
 
 def batches(source: ImageSource, sampler: StepSampler, *, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """An endless stream of (uint8 [B,C,H,W], int64 [B]) batches."""
-    return iter(DataLoader(source, batch_sampler=sampler, num_workers=workers, collate_fn=_collate))
+    stream = iter(DataLoader(source, batch_sampler=sampler, num_workers=workers, collate_fn=_collate))
+    while True:
+        try:
+            yield next(stream)
+        except DataError as error:
+            # A worker process hands its error over with its whole traceback; the sentence is its last line.
+            raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
 
 
 def to_unit(images: Tensor) -> Tensor:

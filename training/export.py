@@ -24,13 +24,27 @@ CHECKED_BATCHES = (1, 2, 3, 64)
 TOLERANCE = 1e-3  # of x_next and x0, whose range is about [-1, 1]; half of one 8-bit level is 4e-3
 
 
-def export(spec: str, zoo: Path, family: str, name: str, *, half: bool = True, pipeline: Path | None = None) -> Path:
+def export(
+    spec: str,
+    zoo: Path,
+    family: str,
+    name: str,
+    *,
+    half: bool = True,
+    pipeline: Path | None = None,
+    steps: int | None = None,
+) -> Path:
     """Write `zoo`/`family`/`name` from the model at `spec`, and the diffusers pipeline when a folder is named for it.
 
+    steps: keep a uniform sub-sequence of so many of the model's own steps (a consistency student's 1, 2 or 4).
     The graph is compared with torch at batches 1, 2, 3 and 64 before the folder appears.
     Raises TrainingError when they disagree, CheckpointError when there is nothing to load.
     """
     model = load_model(spec)
+    if steps is not None:
+        if model.kind == "teacher":
+            raise TrainingError("a teacher is exported with all of its steps; distil it, or sample it with @ddim-NNN")
+        model = model.subsampled(steps)
     dtype = "float16" if half else "float32"
     if half:
         round_weights(model.network, torch.float16)
@@ -80,7 +94,7 @@ def compare(graph: StepGraph, path: Path, model: TorchModel) -> float:
 def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str) -> Manifest:
     facts = model.provenance
     teacher = facts.get("teacher") or {}
-    known = {"data", "objective", "k", "guidance", "images", "seed"}
+    known = {"data", "objective", "k", "guidance", "images", "evaluations", "seed"}
     settings = {
         **facts.get("settings", {}),
         "unet": unet_config(model.network),
@@ -98,6 +112,7 @@ def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str
         classes=list(model.classes),
         null_label=model.null_label,
         prediction_type=model.prediction_type,
+        sampler=model.sampler,
         clip=model.clip,
         dtype=dtype,
         parameters=sum(p.numel() for p in model.network.parameters()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,8 @@ class LoopConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int = Field(gt=0, description="stop after this many training images")
-    batch: int = Field(default=64, gt=0, description="global batch size")
+    batch: int = Field(default=64, gt=0, description="global batch size: images of one update, over all processes")
+    accumulate: int = Field(default=1, gt=0, description="parts that a process takes its share of the batch in")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     warmup_images: int = Field(default=20_000, ge=0, description="linear warm-up")
     lr_decay_images: int | None = Field(default=None, gt=0, description="from here on lr ~ 1/sqrt(images); None: constant")
@@ -64,7 +65,7 @@ class LoopConfig(BaseModel):
 
 
 # What may differ between a checkpoint and the run that resumes it.
-_MAY_CHANGE = {"images", "workers", "compile", "checkpoint_images", "sample_images", "snapshot_images"}
+_MAY_CHANGE = {"images", "accumulate", "workers", "compile", "checkpoint_images", "sample_images", "snapshot_images"}
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -112,8 +113,9 @@ def fit(
     Raises CheckpointError when resuming what does not fit, TrainingError when the loss is no longer finite.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
-    if config.batch % world:
-        raise TrainingError(f"the batch size {config.batch} must be a multiple of the {world} processes")
+    if config.batch % (world * config.accumulate):
+        parts = f"{world} processes" + (f" times --accumulate {config.accumulate}" if config.accumulate > 1 else "")
+        raise TrainingError(f"the batch size {config.batch} must be a multiple of the {parts}")
     facts = {**facts, "loop": config.model_dump()}
     path = run / CHECKPOINT
     raw = network.to(accelerator.device)
@@ -122,8 +124,9 @@ def fit(
     ema = PowerEMA(raw, config.ema)
     step = 0
     losses: list[tuple[int, float]] = []
+    recent: list[Tensor] = []  # since the last entry of `losses`
     if resume:
-        step, losses = _restore(path, raw, ema, optimizer, facts)
+        step, losses, recent = _restore(path, raw, ema, optimizer, facts)
     elif path.exists():
         raise CheckpointError(f"{path} exists: pass --resume to go on with it, or choose another --out folder")
     wrapped, optimizer = accelerator.prepare(raw, optimizer)
@@ -131,12 +134,12 @@ def fit(
         wrapped = torch.compile(wrapped)
 
     share = slice(rank * config.batch // world, (rank + 1) * config.batch // world)
+    part = (share.stop - share.start) // config.accumulate
     sampler = StepSampler(len(source), config.batch, seed=config.seed, first=step, share=share)
     stream = batches(source, sampler, workers=config.workers)
     total = -(-config.images // config.batch)
     main = accelerator.is_main_process
     board = SummaryWriter(str(run / "tensorboard"), purge_step=step * config.batch) if main else None
-    recent: list[Tensor] = []
 
     def crossed(every: int | None) -> bool:
         return every is not None and (step == total or step * config.batch // every > (step - 1) * config.batch // every)
@@ -150,7 +153,8 @@ def fit(
             "random": {"torch": torch.get_rng_state()},
         }
         history = [(images, round(loss, 6)) for images, loss in losses]
-        checkpoint.save(path, parts, {**facts, "step": step, "groups": groups, "losses": history})
+        progress_facts = {"step": step, "losses": history, "recent": [float(loss) for loss in recent]}
+        checkpoint.save(path, parts, {**facts, **progress_facts, "groups": groups})
 
     with Progress(run.name, total * config.batch, step * config.batch, enabled=main) as progress:
         while step < total:
@@ -158,38 +162,49 @@ def fit(
             x0 = to_unit(images.to(accelerator.device))
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate((step + 1) * config.batch)
-            with accelerator.autocast():
-                loss = loss_of(wrapped, x0, label.to(accelerator.device), step_generator(config.seed, step), share)
-            accelerator.backward(loss)
+            label = label.to(accelerator.device)
+            loss = torch.zeros((), device=accelerator.device)
+            for first in range(0, len(x0), part):
+                last = first + part == len(x0)
+                inside, of_batch = slice(first, first + part), slice(share.start + first, share.start + first + part)
+                # Processes add their gradients up once, with the last part.
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    with accelerator.autocast():
+                        generator = step_generator(config.seed, step)
+                        mean = loss_of(wrapped, x0[inside], label[inside], generator, of_batch) / config.accumulate
+                    accelerator.backward(mean)
+                loss += mean.detach()
             accelerator.clip_grad_norm_(raw.parameters(), config.grad_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
             ema.update(raw, step)
 
-            recent.append(accelerator.reduce(loss.detach(), "mean"))
+            recent.append(accelerator.reduce(loss, "mean"))
             progress.advance(config.batch)
             if progress.first:
-                progress.report(loss=float(loss.detach()))
+                progress.report(loss=float(loss))
             if step % 20 == 0 or step == total:
-                mean = float(torch.stack(recent).mean())
+                average = float(torch.stack(recent).mean())
                 recent.clear()
-                if not np.isfinite(mean):
+                if not np.isfinite(average):
                     raise TrainingError(
-                        f"the loss became {mean} at step {step}; the last checkpoint is intact: lower --lr and resume"
+                        f"the loss became {average} at step {step}; the last checkpoint is intact: lower --lr and resume"
                     )
-                losses.append((step * config.batch, mean))
-                progress.report(loss=mean)
+                losses.append((step * config.batch, average))
+                progress.report(loss=average)
                 if board is not None:
-                    board.add_scalar("loss", mean, step * config.batch)
+                    board.add_scalar("loss", average, step * config.batch)
             if not main:
                 continue
             if crossed(config.snapshot_images):
                 name = f"ema-{step * config.batch:09d}.safetensors"
-                checkpoint.save(run / "snapshots" / name, {"ema": {n: t.half() for n, t in ema.average.items()}}, facts)
+                average_half = {n: t.half() for n, t in ema.average.items()}
+                checkpoint.save(run / "snapshots" / name, {"ema": average_half}, {**facts, "step": step})
             if crossed(config.checkpoint_images):
                 write_checkpoint()
-                _write_losses(run, losses)
+                if losses:
+                    _write_losses(run, losses)
             if sample is not None and crossed(config.sample_images):
                 with _averaged(raw, ema):
                     sample(raw, run / "samples" / f"{step * config.batch:09d}.png")
@@ -200,31 +215,54 @@ def fit(
     return raw
 
 
+def differences(saved: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """What a user changed since a checkpoint was made, as `setting: old, now new`; empty when it can be gone on with.
+
+    saved, ours: facts of the checkpoint and of this run. Where no setting explains a difference (the data have changed, or the
+    code), the fact itself is named.
+    """
+    free = _MAY_CHANGE - {"images"} if ours["loop"]["anneal"] else _MAY_CHANGE  # an annealed run's rate depends on its length
+    ours_loop = {k: v for k, v in ours["loop"].items() if k not in free}
+    loop = {**LoopConfig(images=1).model_dump(), **saved.get("loop", {})}  # older checkpoints lack newer settings
+    theirs, mine = (side.get("provenance", {}).get("settings", {}) for side in (saved, ours))
+    if settings := [*_changed(loop, ours_loop), *_changed(theirs, mine)]:
+        return settings
+    facts = [{k: v for k, v in side.items() if k != "loop"} for side in (saved, ours)]
+    for side in facts:
+        side["provenance"] = {k: v for k, v in side.get("provenance", {}).items() if k != "settings"}
+    return _changed(*facts)
+
+
+def _changed(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    found = []
+    for key, value in ours.items():
+        old = theirs.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            found += [f"{key}.{change}" for change in _changed(old, value)]
+        elif old != value and not (key not in theirs and value is None):
+            shown = ["another table" if isinstance(v, list) and len(v) > 8 else v for v in (old, value)]
+            found.append(f"{key}: {shown[0]}, now {shown[1]}")
+    return found
+
+
 def _restore(
     path: Path, network: nn.Module, ema: PowerEMA, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
-) -> tuple[int, list[tuple[int, float]]]:
+) -> tuple[int, list[tuple[int, float]], list[Tensor]]:
+    """(step, losses, losses since the last entry), and the network, average, optimizer and random state as they were."""
     parts, saved = checkpoint.load(path)
-    for key, ours in json.loads(json.dumps(facts)).items():
-        theirs = saved.get(key)
-        if key == "loop":
-            free = _MAY_CHANGE - {"images"} if ours["anneal"] else _MAY_CHANGE  # an annealed run's rate depends on its length
-            theirs = {**LoopConfig(images=1).model_dump(), **(theirs or {})}  # older checkpoints lack newer settings
-            ours, theirs = ({k: v for k, v in side.items() if k not in free} for side in (ours, theirs))
-        if ours != theirs:
-            changed = (
-                ", ".join(sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k)))
-                if isinstance(ours, dict) and isinstance(theirs, dict)
-                else key
-            )
-            raise CheckpointError(
-                f"{path} was made with another configuration ({key}: {changed}); repeat its settings or choose another --out"
-            )
+    changed = differences(saved, json.loads(json.dumps(facts)))
+    if changed:
+        raise CheckpointError(
+            f"{path} was made with another configuration: {'; '.join(changed)}; repeat its settings or choose another --out"
+        )
     try:
         network.load_state_dict(parts["model"])
         ema.average = {name: parts["ema"][name].to(t.device) for name, t in ema.average.items()}
         checkpoint.unpack_optimizer(optimizer, parts["optimizer"], saved["groups"])
         torch.set_rng_state(parts["random"]["torch"])
-        return int(saved["step"]), [(int(images), float(loss)) for images, loss in saved["losses"]]
+        device = next(network.parameters()).device
+        recent = [torch.tensor(loss, device=device) for loss in saved.get("recent", [])]
+        return int(saved["step"]), [(int(images), float(loss)) for images, loss in saved["losses"]], recent
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this network: {error}") from error
 
@@ -256,7 +294,9 @@ def _write_losses(run: Path, losses: list[tuple[int, float]]) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4))
     axes.plot(images, values, alpha=0.3, linewidth=0.8)
     axes.plot(images[window - 1 :], smooth, linewidth=1.5)
-    axes.set(xlabel="training images seen", ylabel="loss", yscale="log", title=run.name)
+    axes.set(xlabel="training images seen", ylabel="loss", title=run.name)
+    if min(values) > 0:
+        axes.set_yscale("log")
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(run / "loss.png", dpi=100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from models.plan import SAMPLERS, Plan, relabel
 from models.subsequence import uniform_phi
 from training.errors import TrainingError
 from training.progress import Progress
+
+if TYPE_CHECKING:
+    from training.torch_model import TorchModel
 
 SAMPLE_BATCH = 50
 
@@ -78,16 +82,21 @@ def grid(images: NDArray[np.uint8], columns: int, pad: int = 2) -> NDArray[np.ui
 
 
 def sample_grid(
-    spec: str, out: Path, *, count: int, columns: int, sampler: str, steps: int | None, label: int | None, seed: int
+    model: TorchModel,
+    out: Path,
+    *,
+    count: int,
+    columns: int,
+    sampler: str | None,
+    steps: int | None,
+    label: int | None,
+    seed: int,
 ) -> None:
-    """Draw `count` images of the model at `spec` and write them as one PNG.
+    """Draw `count` images of `model` and write them as one PNG. sampler None: the model's own.
 
     Raises TrainingError for a sampler, a step count or a label that the model does not have.
     """
-    from training.torch_model import load_model
-
-    model = load_model(spec)
-    if sampler not in SAMPLERS:
+    if sampler is not None and sampler not in SAMPLERS:
         raise TrainingError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
     if label is not None and not 0 <= label < len(model.classes):
         raise TrainingError(f"the label must be below {len(model.classes)}, the number of the model's classes")
@@ -95,7 +104,10 @@ def sample_grid(
         phi = uniform_phi(model.steps, steps or model.steps)
     except ValueError as error:
         raise TrainingError(str(error)) from error
-    plan = relabel(SAMPLERS[sampler](model.alpha_bar, phi), model.labels[phi[1:] - 1])
+    if sampler is None:
+        plan = model.subsampled(len(phi) - 1).plan()
+    else:
+        plan = relabel(SAMPLERS[sampler](model.alpha_bar, phi), model.labels[phi[1:] - 1])
     classes = [index % len(model.classes) if label is None else label for index in range(count)] if model.classes else None
     images = []
     with Progress("sample", count * len(plan), unit="evaluations") as progress:

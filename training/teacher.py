@@ -18,6 +18,7 @@ from models.plan import Plan, ddim
 from models.schedule import Float64, ScheduleName, alpha_bar_table
 from models.subsequence import Int64, uniform_phi
 from training.data import open_source
+from training.errors import TrainingError
 from training.loop import LoopConfig, Loss, fit, make_accelerator
 from training.sampling import grid, run_plan, to_uint8
 
@@ -83,6 +84,7 @@ class TeacherConfig(BaseModel):
     schedule: ScheduleName = "cosine"
     prediction_type: PredictionType = "v_prediction"
     label_dropout: float = Field(default=0.1, ge=0, le=1)
+    init: str | None = Field(default=None, description="start from the weights of this model, of the same shape")
     unet: UNetShape = UNetShape()
     loop: LoopConfig = LoopConfig(images=1_000_000)
 
@@ -125,6 +127,8 @@ def train_teacher(config: TeacherConfig, run: Path, *, resume: bool = False) -> 
     accelerator = make_accelerator(config.loop.precision)
     torch.manual_seed(config.loop.seed)
     network = build_unet(config.unet.unet_config(source.shape, classes))
+    if config.init is not None:
+        start_from(network, config.init)
     alpha_bar = alpha_bar_table(config.schedule, config.steps)
     facts = model_facts(
         network,
@@ -150,6 +154,19 @@ def train_teacher(config: TeacherConfig, run: Path, *, resume: bool = False) -> 
         accelerator=accelerator,
         sample=sample_writer(plan, config.prediction_type, source.shape, classes),
     )
+
+
+def start_from(network: UNet2DModel, spec: str) -> None:
+    """Load the weights of the model at `spec`, as load_model takes it. Raises TrainingError when they do not fit."""
+    from training.torch_model import load_model
+
+    try:
+        network.load_state_dict(load_model(spec).network.state_dict())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise TrainingError(
+            f"the weights of {spec} do not fit this network ({reason}); give its --widths, --layers, ..."
+        ) from error
 
 
 def model_facts(

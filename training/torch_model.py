@@ -7,7 +7,7 @@ Where diffusers is concerned both layouts load: `unet/` and `scheduler/` sub-fol
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from models.catalogue import verify
 from models.export import read_weights
 from models.manifest import MANIFEST, ManifestError
 from models.network import PredictionType, build_unet
-from models.plan import Plan, ddim, relabel
+from models.plan import Plan, Sampler, own_plan
 from models.schedule import Float64, alpha_bar_from_betas
 from models.subsequence import Int64, uniform_phi
 from training import checkpoint
@@ -46,14 +46,22 @@ class TorchModel:
     null_label: int | None = None
     clip: tuple[float, float] | None = (-1.0, 1.0)
     provenance: dict[str, Any] = field(default_factory=dict)
+    sampler: Sampler = "ddim"
+    evaluations: int = 1  # network evaluations of one prediction; 2 for a guided model (training.guidance)
+    guidance: str | None = None
 
     @property
     def steps(self) -> int:
         return len(self.labels)
 
     def plan(self) -> Plan:
-        """The model's own plan: DDIM over all of its steps."""
-        return relabel(ddim(self.alpha_bar, uniform_phi(self.steps, self.steps)), self.labels)
+        """The model's own plan: its own sampler over all of its steps."""
+        return own_plan(self.sampler, self.alpha_bar, self.labels)
+
+    def subsampled(self, steps: int) -> TorchModel:
+        """The same weights on a uniform sub-sequence of the model's own steps. Raises ValueError when there are too few."""
+        kept = uniform_phi(self.steps, steps)
+        return replace(self, alpha_bar=self.alpha_bar[kept], phi=self.phi[kept], labels=self.labels[kept[1:] - 1])
 
 
 def load_model(spec: str) -> TorchModel:
@@ -94,10 +102,18 @@ def _from_run(path: Path) -> TorchModel:
             classes=tuple(facts["classes"]),
             null_label=facts["null_label"],
             clip=None if facts["clip"] is None else (facts["clip"][0], facts["clip"][1]),
-            provenance={**facts["provenance"], "images": facts.get("step", 0) * facts["loop"]["batch"], "loop": facts["loop"]},
+            provenance=_provenance(facts),
+            sampler=facts.get("sampler", "ddim"),
         )
     except (KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{path} is no checkpoint of this version of sfddm-train: {error}") from error
+
+
+def _provenance(facts: dict[str, Any]) -> dict[str, Any]:
+    """A run's provenance with what its length decides: images seen, and network evaluations spent (training.objective)."""
+    made, images = facts["provenance"], facts.get("step", 0) * facts["loop"]["batch"]
+    spent = {} if "cost" not in made else {"evaluations": made["cost"]["before"] + made["cost"]["per_image"] * images}
+    return {**made, "images": images, **spent, "loop": facts["loop"]}
 
 
 def _from_model_folder(folder: Path) -> TorchModel:
@@ -122,6 +138,7 @@ def _from_model_folder(folder: Path) -> TorchModel:
         null_label=manifest.null_label,
         clip=manifest.clip,
         provenance={**manifest.provenance.model_dump(), "sha256": manifest.sha256},
+        sampler=manifest.sampler,
     )
 
 
@@ -182,7 +199,9 @@ def save_pipeline(model: TorchModel, folder: Path) -> None:
     from diffusers import DDIMPipeline, DDIMScheduler
 
     if not np.array_equal(model.labels, np.arange(model.steps)):
-        raise CheckpointError("this network counts its teacher's labels, which a stock scheduler cannot do")
+        raise CheckpointError("a stock scheduler cannot keep the labels of this network; leave out --pipeline")
+    if model.sampler != "ddim":
+        raise CheckpointError(f"a stock DDIM pipeline cannot sample by {model.sampler}; leave out --pipeline")
     scheduler = DDIMScheduler(
         num_train_timesteps=model.steps,
         trained_betas=(1 - model.alpha_bar[1:] / model.alpha_bar[:-1]).tolist(),

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
-from numpy.typing import NDArray
+from diffusers import UNet2DModel
 
-from models.network import noised, predict, student_from_teacher
+from models.network import predict, student_from_teacher
 from models.plan import ddim, relabel
-from models.schedule import alpha_bar_table
 from models.subsequence import student_alpha_bar, uniform_phi
 from tests.training.conftest import tiny_loop
 from training.agreement import psnr
-from training.distill import DistillConfig, Rollout, distill, make_student, rollout_loss, walk_table, walk_weights
+from training.distill import DistillConfig, distill, make_objective, make_student
 from training.errors import TrainingError
 from training.loop import step_generator
 from training.sampling import run_plan, starting_noise, to_uint8
@@ -34,66 +31,6 @@ def _config(teacher_run: Path, idx_folder: Path, **changes: object) -> DistillCo
     return DistillConfig.model_validate({**settings, **changes})
 
 
-def _batch(teacher: TorchModel, phi: NDArray[np.int64], count: int = 24) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(x at phi_t, t, label) for pictures noised to random student steps."""
-    generator = torch.Generator().manual_seed(3)
-    t = torch.arange(count) % (len(phi) - 1) + 1
-    level = torch.from_numpy(teacher.alpha_bar[phi])[t].float()[:, None, None, None]
-    x0 = torch.rand(count, *teacher.shape, generator=generator) * 2 - 1
-    x = noised(x0, torch.randn(x0.shape, generator=generator), level.sqrt(), (1 - level).sqrt())
-    return x, t, torch.arange(count) % len(teacher.classes)
-
-
-@pytest.mark.parametrize(("steps", "k"), [(8, 1), (8, 4), (7, 3), (64, 4), (40, 2)])
-def test_walk_goes_from_phi_t_to_the_step_before(steps: int, k: int) -> None:
-    phi = uniform_phi(64, steps)
-    table = walk_table(phi, k)
-    assert np.array_equal(table[:, 0], phi[1:])
-    assert np.array_equal(table[:, -1], phi[:-1])
-    moves = -np.diff(table, axis=1)
-    assert np.all(moves >= 0)
-    assert np.array_equal((moves > 0).sum(axis=1), np.minimum(k, np.diff(phi)))
-
-
-def test_weights_are_a_mean_and_end_on_the_last_prediction() -> None:
-    alpha_bar, phi = alpha_bar_table("cosine", 64), uniform_phi(64, 8)
-    weights = walk_weights(alpha_bar, walk_table(phi, 4))
-    assert np.allclose(weights.sum(axis=1), 1)
-    assert np.all(weights >= 0)
-    assert np.array_equal(weights[0], [0, 0, 0, 1])
-    tau = walk_table(phi, 4)[4]
-    r = np.sqrt(alpha_bar[tau] / (1 - alpha_bar[tau]))
-    assert np.allclose(weights[4], np.diff(r) / (r[-1] - r[0]))
-
-
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_one_student_step_lands_where_the_walk_does(teacher: TorchModel, k: int) -> None:
-    """x_{phi_{t-1}} = a x + b x0*, compared with diffusers' own DDIM steps of the teacher."""
-    phi = uniform_phi(64, 8)
-    x, t, label = _batch(teacher, phi)
-    target = Rollout(teacher, phi, k).target_x0(x, t, label)
-    scheduler = DDIMScheduler(
-        num_train_timesteps=64,
-        trained_betas=(1 - teacher.alpha_bar[1:] / teacher.alpha_bar[:-1]).tolist(),
-        prediction_type="v_prediction",
-        clip_sample=True,
-    )
-    plan = ddim(teacher.alpha_bar, phi)
-    for i in range(len(x)):
-        walk = walk_table(phi, k)[int(t[i]) - 1]
-        state = x[i : i + 1]
-        for here, following in itertools.pairwise(walk):
-            with torch.no_grad():
-                prediction = predict(teacher.network, state, torch.tensor([here - 1]), label[i : i + 1])
-            # diffusers derives the destination from the number of inference steps; give it the exact stride.
-            scheduler.num_inference_steps = 1
-            scheduler.config.num_train_timesteps = int(here - following)
-            state = scheduler.step(prediction, int(here) - 1, state, use_clipped_model_output=True).prev_sample
-        _, _, a, b, _ = plan.coefficients[len(phi) - 1 - int(t[i])]
-        landed = a * x[i : i + 1] + b * target[i : i + 1]
-        assert torch.allclose(landed.float(), state, atol=2e-5)
-
-
 @pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
 def test_k1_is_the_papers_loss(teacher: TorchModel, teacher_run: Path, idx_folder: Path, kind: str) -> None:
     """|| eps_teacher(x, phi_t) - eps_student(x, t) ||^2 up to its weight, exactly, where clipping is inactive."""
@@ -106,23 +43,11 @@ def test_k1_is_the_papers_loss(teacher: TorchModel, teacher_run: Path, idx_folde
     x0, label = torch.rand(16, 1, 8, 8) * 2 - 1, torch.arange(16) % 3
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     student.register_forward_hook(lambda _, args, out: seen.append((args[0], args[1])))
-    loss = rollout_loss(config, free, phi)(student, x0, label, step_generator(0, 0), slice(None))
+    loss = make_objective(config, free, student, phi).loss(student, x0, label, step_generator(0, 0), slice(None))
     x, t = seen[0]
     with torch.no_grad():
         difference = predict(free.network, x, torch.from_numpy(phi)[t + 1] - 1, label) - predict(student, x, t, label)
     assert loss.item() == pytest.approx(float(difference.square().mean()), rel=2e-3 if kind == "epsilon" else 1e-4)
-
-
-def test_k1_with_clipping_rederives_from_the_clipped_x0(teacher: TorchModel) -> None:
-    phi = uniform_phi(64, 8)
-    x, t, label = _batch(teacher, phi)
-    x = x * 3  # pushes predictions outside [-1, 1]
-    level = torch.from_numpy(teacher.alpha_bar[phi])[t].float()[:, None, None, None]
-    with torch.no_grad():
-        v = predict(teacher.network, x, torch.from_numpy(phi)[t] - 1, label)
-    x0 = level.sqrt() * x - (1 - level).sqrt() * v
-    assert (x0.abs() > 1).any()
-    assert torch.allclose(Rollout(teacher, phi, 1).target_x0(x, t, label), x0.clamp(-1, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [8, 7, 20])

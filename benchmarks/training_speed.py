@@ -1,0 +1,211 @@
+"""Training throughput: our loops against a plain diffusers script with the same network, side by side.
+
+    python benchmarks/training_speed.py                     28 x 28 grey, the shipped teacher's network
+    python benchmarks/training_speed.py --quick             a few updates of a small network
+    python benchmarks/training_speed.py --size 32 --channels 3 --widths 128,256,256,256 --batch 128 --precision bf16 --compile
+
+The plain script is what diffusers' unconditional training example does: DDPMScheduler.add_noise, mean squared error, AdamW and
+EMAModel under accelerate. Distillation is compared with its own cost: one image of k teacher evaluations and a student update
+takes k + 3 network evaluations where a teacher's update takes 3. The loops take turns, round after round in random order, so
+that slow moments of the machine fall on all of them alike. Prints images/s and ratios; --out writes JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.training_utils import EMAModel
+
+from models.network import build_unet
+from models.schedule import alpha_bar_table
+from models.subsequence import uniform_phi
+from training.data import ImageSource
+from training.loop import LoopConfig, Loss, fit, make_accelerator
+from training.objective import Noising
+from training.rollout import rollout
+from training.teacher import TeacherConfig, UNetShape, teacher_loss
+from training.torch_model import TorchModel
+
+STEPS = 1024
+
+
+class Clock:
+    """Marks the start of every update; a rate leaves out the first ones, which compile, allocate and fill caches."""
+
+    WARM_UP = 3
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+
+    def mark(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.marks.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """Of one update."""
+        kept = self.marks[self.WARM_UP :]
+        return (kept[-1] - kept[0]) / (len(kept) - 1)
+
+
+def timed(loss: Loss, clock: Clock) -> Loss:
+    """`loss`, marking each call."""
+
+    def marked(*arguments: Any) -> torch.Tensor:
+        clock.mark()
+        return loss(*arguments)
+
+    return marked
+
+
+class Bench:
+    """One network shape and batch, and the loops that train it for a number of updates."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        widths = tuple(int(width) for width in arguments.widths.split(","))
+        attention = (*(False for _ in widths[:-1]), True)
+        shape = UNetShape(
+            channels=widths, layers=arguments.layers, attention=attention, groups=min(16, *widths), head_dim=min(widths)
+        )
+        self.image = (arguments.channels, arguments.size, arguments.size)
+        self.config = shape.unet_config(self.image, classes=0)
+        pixels = np.random.default_rng(0).integers(0, 256, (1024, *self.image), dtype=np.uint8)
+        self.source = ImageSource("random", self.image, lambda index: pixels[index], None, (), len(pixels))
+        self.phi, self.alpha_bar = uniform_phi(STEPS, 16), alpha_bar_table("cosine", STEPS)
+
+    def network(self) -> UNet2DModel:
+        torch.manual_seed(0)
+        return build_unet(self.config)
+
+    def loop(self, updates: int) -> LoopConfig:
+        given = self.arguments
+        return LoopConfig(
+            images=updates * given.batch, batch=given.batch, precision=given.precision, compile=given.compile,
+            checkpoint_images=10**12, sample_images=10**12,
+        )  # fmt: skip
+
+    def teacher(self, updates: int, clock: Clock) -> None:
+        """Our teacher loop."""
+        loop = self.loop(updates)
+        loss = teacher_loss(TeacherConfig(steps=STEPS, loop=loop), self.alpha_bar, None)
+        with tempfile.TemporaryDirectory() as run:
+            fit(
+                self.network(), timed(loss, clock), self.source, loop, Path(run),
+                facts={}, resume=False, accelerator=make_accelerator(loop.precision),
+            )  # fmt: skip
+
+    def distill(self, updates: int, clock: Clock) -> None:
+        """Our distillation loop."""
+        loop, accelerator = self.loop(updates), make_accelerator(self.arguments.precision)
+        network = self.network().to(accelerator.device, memory_format=torch.channels_last).requires_grad_(False).eval()
+        steps = np.arange(STEPS)
+        teacher = TorchModel(network, "teacher", self.alpha_bar, np.arange(STEPS + 1), steps, self.image, "v_prediction")
+        noising = Noising(teacher, self.phi, batch=loop.batch, flip=False)
+        objective = rollout(teacher, self.phi, noising, k=self.arguments.k, solver="ddim", weight="auto", max_weight=1000)
+        with tempfile.TemporaryDirectory() as run:
+            fit(
+                self.network(), timed(objective.loss, clock), self.source, loop, Path(run),
+                facts={}, resume=False, accelerator=accelerator,
+            )  # fmt: skip
+
+    def diffusers(self, updates: int, clock: Clock) -> None:
+        """The plain script: the same network, batch, precision and optimiser, nothing of ours."""
+        accelerator = make_accelerator(self.arguments.precision)
+        model, scheduler = (
+            self.network(),
+            DDPMScheduler(STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
+        )
+        average = EMAModel(model.parameters(), use_ema_warmup=True)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        loader = torch.utils.data.DataLoader(self.source, batch_size=self.arguments.batch, shuffle=True, drop_last=True)
+        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        average.to(accelerator.device)
+        if self.arguments.compile:
+            model = torch.compile(model)
+        done = 0
+        while done < updates:
+            for pixels, _ in loader:
+                clock.mark()
+                clean = pixels.float() / 127.5 - 1
+                noise = torch.randn_like(clean)
+                t = torch.randint(0, STEPS, (len(clean),), device=clean.device)
+                with accelerator.autocast():
+                    prediction = model(scheduler.add_noise(clean, noise, t), t).sample
+                    loss = torch.nn.functional.mse_loss(prediction.float(), scheduler.get_velocity(clean, noise, t))
+                accelerator.backward(loss)
+                accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                average.step(model.parameters())
+                loss.detach().item()
+                done += 1
+                if done == updates:
+                    break
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=28)
+    parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--widths", default="32,64,96")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--k", type=int, default=4, help="teacher sub-steps of the distillation")
+    parser.add_argument("--precision", default="no", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--updates", type=int, default=20, help="timed updates a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a small network, two updates, one round")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.size, arguments.widths, arguments.layers = 8, "16,32", 1
+        arguments.batch, arguments.updates, arguments.rounds = 8, 2, 1
+    bench = Bench(arguments)
+    loops = {"diffusers script": bench.diffusers, "teacher": bench.teacher, f"distill, k = {arguments.k}": bench.distill}
+    rates: dict[str, list[float]] = {name: [] for name in loops}
+    for round_ in range(arguments.rounds):
+        for name in random.Random(round_).sample(list(loops), len(loops)):
+            clock = Clock()
+            loops[name](Clock.WARM_UP + 1 + arguments.updates, clock)
+            rates[name].append(arguments.batch / clock.seconds())
+    evaluations = dict(zip(loops, (3, 3, 3 + arguments.k), strict=True))
+    plain = statistics.median(rates["diffusers script"])
+    rows = [
+        {
+            "loop": name,
+            "images_per_s": statistics.median(seen),
+            "slowest": min(seen),
+            "fastest": max(seen),
+            "ratio": statistics.median(seen) / plain,
+            "ratio_per_evaluation": statistics.median(seen) * evaluations[name] / (plain * 3),
+        }
+        for name, seen in rates.items()
+    ]
+    print("| loop | images/s | slowest | fastest | to the diffusers script | the same, per network evaluation |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        cells = (f"{row[key]:.2f}" for key in ("images_per_s", "slowest", "fastest", "ratio", "ratio_per_evaluation"))
+        print(f"| {row['loop']} | {' | '.join(cells)} |")
+    if arguments.out is not None:
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+        machine = {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        settings = {k: v for k, v in vars(arguments).items() if k != "out"}
+        arguments.out.write_text(json.dumps({**machine, **settings, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Guided teachers: two networks in the place of one, extrapolated away from the weaker.
+
+    eps_g = eps_weak + w (eps - eps_weak)
+
+- classifier-free (Ho & Salimans 2022, arXiv 2207.12598): the weak network is the same one without its label;
+- autoguidance (Karras et al. 2024, arXiv 2406.02507): a less trained network for the same labels, such as an early snapshot.
+
+w = 1 is no guidance. v and x0 are affine in eps at a given x, with the same weights w and 1 - w summing to one, so the
+formula holds for either prediction as it stands. A guided teacher is a TorchModel like any other: it samples, it walks, and
+each of its evaluations counts as two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from models.network import predict
+from training.errors import TrainingError
+from training.torch_model import TorchModel, load_model
+
+
+class GuidedNetwork(nn.Module):
+    """A network and its weaker counterpart behind a UNet2DModel's call. weak None: the same network, with the null label."""
+
+    def __init__(self, network: UNet2DModel, weak: UNet2DModel | None, null_label: int | None, scale: float) -> None:
+        super().__init__()
+        self.network, self.weak, self.null_label, self.scale = network, weak, null_label, scale
+
+    @property
+    def config(self) -> Any:
+        """The guided network's own configuration."""
+        return self.network.config
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = False
+    ) -> tuple[Tensor]:
+        """(eps_weak + w (eps - eps_weak),) for sample [B,C,H,W]."""
+        assert not return_dict
+        strong = predict(self.network, sample, timestep, class_labels)
+        if self.weak is not None:
+            weak = predict(self.weak, sample, timestep, class_labels)
+        else:
+            assert class_labels is not None
+            assert self.null_label is not None
+            weak = predict(self.network, sample, timestep, torch.full_like(class_labels, self.null_label))
+        return (torch.lerp(weak, strong, self.scale),)
+
+
+def guided_model(model: TorchModel, scale: float, weak: TorchModel | None = None) -> TorchModel:
+    """`model` guided with scale w away from `weak`, or classifier-free without one. It samples with run_plan like any model.
+
+    Raises TrainingError when `weak` is another diffusion than `model`, or there is no null label to guide away from.
+    """
+    if weak is None:
+        if model.null_label is None:
+            raise TrainingError(
+                "classifier-free guidance needs a teacher trained with a null label; give a weaker network with --guide instead"
+            )
+        network, how = GuidedNetwork(model.network, None, model.null_label, scale), f"classifier-free, scale {scale:g}"
+    else:
+        same = (
+            weak.prediction_type == model.prediction_type
+            and weak.shape == model.shape
+            and np.array_equal(weak.alpha_bar, model.alpha_bar)
+            and np.array_equal(weak.labels, model.labels)
+            and weak.network.config.num_class_embeds == model.network.config.num_class_embeds
+        )
+        if not same:
+            raise TrainingError(
+                "the guiding network must be a weaker teacher of the same kind: images, classes, steps, schedule, prediction"
+            )
+        images = weak.provenance.get("images") or "an unknown number of"
+        network = GuidedNetwork(model.network, weak.network, None, scale)
+        how = f"autoguidance, scale {scale:g}, weak network of {images} images"
+    # Everything that walks or samples calls a network through models.network.predict, which this one answers alike.
+    return replace(model, network=cast(UNet2DModel, network.eval()), evaluations=2, guidance=how)
+
+
+def unguided(model: TorchModel) -> UNet2DModel:
+    """The model's own network, without its guidance."""
+    network = model.network
+    return network.network if isinstance(network, GuidedNetwork) else network
+
+
+def load_guided(spec: str, *, scale: float | None, guide: str | None) -> TorchModel:
+    """load_model(spec), guided when `scale` is given: away from the network at `guide`, or classifier-free without one.
+
+    Raises TrainingError when only `guide` is given, or as guided_model and load_model do.
+    """
+    model = load_model(spec)
+    if scale is None:
+        if guide is not None:
+            raise TrainingError("--guide needs --guidance, the scale w; 1 is no guidance, 1.5 to 3 is usual")
+        return model
+    return guided_model(model, scale, None if guide is None else load_model(guide))
