@@ -16,9 +16,9 @@ from models.plan import ddim, relabel
 from models.schedule import alpha_bar_table
 from models.subsequence import student_alpha_bar, uniform_phi
 from tests.training.conftest import tiny_loop
-from training.agreement import psnr
 from training.distill import DistillConfig, Rollout, distill, make_student, rollout_loss, walk_table, walk_weights
 from training.errors import TrainingError
+from training.evaluation.agreement import psnr
 from training.loop import step_generator
 from training.sampling import run_plan, starting_noise, to_uint8
 from training.torch_model import TorchModel, load_model

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.agreement import psnr, rmse, ssim
+from training.evaluation.agreement import psnr, rmse, ssim
 
 
 def _image(value: int) -> np.ndarray:
