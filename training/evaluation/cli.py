@@ -47,6 +47,7 @@ def evaluate(
     write_manifests: Annotated[bool, typer.Option("--record", help="Write the results into the zoo's manifests.")] = False,
 ) -> None:
     """Measure models as they are served: distance to the data, agreement with the teacher from the same noise, cost."""
+    from service.logs import configure_logging
     from training.evaluation import tables
     from training.evaluation.figure import draw
     from training.evaluation.images import NoiseStarts
@@ -57,6 +58,7 @@ def evaluate(
 
     if path_figure is not None and not paths:
         raise typer.BadParameter("--path-figure needs --paths")
+    configure_logging("console", "warning")  # the backend's own lines would stand between the progress bars
     plan = Plan(
         images=images,
         teacher_images=teacher_images,

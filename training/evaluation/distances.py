@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 import torch
-from torchmetrics.image.kid import poly_mmd
 
 from models.schedule import Float64
 from training.evaluation.samplers import Float32
@@ -33,7 +32,21 @@ def kid_subsets(ours: Float32, reference: Float32) -> Float64:
     if min(len(ours), len(reference)) < 2 * SUBSETS:
         raise ValueError(f"KID needs at least {2 * SUBSETS} images on either side, got {len(ours)} and {len(reference)}")
     pairs = zip(np.array_split(ours, SUBSETS), np.array_split(reference, SUBSETS), strict=True)
-    return np.array([float(poly_mmd(torch.from_numpy(b).double(), torch.from_numpy(a).double())) for a, b in pairs])
+    return np.array([_unbiased_mmd(a.astype(np.float64), b.astype(np.float64)) for a, b in pairs])
+
+
+def _unbiased_mmd(x: Float64, y: Float64) -> float:
+    """Squared MMD between x [n,D] and y [m,D] with the cubic kernel: mean of k over pairs of distinct points, minus the cross.
+
+    torchmetrics has it for n = m only.
+    """
+    size = x.shape[1]
+
+    def within(points: Float64) -> float:
+        kernel = (points @ points.T / size + 1) ** 3
+        return float((kernel.sum() - np.trace(kernel)) / (len(points) * (len(points) - 1)))
+
+    return within(x) + within(y) - 2 * float(((x @ y.T / size + 1) ** 3).mean())
 
 
 def interval(estimates: Float64) -> tuple[float, float, float]:

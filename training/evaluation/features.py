@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -113,18 +113,14 @@ def _three_channels(images: UInt8) -> Tensor:
 
 def image_features(cache: ImageCache, sampler: Sampler, starts: Starts, count: int, extract: Features) -> Float32:
     """Features of a sampler's first `count` images: float32 [count,D]."""
+    cache.ensure(sampler, starts, count)
     folder = cache.folder(sampler, starts)
-    parts: list[Float32] = []
-    with Progress(f"features of {sampler.id}", count) as progress:
-        for number, images in enumerate(cache.chunks(sampler, starts, count)):
-            path = folder / f"{number * CHUNK:06d}.{extract.key}.npy"
-            features = np.load(path) if path.exists() else np.empty((0, 0), dtype=np.float32)
-            if len(features) < len(images):
-                features = extract(images)
-                save_array(path, features)
-            parts.append(features[: len(images)])
-            progress.advance(len(images))
-    return np.concatenate(parts)
+
+    def read(numbers: range) -> UInt8:
+        images: UInt8 = np.load(folder / f"{numbers.start:06d}.npy")
+        return images[: len(numbers)]
+
+    return _cached(f"features of {sampler.id}", folder, f".{extract.key}", count, read, extract)
 
 
 @dataclass(frozen=True)
@@ -144,16 +140,25 @@ def source_features(source: ImageSource, split: str, count: int, extract: Featur
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(source))[:count]
     digest = hashlib.sha256(b"".join(source.read(int(i)).tobytes() for i in order[:32])).hexdigest()[:12]
     folder = root / f"features-{extract.key}" / f"{split}-{len(source)}-{digest}"
-    starts = range(0, count, CHUNK)
-    parts: list[NDArray[np.float32]] = []
-    with Progress(f"features of {source.name}, {split}", count) as progress:
-        for start in starts:
-            picked = order[start : start + CHUNK]
-            path = folder / f"{start:06d}.npy"
+
+    def read(numbers: range) -> UInt8:
+        return np.stack([source.read(int(i)) for i in order[numbers.start : numbers.stop]])
+
+    features = _cached(f"features of {source.name}, {split}", folder, "", count, read, extract)
+    return Reference(features, f"{count:,} of the {len(source):,} {split} images of {source.name}")
+
+
+def _cached(title: str, folder: Path, suffix: str, count: int, read: Callable[[range], UInt8], extract: Features) -> Float32:
+    """Features of images 0 ... count - 1, from disk where they are there: float32 [count,D]."""
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    paths = [folder / f"{numbers.start:06d}{suffix}.npy" for numbers in chunks]
+    parts: list[Float32] = []
+    with Progress(title, count, enabled=not all(path.exists() for path in paths)) as progress:
+        for numbers, path in zip(chunks, paths, strict=True):
             features = np.load(path) if path.exists() else np.empty((0, 0), dtype=np.float32)
-            if len(features) < len(picked):
-                features = extract(np.stack([source.read(int(i)) for i in picked]))
+            if len(features) < len(numbers):
+                features = extract(read(numbers))
                 save_array(path, features)
-            parts.append(features[: len(picked)])
-            progress.advance(len(picked))
-    return Reference(np.concatenate(parts), f"{count:,} of the {len(source):,} {split} images of {source.name}")
+            parts.append(features[: len(numbers)])
+            progress.advance(len(numbers))
+    return np.concatenate(parts)

@@ -110,27 +110,33 @@ class ImageCache:
     def folder(self, sampler: Sampler, starts: Starts) -> Path:
         return self.root / f"{sampler.key}-{starts.key}"
 
-    def chunks(self, sampler: Sampler, starts: Starts, count: int) -> Iterator[UInt8]:
-        """The first `count` images, uint8 [at most CHUNK,C,H,W] at a time; what is missing is computed first."""
-        folder = self.folder(sampler, starts)
-        paths = [(start, folder / f"{start:06d}.npy") for start in range(0, count, CHUNK)]
+    def ensure(self, sampler: Sampler, starts: Starts, count: int) -> None:
+        """Compute what is missing of the first `count` images."""
         missing = [
-            (range(start, min(start + CHUNK, count)), path)
-            for start, path in paths
-            if not path.exists() or _length(path) < min(CHUNK, count - start)
-        ]
-        if missing:
-            rows = len(sampler.plan) - starts.at(sampler, range(1)).first
-            total = sum(len(numbers) for numbers, _ in missing) * rows * sampler.per_step
-            with Progress(sampler.id, total, unit="evaluations") as progress:
-                for numbers, path in missing:
-                    self._compute(sampler, starts, numbers, path, progress)
-        for start, path in paths:
-            yield np.load(path)[: count - start]
+            (numbers, path) for numbers, path in self._chunks(sampler, starts, count)
+            if not path.exists() or _length(path) < len(numbers)
+        ]  # fmt: skip
+        if not missing:
+            return
+        rows = len(sampler.plan) - starts.at(sampler, range(1)).first
+        total = sum(len(numbers) for numbers, _ in missing) * rows * sampler.per_step
+        with Progress(sampler.id, total, unit="evaluations") as progress:
+            for numbers, path in missing:
+                self._compute(sampler, starts, numbers, path, progress)
+
+    def chunks(self, sampler: Sampler, starts: Starts, count: int) -> Iterator[UInt8]:
+        """The first `count` images, uint8 [at most CHUNK,C,H,W] at a time."""
+        self.ensure(sampler, starts, count)
+        for numbers, path in self._chunks(sampler, starts, count):
+            yield np.load(path)[: len(numbers)]
 
     def first(self, sampler: Sampler, starts: Starts, count: int) -> UInt8:
         """The first `count` images at once: for pictures and other small sets."""
         return np.concatenate(list(self.chunks(sampler, starts, count)))
+
+    def _chunks(self, sampler: Sampler, starts: Starts, count: int) -> list[tuple[range, Path]]:
+        folder = self.folder(sampler, starts)
+        return [(range(start, min(start + CHUNK, count)), folder / f"{start:06d}.npy") for start in range(0, count, CHUNK)]
 
     def network(self, sampler: Sampler) -> StepNetwork:
         """The sampler's network, loaded."""

@@ -199,8 +199,7 @@ class Measurement:
 
     def _pairs(self, sampler: Sampler, starts: Starts, count: int) -> Iterator[tuple[UInt8, UInt8]]:
         # The reference first and in full, so that one network is loaded at a time.
-        for _ in self.images.chunks(self.reference, starts, count):
-            pass
+        self.images.ensure(self.reference, starts, count)
         yield from zip(
             self.images.chunks(sampler, starts, count), self.images.chunks(self.reference, starts, count), strict=True
         )

@@ -265,7 +265,7 @@ def _provenance_facts(kind: str, provenance: dict[str, Any], parameters: int, ph
         "data": provenance.get("data"),
         "objective": provenance.get("objective"),
         "training_images": provenance.get("images"),
-        "training_cost": provenance.get("cost", settings.get("cost")),
+        "training_cost": provenance.get("evaluations"),
         "seed": provenance.get("seed", loop.get("seed")),
         "lr": loop.get("lr"),
         "parameters": parameters,
