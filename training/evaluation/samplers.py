@@ -213,7 +213,6 @@ def prediction_sampler(
         choices = ", ".join(f"@{known}-016" for known in SAMPLERS)
         raise TrainingError(f"{name!r} names no solver; write {choices} with 1 to {model.steps} steps")
     phi = uniform_phi(model.steps, int(count))
-    labels = model.labels[phi[1:] - 1]
 
     def load() -> TorchNetwork:
         network = TorchNetwork(prediction, model.prediction_type, model.clip)
@@ -225,7 +224,7 @@ def prediction_sampler(
         weights=weights,
         name=f"{solver}-{int(count):03d}",
         method=METHODS[solver] if variant else _method(model.kind, model.provenance),
-        plan=relabel(SAMPLERS[solver](model.alpha_bar, phi), labels),
+        plan=relabel(SAMPLERS[solver](model.alpha_bar, phi), model.labels[phi[1:] - 1]) if variant else model.plan(),
         phi=model.phi[phi],
         shape=model.shape,
         classes=len(model.classes),
