@@ -86,6 +86,7 @@ class Measurement:
         """
         self.family, self.plan = family, plan
         self.images, self.starts = ImageCache(cache), NoiseStarts(plan.seed)
+        self.step_seconds: dict[str, dict[int, float]] = {}
         manifest = family.teacher.manifest
         self.data = data or manifest.provenance.data
         self.samplers = [family.sampler(s) for s in plan.models or family.all(plan.solvers, plan.evaluations)]
@@ -157,7 +158,9 @@ class Measurement:
             if not is_reference and not sampler.plan.coefficients[:, 4].any():  # multistep plans cannot start in the middle
                 metrics |= self._reconstruction(sampler, originals)
         if self.plan.timing:
-            metrics |= time_per_image(self.images.network(sampler), sampler)
+            if sampler.weights not in self.step_seconds:
+                self.step_seconds[sampler.weights] = step_seconds(self.images.network(sampler), sampler)
+            metrics |= time_per_image(self.step_seconds[sampler.weights], len(sampler.plan))
         metrics["wall_s"] = time.perf_counter() - started
         seeds = 0 if is_reference else self.plan.seeds
         return Row(sampler.id, sampler.method, sampler.name, sampler.evaluations, count, seeds, metrics, subsets, sampler.facts)
@@ -223,12 +226,15 @@ class Measurement:
         }
 
 
-def time_per_image(network: StepNetwork, sampler: Sampler) -> dict[str, float]:
-    """Milliseconds an image, the shortest of a few steps times the steps: alone, and in the batch that suits best."""
-    seconds = {batch: _step_seconds(network, sampler, batch) for batch in TIMED_BATCHES}
+def time_per_image(seconds: dict[int, float], steps: int) -> dict[str, float]:
+    """Milliseconds an image of so many steps takes, from the seconds of a step by batch: alone, and in the best batch."""
     best = min(seconds, key=lambda batch: seconds[batch] / batch)
-    rows = 1000 * len(sampler.plan)
-    return {"ms_alone": rows * seconds[1], "ms_batched": rows * seconds[best] / best, "best_batch": float(best)}
+    return {"ms_alone": 1000 * steps * seconds[1], "ms_batched": 1000 * steps * seconds[best] / best, "best_batch": float(best)}
+
+
+def step_seconds(network: StepNetwork, sampler: Sampler) -> dict[int, float]:
+    """Seconds of one step by batch size, the shortest of a few; weights cost the same whatever plan they follow."""
+    return {batch: _step_seconds(network, sampler, batch) for batch in TIMED_BATCHES}
 
 
 def _step_seconds(network: StepNetwork, sampler: Sampler, batch: int) -> float:
