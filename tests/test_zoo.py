@@ -11,7 +11,8 @@ from diffusers import DDIMScheduler, UNet2DModel
 
 from models.catalogue import Catalogue, default_zoo, discover
 from training.data import FASHION_MNIST_CLASSES
-from training.onnx_model import OnnxModel
+from training.evaluation.images import NoiseStarts
+from training.evaluation.samplers import Family, denoise
 from training.sampling import starting_noise, to_uint8
 from training.torch_model import load_model, save_pipeline
 
@@ -72,7 +73,11 @@ def test_stock_diffusers_agrees_with_what_is_served(zoo: Catalogue, tmp_path: Pa
         for t in scheduler.timesteps:
             prediction = unet(x, t, class_labels=given).sample
             x = scheduler.step(prediction, t, x, use_clipped_model_output=True).prev_sample
-    served = to_uint8(OnnxModel(entry.graph).run_plan(entry.plan(), pairs, (1, 28, 28), label))
+    sampler = Family(default_zoo(), "fashion-mnist").sampler("student-016")
+    start = NoiseStarts(11).at(sampler, range(20))
+    assert start.label is not None
+    assert np.array_equal(start.label, label)
+    served = to_uint8(denoise(sampler.load(), sampler.plan, start.x, start.pairs, start.label))
     difference = np.abs(served.astype(int) - to_uint8(x).astype(int))
     assert (difference <= 1).mean() >= 0.999
     assert served.std() > 50  # pictures, not grey

@@ -1,4 +1,4 @@
-"""The `sfddm-train` command: teacher, distill, progressive, sample, export, evaluate."""
+"""The `sfddm-train` command: teacher, distill, progressive, sample, export, evaluate, report."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 
 from training.config import Config
+from training.evaluation.cli import evaluate, report
 
 if TYPE_CHECKING:
     from training.teacher import UNetShape
@@ -304,49 +303,8 @@ def export(
     typer.echo(f"wrote {folder}" + (f" and {pipeline}" if pipeline else ""))
 
 
-@app.command()
-def evaluate(
-    zoo: Annotated[Path, typer.Argument(help="Zoo folder.")],
-    family: Annotated[str, typer.Option(help="Family to measure.")],
-    data: Annotated[str | None, typer.Option("--data", help="Data set of the classifier; default: the teacher's.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images per student for class agreement.")] = 1000,
-    teacher_images: Annotated[int, typer.Option(min=1, help="Images of the teacher.")] = 300,
-    seeds: Annotated[int, typer.Option(min=1, help="Images compared with the teacher's from the same noise.")] = 200,
-    seed: Seed = 0,
-    cache: Annotated[Path, typer.Option(help="Keeps images and the classifier.")] = Path("runs/evaluate"),
-    out: Annotated[Path | None, typer.Option("--out", help="JSON report to write.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="PNG to write: every model's images of the same noises.")] = None,
-    write_manifests: Annotated[bool, typer.Option("--record", help="Write the results into the zoo's manifests.")] = False,
-) -> None:
-    """Measure a family as it is served: class agreement, and agreement with the teacher from the same noise."""
-    from training import evaluate as evaluation
-
-    plan = evaluation.Plan(images=images, teacher_images=teacher_images, seeds=seeds, seed=seed)
-    command = " ".join(["sfddm-train", *sys.argv[1:]])
-    rows, facts = evaluation.measure(zoo, family, plan, cache, data)
-    if out is not None:
-        evaluation.write_report(out, rows, facts, plan, command)
-    if figure is not None:
-        evaluation.draw(zoo, family, plan, cache, rows, figure)
-    if write_manifests:
-        evaluation.record(zoo, rows, command)
-    table = Table(
-        "model", "evaluations", "class agreement", "images", "PSNR dB", "p10", "SSIM", "seeds", title=f"{family}: {facts}"
-    )
-    for row in rows:
-        cells = (row.class_agreement, row.psnr_db, row.psnr_p10_db, row.ssim)
-        agreement, decibels, low, similarity = ("" if cell is None else f"{cell:.4g}" for cell in cells)
-        table.add_row(
-            row.model,
-            str(row.evaluations),
-            agreement,
-            str(row.images),
-            decibels,
-            low,
-            similarity,
-            str(row.seeds or "reference"),
-        )
-    Console().print(table)
+app.command()(evaluate)
+app.command()(report)
 
 
 def _one_sentence(run: Callable[[], Any]) -> int:

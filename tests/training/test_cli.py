@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,32 +47,64 @@ def workshop(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path) -> None:
-    arguments = ("evaluate", "zoo", "--family", "shapes", "--data", idx_folder, "--images", "60", "--teacher-images", "30",
-                 "--seeds", "20", "--cache", "cache", "--out", "report.json", "--record", "--figure", "figure.png")  # fmt: skip
+    arguments = ("evaluate", "zoo", "--family", "shapes", "--data", idx_folder, "--images", "24", "--teacher-images", "20",
+                 "--seeds", "12", "--data-images", "20", "--paths", "2", "--frames", "3", "--reconstruct",
+                 f"{idx_folder}:rotated", "--reconstruct-images", "6", "--cache", "cache", "--out", "results/main.json",
+                 "--record", "--figure", "figure.png", "--path-figure", "paths.png")  # fmt: skip
     first = succeed(*arguments, cwd=workshop)
-    assert "evaluations" in first
-    report = json.loads((workshop / "report.json").read_text())
+    assert any(line.startswith("| shapes/teacher@dpmpp-004 ") and len(line) > 100 for line in first.splitlines())  # not cut
+    report = json.loads((workshop / "results/main.json").read_text())
     rows = {row["model"]: row for row in report["rows"]}
-    assert set(rows) == {"shapes/teacher", "shapes/student-004", "shapes/teacher@ddim-004", "shapes/teacher@dpmpp-004"}
-    assert report["classifier_accuracy"] > 0.9
-    assert rows["shapes/student-004"]["images"] == 60
-    assert 0 <= rows["shapes/student-004"]["class_agreement"] <= 1
-    assert rows["shapes/teacher"]["rmse"] == 0
-    assert 5 < rows["shapes/teacher@ddim-004"]["psnr_db"] < 58
+    models = {"shapes/teacher", "shapes/student-004", "shapes/teacher@ddim-004", "shapes/teacher@dpmpp-004"}
+    assert set(rows) == {*models, "test images"}
+    assert report["facts"]["classifier_accuracy"] > 0.9
+    student = rows["shapes/student-004"]
+    assert (student["images"], student["evaluations"], student["method"]) == (24, 4, "student")
+    assert 0 <= student["metrics"]["class_agreement"] <= 1
+    assert student["metrics"]["kid_low"] < student["metrics"]["kid"] < student["metrics"]["kid_high"]
+    assert "psnr_db" not in rows["shapes/teacher"]["metrics"]
+    assert 5 < rows["shapes/teacher@ddim-004"]["metrics"]["psnr_db"] < 58
+    assert student["metrics"]["path_max_step"] >= 1
+    assert any(name.startswith("from_") and name.endswith("-rotated-6_psnr_db") for name in student["metrics"])
+    assert "from_" not in "".join(rows["shapes/teacher@dpmpp-004"]["metrics"])  # a multistep plan cannot start in the middle
     with Image.open(workshop / "figure.png") as figure:
         assert figure.height == 4 * (2 * 8 + 4) + 4  # one row a model
     second = succeed(*arguments, cwd=workshop)
     assert "shapes/student-004: " in first  # progress of what was computed
     assert "shapes/student-004: " not in second  # nothing was computed again
-    assert json.loads((workshop / "report.json").read_text())["rows"] == report["rows"]
+    again = json.loads((workshop / "results/main.json").read_text())["rows"]
+    assert [quality_of(row) for row in again] == [quality_of(row) for row in report["rows"]]
 
     catalogue = discover([workshop / "zoo"])
     assert not catalogue.refusals
     quality = catalogue.entries["shapes/student-004"].manifest.quality["ddim-004"]
-    assert quality.metrics["psnr_db"] == pytest.approx(rows["shapes/student-004"]["psnr_db"], abs=1e-3)
+    assert quality.metrics["kid"] == pytest.approx(student["metrics"]["kid"], rel=1e-4)
+    ranking = catalogue.entries["shapes/student-004"].manifest.ranking
+    assert ranking is not None
+    assert (ranking.metric, ranking.better) == ("kid", "lower")
     assert quality.command.startswith("sfddm-train evaluate zoo")
     assert set(catalogue.entries["shapes/teacher"].manifest.quality) == {"ddim-004", "dpmpp-004", "ddim-032"}
-    assert "| ddim-004 | 60 |" in (workshop / "zoo/shapes/student-004/README.md").read_text()
+    assert "| ddim-004 | 24 |" in (workshop / "zoo/shapes/student-004/README.md").read_text()
+
+
+def test_report_renders_what_was_measured(workshop: Path) -> None:
+    """Runs after the measurement above, whose JSON it renders."""
+    succeed("report", "results", "--out", "docs/results.md", cwd=workshop)
+    text = (workshop / "docs/results.md").read_text()
+    row = next(r for r in json.loads((workshop / "results/main.json").read_text())["rows"] if r["method"] == "student")
+    assert f"{1000 * row['metrics']['kid']:.2f} [" in text
+    assert "mostly bias" in text
+    assert "could not be tested" in text
+    assert "FID is left out" in text
+    with Image.open(workshop / "docs/results-shapes.png") as curves:
+        assert curves.width > 600
+    refused = run("report", "zoo", "--out", "x.md", cwd=workshop)
+    assert (refused.returncode, "holds no reports" in refused.stderr) == (1, True)
+
+
+def quality_of(row: dict[str, Any]) -> dict[str, float]:
+    """A row's metrics without its times."""
+    return {name: v for name, v in row["metrics"].items() if not name.startswith(("ms_", "wall", "best_batch"))}
 
 
 def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
@@ -84,10 +117,12 @@ def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
     from service.engine.engine import Engine
     from service.engine.request import ImageSpec
     from service.telemetry import Metrics
-    from training.evaluate import Images
+    from training.evaluation.images import ImageCache, NoiseStarts
+    from training.evaluation.samplers import Family
 
     resolved = discover([workshop / "zoo"]).resolve("shapes/student-004")
-    measured = Images(workshop / "cache-2", seed=7).get(resolved, 12)
+    sampler = Family(workshop / "zoo", "shapes").sampler("student-004")
+    measured = ImageCache(workshop / "cache-2").first(sampler, NoiseStarts(7), 12)
 
     async def serve() -> np.ndarray:
         engine = Engine(Catalogue({resolved.entry.id: resolved.entry}), OnnxBackend(), EngineConfig(), Metrics())
@@ -128,6 +163,11 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
         (("export", "nowhere", "--family", "f", "--name", "n"), "cannot load 'nowhere'"),
         (("export", "teacher", "--family", "F F", "--name", "n"), "family"),
         (("evaluate", "zoo", "--family", "other"), "needs exactly one teacher"),
+        (("evaluate", "zoo", "--family", "shapes", "--model", "student-009"), "neither a model of shapes"),
+        (("evaluate", "zoo", "--family", "shapes", "--model", "teacher@euler-4"), "no solver variant"),
+        (("evaluate", "zoo", "--family", "shapes", "--model", "teacher", "--reconstruct", "DATA:upside"), "DATA:clean|rotated"),
+        (("evaluate", "zoo", "--family", "shapes", "--data", "DATA", "--images", "9"), "at least 20 images"),
+        (("report", "nowhere"), "holds no reports"),
         (("sample", "teacher", "--sampler", "euler"), "unknown sampler 'euler'"),
         (("sample", "teacher", "--label", "7"), "label must be below 3"),
     ],
@@ -143,4 +183,4 @@ def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: 
 
 def test_help_names_the_commands(workshop: Path) -> None:
     text = succeed("--help", cwd=workshop)
-    assert all(name in text for name in ("teacher", "distill", "export", "evaluate", "sample"))
+    assert all(name in text for name in ("teacher", "distill", "export", "evaluate", "report", "sample"))

@@ -13,9 +13,9 @@ from models.network import predict, student_from_teacher
 from models.plan import ddim, relabel
 from models.subsequence import student_alpha_bar, uniform_phi
 from tests.training.conftest import tiny_loop
-from training.agreement import psnr
 from training.distill import DistillConfig, distill, make_objective, make_student
 from training.errors import TrainingError
+from training.evaluation.agreement import psnr
 from training.loop import step_generator
 from training.sampling import run_plan, starting_noise, to_uint8
 from training.torch_model import TorchModel, load_model

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from models.catalogue import discover, verify
 from models.export import StepGraph, export_step_graph, round_weights
 from models.plan import COEFFICIENTS
+from service.backend.onnx import OnnxBackend
 from tests.training.conftest import tiny_loop
 from training.distill import DistillConfig, distill
 from training.errors import TrainingError
+from training.evaluation.samplers import denoise
 from training.export import TOLERANCE, export
 from training.onnx_model import OnnxModel
 from training.sampling import starting_noise, to_uint8
@@ -99,7 +101,8 @@ def test_vanilla_diffusers_agrees_when_conditional(zoo: Path) -> None:
     exec(lines, scope)
     label = int(re.search(r"torch\.full\(\(4,\), (\d+)\)", lines)[1])  # type: ignore[index]
     entry = discover([zoo / "zoo"]).entries["shapes/student-006"]
-    ours = to_uint8(OnnxModel(entry.graph).run_plan(entry.plan(), pairs, (1, 8, 8), np.full(4, label)))
+    network = OnnxBackend().load(entry)
+    ours = to_uint8(denoise(network, entry.plan(), noise.numpy(), pairs, np.full(4, label)))
     assert within_one(ours, scope["pixels"].numpy()) >= 0.999  # type: ignore[attr-defined]
     assert ours.std() > 10
 

@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from training.evaluation.images import ImageCache, Starts
+from training.evaluation.samplers import Sampler
+
 _PAD, _FONT = 4, 15
+
+
+def draw(cache: ImageCache, samplers: Sequence[Sampler], starts: Starts, columns: int, path: Path) -> None:
+    """The first images of every sampler from the same starting points, the most evaluations on top."""
+    ordered = sorted(samplers, key=lambda sampler: (sampler.evaluations, sampler.id), reverse=True)
+    labelled_rows([(s.id.partition("/")[2] or s.id, cache.first(s, starts, columns)) for s in ordered], path)
 
 
 def labelled_rows(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path, *, scale: int = 2) -> None:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.errors import DataError
+from training.evaluation.classifier import has_test_split, load_classifier, train_and_test
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Sixty noise pictures whose classes mean nothing: nothing but memory is right on them."""
+    random = np.random.default_rng(0)
+    for number in range(60):
+        path = tmp_path / "pictures" / ("a", "b")[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8)).astype(np.uint8)).save(path)
+    return tmp_path / "pictures"
+
+
+def test_a_folder_is_judged_on_images_held_out(folder: Path) -> None:
+    train, test = train_and_test(str(folder), image_size=8, channels=1)
+    assert (len(train), len(test)) == (54, 6)
+    seen = {train.read(i).tobytes() for i in range(len(train))}
+    assert not any(test.read(i).tobytes() in seen for i in range(len(test)))
+    assert test.labels is not None
+    assert train.labels is not None
+    assert sorted([*train.labels, *test.labels]) == [0] * 30 + [1] * 30
+
+
+def test_a_data_sets_own_split_is_used(idx_folder: Path) -> None:
+    assert has_test_split(str(idx_folder))
+    train, test = train_and_test(str(idx_folder), image_size=8, channels=1)
+    assert (len(train), len(test)) == (600, 150)
+
+
+def test_meaningless_classes_are_not_recognised(folder: Path, tmp_path: Path) -> None:
+    """A judge that was measured on what it had learnt by heart would be right on most of it."""
+    judge = load_classifier(str(folder), tmp_path / "cache", image_size=8, channels=1, epochs=100)
+    train, _ = train_and_test(str(folder), image_size=8, channels=1)
+    learnt = np.stack([train.read(i) for i in range(len(train))])
+    assert train.labels is not None
+    assert (judge.predict(learnt) == train.labels).mean() > judge.accuracy
+    again = load_classifier(str(folder), tmp_path / "cache", image_size=8, channels=1, epochs=100)
+    assert again.accuracy == judge.accuracy
+
+
+def test_data_without_labels_cannot_judge(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no labels"):
+        load_classifier(str(folder / "a"), tmp_path, image_size=8, channels=1)

@@ -1,0 +1,106 @@
+"""Distances against torchmetrics' own metrics with the features as they are, and against their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from training.evaluation.distances import SUBSETS, frechet, interval, kid_subsets, precision_recall
+
+pytestmark = pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save all:UserWarning")
+DIMENSIONS = 12
+
+
+class Given(nn.Module):
+    """Images that are features already."""
+
+    num_features = DIMENSIONS
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def features(count: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    mixed = random.standard_normal((count, DIMENSIONS)) @ np.random.default_rng(99).standard_normal((DIMENSIONS, DIMENSIONS))
+    return (mixed + shift).astype(np.float32)
+
+
+def test_kid_of_each_subset_is_torchmetrics_own() -> None:
+    ours, real = features(60, 0, shift=0.5), features(60, 1)
+    found = kid_subsets(ours, real)
+    for a, b, value in zip(np.array_split(ours, SUBSETS), np.array_split(real, SUBSETS), found, strict=True):
+        metric = KernelInceptionDistance(feature=Given(), subsets=1, subset_size=len(a))
+        metric.update(torch.from_numpy(b), real=True)
+        metric.update(torch.from_numpy(a), real=False)
+        assert value == pytest.approx(float(metric.compute()[0]), rel=1e-4)
+
+
+def test_kid_is_unbiased_for_sets_of_unequal_size() -> None:
+    """Over many draws from one distribution the mean estimate is zero, however small one side is."""
+    estimates = np.concatenate([kid_subsets(features(30, 10 + seed), features(200, 1000 + seed)) for seed in range(100)])
+    error = estimates.std() / np.sqrt(len(estimates))
+    assert abs(estimates.mean()) < 3 * error
+    assert abs(estimates.mean()) < 0.05 * kid_subsets(features(400, 4, shift=1.0), features(400, 5)).mean()
+
+
+def test_frechet_is_torchmetrics_own() -> None:
+    ours, real = features(300, 2, shift=0.7), features(400, 3)
+    metric = FrechetInceptionDistance(feature=Given())
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(ours), real=False)
+    assert frechet(ours, real) == pytest.approx(float(metric.compute()), rel=1e-3)
+    assert frechet(real, real) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_of_few_images_is_mostly_bias() -> None:
+    """Two samples of one distribution, one of them smaller than the number of features."""
+    random = np.random.default_rng(0)
+    few, many, again = (random.standard_normal((n, 40)).astype(np.float32) for n in (30, 3000, 3000))
+    assert frechet(few, many) > 10 * frechet(again, many)
+
+
+def test_kid_interval_excludes_zero_for_other_distributions() -> None:
+    mean, low, high = interval(kid_subsets(features(400, 4, shift=1.0), features(400, 5)))
+    assert 0 < low < mean < high
+
+
+def test_interval_is_students_t() -> None:
+    """Ten values with mean 5.5 and deviation 3.0277: half width 2.2622 * 3.0277 / sqrt(10)."""
+    mean, low, high = interval(np.arange(1.0, 11.0))
+    assert (mean, high - mean, mean - low) == pytest.approx((5.5, 2.1659, 2.1659), abs=1e-4)
+
+
+def test_kid_refuses_too_few_images() -> None:
+    with pytest.raises(ValueError, match="at least 20 images"):
+        kid_subsets(features(19, 0), features(100, 1))
+
+
+def test_precision_recall_follow_the_definition() -> None:
+    """Against Kynkaanniemi et al. 2019, eq. 1-2, one pair of points at a time."""
+    ours, real = features(25, 6, shift=1.5), features(30, 7)
+
+    def inside(points: np.ndarray, centres: np.ndarray) -> float:
+        hits = 0
+        for point in points:
+            for centre in centres:
+                radius = sorted(np.linalg.norm(centres - centre, axis=1))[3]  # [0] is the centre itself
+                if np.linalg.norm(point - centre) <= radius:
+                    hits += 1
+                    break
+        return hits / len(points)
+
+    assert precision_recall(ours, real) == pytest.approx((inside(ours, real), inside(real, ours)))
+
+
+def test_a_collapsed_model_is_precise_and_recalls_little() -> None:
+    random = np.random.default_rng(8)
+    real = np.concatenate([random.standard_normal((50, 4)), 100 + random.standard_normal((50, 4))]).astype(np.float32)
+    collapsed = (0.1 * random.standard_normal((100, 4))).astype(np.float32)
+    precision, recall = precision_recall(collapsed, real)
+    assert precision == 1
+    assert recall < 0.2

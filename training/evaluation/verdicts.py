@@ -1,0 +1,193 @@
+"""What the numbers say about the paper's claims and our own aims. Each verdict follows from rows by a stated rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.evaluation.distances import interval
+from training.evaluation.measure import Row
+from training.evaluation.samplers import METHODS
+
+STUDENT, GUIDED, TEACHER = METHODS["rollout"], f"{METHODS['rollout']}, guided", "teacher"
+DDIM, DPMPP, DDPM, PROGRESSIVE = (METHODS[name] for name in ("ddim", "dpmpp", "ddpm", "progressive"))
+MANY, FEW = (16, 32, 64, 128), (4, 8)
+SAME_NOISE = 0.95  # semantic consistency: the nearest teacher image is the one from the same noise
+SMOOTH = 1.1  # an interpolation is as smooth as the teacher's up to this factor
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, what became of it, and the numbers."""
+
+    claim: str
+    verdict: str
+    evidence: str
+
+
+def difference(a: Row, b: Row) -> tuple[float, float, float]:
+    """KID of a minus that of b with its 95 % interval: paired by subset where both made as many images."""
+    if a.images == b.images and len(a.kid_subsets) == len(b.kid_subsets):
+        return interval(np.asarray(a.kid_subsets) - np.asarray(b.kid_subsets))
+    halves = [(row.metrics["kid_high"] - row.metrics["kid_low"]) / 2 for row in (a, b)]
+    mean, half = a.metrics["kid"] - b.metrics["kid"], math.hypot(*halves)
+    return mean, mean - half, mean + half
+
+
+def verdicts(main: Sequence[Row], every: Sequence[Row]) -> list[Verdict]:
+    """The paper's claims. main: the main table's rows; every: those and the ablations'."""
+    return [
+        _lower_kid("The student is closer to the data than strided DDIM", main, STUDENT, [DDIM], MANY),
+        _lower_kid("The student is closer to the data than progressive distillation", main, STUDENT, [PROGRESSIVE], MANY),
+        _consistency(main),
+        _interpolation(main),
+        _subsequences(every),
+    ]
+
+
+def aims(main: Sequence[Row]) -> list[Verdict]:
+    """What this project aims for, in the same words as its verdicts."""
+    small = "At 4, 8 and 16 the student's KID is below DDIM's and DPM-Solver++'s, beyond the interval"
+    few = "At 4 and 8 the student's KID is below that of every training-free sampler, beyond the interval"
+    return [
+        _agreement(main),
+        _lower_kid(small, main, STUDENT, [DDIM, DPMPP], (*FEW, 16)),
+        _lower_kid(few, main, STUDENT, [DDIM, DPMPP, DDPM], FEW),
+        _guided(main),
+        _fold_cost(main),
+        _limit(main),
+    ]
+
+
+def _find(rows: Iterable[Row], method: str, evaluations: int, metric: str = "kid") -> Row | None:
+    found = [r for r in rows if r.method == method and r.evaluations == evaluations and metric in r.metrics]
+    return found[0] if found else None
+
+
+def _untested(claim: str, reason: str) -> Verdict:
+    return Verdict(claim, "could not be tested", reason)
+
+
+def _decide(claim: str, passed: Sequence[bool], evidence: Sequence[str]) -> Verdict:
+    return Verdict(
+        claim, "holds" if all(passed) else "does not hold" if not any(passed) else "holds in part", "; ".join(evidence)
+    )
+
+
+def _lower_kid(claim: str, rows: Sequence[Row], ours: str, others: Sequence[str], counts: Sequence[int]) -> Verdict:
+    """Holds where the whole interval of the difference in KID lies below zero."""
+    passed, evidence = [], []
+    for count in counts:
+        mine = _find(rows, ours, count)
+        for other in others:
+            theirs = _find(rows, other, count)
+            if mine is None or theirs is None:
+                continue
+            mean, low, high = (1000 * v for v in difference(mine, theirs))
+            passed.append(high < 0)
+            evidence.append(f"{count}: {mean:+.2f} [{low:+.2f}, {high:+.2f}] against {other}")
+    if not passed:
+        return _untested(claim, f"no evaluation count was measured for both the {ours} and {' or '.join(others)}")
+    return _decide(claim, passed, evidence)
+
+
+def _agreement(rows: Sequence[Row]) -> Verdict:
+    claim = "At 16, 32, 64 and 128 the student agrees with the teacher better than DDIM and DPM-Solver++ (PSNR)"
+    passed, evidence = [], []
+    for count in MANY:
+        found = [_find(rows, method, count, "psnr_db") for method in (STUDENT, DDIM, DPMPP)]
+        if found[0] is None or found[1] is None or found[2] is None:
+            continue
+        mine, *others = (row.metrics["psnr_db"] for row in found if row is not None)
+        passed.append(mine > max(others))
+        evidence.append(f"{count}: {mine:.1f} dB against {others[0]:.1f} and {others[1]:.1f}")
+    return _decide(claim, passed, evidence) if passed else _untested(claim, "no count was measured for all three")
+
+
+def _consistency(rows: Sequence[Row]) -> Verdict:
+    claim = f"Semantic consistency: at least {SAME_NOISE:.0%} of a student's images are nearest to the teacher's own"
+    students = [r for r in rows if r.method == STUDENT and r.evaluations in MANY and "same_noise" in r.metrics]
+    if not students:
+        return _untested(claim, "no student was compared with its teacher in features")
+    evidence = [f"{r.evaluations}: {r.metrics['same_noise']:.1%} of {r.seeds}, {r.metrics['psnr_db']:.1f} dB" for r in students]
+    return _decide(claim, [r.metrics["same_noise"] >= SAME_NOISE for r in students], evidence)
+
+
+def _interpolation(rows: Sequence[Row]) -> Verdict:
+    claim = f"Meaningful interpolation: a student's paths are as smooth as the teacher's, up to a factor of {SMOOTH}"
+    teacher = next((r for r in rows if r.method == TEACHER and "path_length" in r.metrics), None)
+    students = [r for r in rows if r.method == STUDENT and "path_length" in r.metrics]
+    if teacher is None or not students:
+        return _untested(claim, "no paths were measured for the teacher and a student (--paths)")
+    passed, evidence = [], []
+    for row in students:
+        length, largest = (row.metrics[name] / teacher.metrics[name] for name in ("path_length", "path_max_step"))
+        passed.append(max(length, largest) <= SMOOTH)
+        evidence.append(f"{row.evaluations}: length x{length:.2f}, largest step x{largest:.2f}")
+    return _decide(claim, passed, evidence)
+
+
+def _subsequences(rows: Sequence[Row]) -> Verdict:
+    """T' that do not divide T do no worse than the next smaller T' that does."""
+    claim = "Flexible sub-sequences: a T' that does not divide T is no worse than the next smaller one that does"
+    students = sorted((r for r in rows if r.method == STUDENT and "kid" in r.metrics), key=lambda r: r.evaluations)
+    dividing = [r for r in students if r.facts["teacher_steps"] % r.evaluations == 0 and r.facts["phi"] == "uniform"]
+    passed, evidence = [], []
+    for row in students:
+        below = [other for other in dividing if other.evaluations < row.evaluations]
+        if row.facts["teacher_steps"] % row.evaluations == 0 or not below:
+            continue
+        mean, low, high = (1000 * v for v in difference(row, below[-1]))
+        passed.append(low <= 0)
+        evidence.append(f"{row.evaluations} against {below[-1].evaluations}: {mean:+.2f} [{low:+.2f}, {high:+.2f}]")
+    return _decide(claim, passed, evidence) if passed else _untested(claim, "no such student was measured")
+
+
+def _guided(rows: Sequence[Row]) -> Verdict:
+    claim = "A guided student at 16 evaluations is closer to the data than the plain teacher at all of its steps"
+    student = _find(rows, GUIDED, 16)
+    teacher = next((r for r in rows if r.method == TEACHER and "kid" in r.metrics), None)
+    if student is None or teacher is None:
+        return _untested(claim, "the guided student at 16 or the teacher was not measured")
+    mean, low, high = (1000 * v for v in difference(student, teacher))
+    return _decide(claim, [high < 0], [f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"])
+
+
+def _fold_cost(rows: Sequence[Row]) -> Verdict:
+    """Equal quality: a student whose KID is not above that of progressive distillation by more than the interval."""
+    claim = "Single fold costs at most one third of progressive distillation at equal quality"
+    passed, evidence = [], []
+    for theirs in rows:
+        if theirs.method != PROGRESSIVE or not {"kid"} <= theirs.metrics.keys() or "training_cost" not in theirs.facts:
+            continue
+        equal = [
+            r for r in rows
+            if r.method == STUDENT and r.evaluations == theirs.evaluations and "kid" in r.metrics
+            and "training_cost" in r.facts and difference(r, theirs)[1] <= 0
+        ]  # fmt: skip
+        if equal:
+            cheapest = min(equal, key=lambda r: float(r.facts["training_cost"]))
+            share = cheapest.facts["training_cost"] / theirs.facts["training_cost"]
+            passed.append(share <= 1 / 3)
+            evidence.append(f"{theirs.evaluations}: {share:.2f} of its {theirs.facts['training_cost']:,} evaluations")
+        else:
+            passed.append(False)
+            evidence.append(f"{theirs.evaluations}: no student as good was measured")
+    return _decide(claim, passed, evidence) if passed else _untested(claim, "no progressive student with its cost was measured")
+
+
+def _limit(rows: Sequence[Row]) -> Verdict:
+    """The paper's open question: how small T' may be."""
+    claim = "The smallest T' whose KID still meets the teacher's within the interval"
+    teacher = next((r for r in rows if r.method == TEACHER and "kid" in r.metrics), None)
+    students = sorted((r for r in rows if r.method == STUDENT and "kid" in r.metrics), key=lambda r: r.evaluations)
+    if teacher is None or not students:
+        return _untested(claim, "the KID of the teacher and of students was not measured")
+    meets = [r for r in students if difference(r, teacher)[1] <= 0]
+    if not meets:
+        return Verdict(claim, "none", f"of {', '.join(str(r.evaluations) for r in students)}")
+    mean, low, high = (1000 * v for v in difference(meets[0], teacher))
+    return Verdict(claim, f"T' = {meets[0].evaluations}", f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] to the teacher")
