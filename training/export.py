@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str
     teacher = facts.get("teacher") or {}
     known = {"data", "objective", "k", "guidance", "images", "evaluations", "seed"}
     settings = {
-        **facts.get("settings", {}),
+        **{key: _portable(value) for key, value in facts.get("settings", {}).items()},
         "unet": unet_config(model.network),
         **({"loop": facts["loop"]} if "loop" in facts else {}),
     }
@@ -125,6 +126,13 @@ def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str
         ),
         sha256=digest,
     )
+
+
+def _portable(value: Any) -> Any:
+    """A setting as it may leave this machine: an absolute path keeps its last two names, `family/teacher`."""
+    if isinstance(value, str) and Path(value).is_absolute():
+        return "/".join(Path(value).parts[-2:])
+    return value
 
 
 def _commit() -> str:

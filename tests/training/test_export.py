@@ -72,6 +72,8 @@ def test_weights_are_stored_as_float16_and_nothing_of_this_machine(zoo: Path) ->
     parameters = verify(path.parent).manifest.parameters
     assert path.stat().st_size < 2 * parameters + 400_000
     assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+    for written in (path.parent / "manifest.json", path.parent / "README.md"):
+        assert str(zoo) not in written.read_text()
 
 
 def test_manifests_are_consistent_and_traceable(zoo: Path) -> None:
