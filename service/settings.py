@@ -35,6 +35,16 @@ class Settings(BaseSettings):
     max_backlog_s: float = Field(
         default=EngineConfig.max_backlog_s, gt=0, description="seconds of queued work above which requests get 429"
     )
+    isolated_s: float = Field(
+        default=0.0, ge=0, le=60, description="device seconds a minute that isolated comparisons may have alone; 0: none"
+    )
+    public_url: str | None = Field(
+        default=None, description="where clients reach this service, for absolute urls; default: the Host they asked for"
+    )
+    url_secret: str | None = Field(
+        default=None, description="key that signs image urls, the same on every replica; default: random at each start"
+    )
+    url_expire_s: float = Field(default=3600.0, gt=0, description="seconds that an image url is good for")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one evaluation; default: every usable core")
     provider: str | None = Field(default=None, description="ONNX Runtime provider; default: CUDA where there is one, else CPU")
     drain_s: float = Field(default=30.0, ge=0, description="seconds that running requests get to finish at shutdown")

@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 from fastapi import FastAPI
 
-from service.api import health, images, models, page
+from service.api import files, health, images, interpolations, models, page
 from service.api.errors import install_error_handlers
-from service.api.middleware import BodyLimit, RequestContext
+from service.api.middleware import BodyLimit, HeadAsGet, RateLimitHeaders, RequestContext
 from service.api.state import assemble, open_catalogue
 from service.settings import Settings
 
@@ -42,9 +42,12 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
-    app.add_middleware(RequestContext)  # added last, so outermost: a refused body has an id and a log line too
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(RateLimitHeaders, engine=service.engine, limit_s=settings.max_backlog_s)
+    # Added last, so outermost: a refused body has an id and a log line too.
+    app.add_middleware(RequestContext, metrics=service.metrics)
     install_error_handlers(app)
-    for room in (images, models, health, page):
+    for room in (images, interpolations, files, models, health, page):
         app.include_router(room.router)
     return app
 

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from models.catalogue import Catalogue, Refusal, Resolved, UnknownModelError, discover
 from models.plan import SAMPLERS
+from service.api.links import ImageLinks
 from service.backend.onnx import OnnxBackend
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
@@ -31,6 +32,7 @@ class Service:
     default_model: str
     metrics: Metrics
     engine: Engine
+    links: ImageLinks
 
     def resolve(self, model_id: str | None) -> Resolved:
         """The model of a request, the default one when it names none. Raises UnknownModelError."""
@@ -82,7 +84,8 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     metrics = Metrics(variants=measured_variants(catalogue))
     config = EngineConfig(settings.max_batch, settings.max_step_ms, settings.max_backlog_s)
     engine = Engine(catalogue, OnnxBackend(threads=settings.threads, provider=settings.provider), config, metrics)
-    return Service(settings, catalogue, choose_default(catalogue, settings.default_model), metrics, engine)
+    links = ImageLinks(settings.url_secret, settings.url_expire_s, settings.public_url)
+    return Service(settings, catalogue, choose_default(catalogue, settings.default_model), metrics, engine, links)
 
 
 def _service_of(request: Request) -> Service:

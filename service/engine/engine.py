@@ -75,6 +75,8 @@ class Engine:
         self._scheduler = Scheduler()
         self._rows: dict[int, Row] = {}
         self._tickets: dict[Ticket, list[Row]] = {}  # rows not finished
+        self._alone: Ticket | None = None  # nothing else runs while this one has device seconds left to be alone
+        self._alone_s = 0.0
         self._numbers = itertools.count()
         self._models = {entry_id: ModelStatus("loading") for entry_id in catalogue.entries}
         self._state: Literal["starting", "serving", "draining", "stopped"] = "starting"
@@ -97,10 +99,17 @@ class Engine:
         """Status by entry id."""
         return MappingProxyType(self._models)
 
-    def submit(self, model: Resolved, images: Sequence[ImageSpec], *, previews: int = 0) -> Ticket:
+    @property
+    def backlog_s(self) -> float:
+        """Estimated device seconds of everything admitted."""
+        return self._backlog_s()
+
+    def submit(self, model: Resolved, images: Sequence[ImageSpec], *, previews: int = 0, alone_s: float = 0.0) -> Ticket:
         """Queue one row per image; call it in the event loop that will read the ticket.
 
         previews: mid-denoise predictions per image, evenly spaced before the end.
+        alone_s: device seconds in which nothing else runs, from the next step boundary until the request is done; what
+        is left after them shares the device again. One request at a time is alone, a second one shares.
         Raises UnavailableError (starting, draining, or the model failed to load), OverloadedError (more than
         max_backlog_s of work is ahead) and ValueError for images that do not fit the model.
         """
@@ -114,6 +123,8 @@ class Engine:
             self._rows.update((row.number, row) for row in rows)
             self._tickets[ticket] = rows
             self._scheduler.admit(model.entry.id, (row.number for row in rows), len(model.plan))
+            if alone_s > 0 and self._alone is None:
+                self._alone, self._alone_s = ticket, alone_s
             self._changed.notify_all()
         return ticket
 
@@ -156,6 +167,7 @@ class Engine:
         rows = self._tickets.pop(ticket, None)
         if rows is None:
             return
+        self._share(ticket)
         for row in rows:
             del self._rows[row.number]
             self._waste(row.model.entry.id, len(row.model.plan) - self._scheduler.remove(row.number))
@@ -221,11 +233,22 @@ class Engine:
         """The next batch and its rows; waits for work. None when the engine is to stop."""
         with self._changed:
             while self._state != "stopped":
-                batch = self._scheduler.schedule()
+                batch = self._scheduler.schedule() if self._alone is None else self._next_alone(self._alone)
                 if batch is not None:
                     return batch, [self._rows[number] for number in batch.rows]
                 self._changed.wait()
         return None
+
+    def _next_alone(self, ticket: Ticket) -> Batch:
+        """The next batch of a request that is alone; its lane pays for it as for any other."""
+        rows = self._tickets[ticket]
+        model = rows[0].model.entry.id
+        return Batch(model, tuple(row.number for row in rows[: self._costs[model].largest]))
+
+    def _share(self, ticket: Ticket) -> None:
+        """End a request's time alone, if it has any."""
+        if ticket is self._alone:
+            self._alone = None
 
     def _deliver(self, batch: Batch, rows: Sequence[Row], outputs: Sequence[Output | RowFailedError], seconds: float) -> None:
         """Advance the rows and hand over what they have become; the heavy part needs no lock: rows are this thread's."""
@@ -235,6 +258,10 @@ class Engine:
         with self._changed:
             self._scheduler.charge(batch, seconds)
             self._scheduler.advance(batch)
+            if self._alone is not None:
+                self._alone_s -= seconds
+                if self._alone_s <= 0:
+                    self._share(self._alone)
             self._waste(batch.model, sum(row.number not in self._rows for row in rows))  # cancelled while on the device
             for row, event in zip(rows, events, strict=True):
                 if row.number not in self._rows:
@@ -253,6 +280,7 @@ class Engine:
         left.remove(row)
         if not left:
             del self._tickets[row.ticket]
+            self._share(row.ticket)
         label = self._metrics.model_label(row.model.id)
         self._metrics.queue_seconds.labels(model=label).observe(image.timing.queue_s)
         self._metrics.compute_seconds.labels(model=label).observe(image.timing.compute_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from service.engine.request import EngineError, Finished, ImageSpec, Preview
 
@@ -20,7 +20,7 @@ class Ticket:
         self._events: asyncio.Queue[Event | EngineError] = asyncio.Queue()
         self._unread = len(self.specs)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event]:
         """Previews and finished images in the order they are made; ends after the last image. Read it once.
 
         Leaving early cancels what is left. Raises RowFailedError, UnavailableError when the engine stopped, or
