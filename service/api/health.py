@@ -19,9 +19,14 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", summary="Would a request be served now?")
 async def readyz(service: ServiceOf) -> dict[str, str]:
     """200 when models are loaded and warm; 503 with the reason while loading or draining."""
+    ready_or_raise(service)
+    return {"status": "ok"}
+
+
+def ready_or_raise(service: Service) -> None:
+    """Raises UnavailableError with the reason when a request would not be served now."""
     if not service.engine.ready:
         raise UnavailableError(_why_not(service))
-    return {"status": "ok"}
 
 
 def _why_not(service: Service) -> str:
