@@ -92,6 +92,7 @@ def serve(
 
     from service.api.app import create_app
     from service.logs import configure_logging
+    from service.server import DrainingServer
 
     settings = _settings(
         host=host,
@@ -115,7 +116,8 @@ def serve(
             application, log_config=None, access_log=False, timeout_graceful_shutdown=max(1, round(settings.drain_s))
         )
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            drain = application.state.service.engine.drain
+            DrainingServer(config, drain, settings.drain_s).run(sockets=[listener])
 
 
 def _settings(**given: Any) -> Settings:

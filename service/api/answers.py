@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request
@@ -17,10 +17,13 @@ from service.api.errors import ClientLeftError, InvalidRequestError
 from service.api.generation import Generation
 from service.api.negotiate import JSON, choose
 from service.api.schema import GenerationResponse, ImageBody, ImageRequest, TimingBody
+from service.comparison import slowest
 from service.encode import FORMATS, MEDIA_TYPES, FileStyle, ImageFormat
 from service.engine.request import Finished, ImageSpec, OverloadedError, Timing, UnavailableError
 from service.engine.ticket import Ticket
 from service.telemetry import Metrics
+
+T = TypeVar("T")
 
 IMAGE_FILES: dict[str, Any] = {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES.values()}
 
@@ -71,19 +74,25 @@ def recorded(metrics: Metrics, model_id: str) -> Iterator[None]:
 
 async def images_unless_client_leaves(ticket: Ticket, request: Request) -> list[Finished]:
     """The finished images. When the client disconnects first, its rows leave the engine; raises ClientLeftError."""
-    images = asyncio.create_task(ticket.images())
+    try:
+        return await unless_client_leaves(ticket.images(), request)
+    finally:
+        ticket.cancel()  # nothing is left to cancel when all went well
+
+
+async def unless_client_leaves(answer: Coroutine[Any, Any, T], request: Request) -> T:
+    """What `answer` returns. It is cancelled when the client disconnects first; raises ClientLeftError."""
+    working = asyncio.create_task(answer)
     gone = asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait((images, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not images.done():
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
             raise ClientLeftError
-        return images.result()
+        return working.result()
     finally:
-        if not images.done():
-            ticket.cancel()
-        for task in (images, gone):
+        for task in (working, gone):
             task.cancel()
-        await asyncio.gather(images, gone, return_exceptions=True)
+        await asyncio.gather(working, gone, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:
@@ -120,19 +129,8 @@ def class_name(model: Resolved, spec: ImageSpec) -> str | None:
 
 
 def timing_body(timing: Timing) -> TimingBody:
-    """An image's timing."""
+    """A timing as JSON."""
     return TimingBody(queue_s=timing.queue_s, compute_s=timing.compute_s, total_s=timing.total_s, mean_batch=timing.mean_batch)
-
-
-def request_timing(images: Sequence[Finished]) -> TimingBody:
-    """A request lasts as long as its slowest image."""
-    timings = [image.timing for image in images]
-    return TimingBody(
-        queue_s=max(timing.queue_s for timing in timings),
-        compute_s=max(timing.compute_s for timing in timings),
-        total_s=max(timing.total_s for timing in timings),
-        mean_batch=sum(timing.mean_batch for timing in timings) / len(timings),
-    )
 
 
 def file_headers(model: Resolved, image: Finished) -> dict[str, str]:
@@ -175,7 +173,7 @@ def generation_response(
         model=model.id,
         steps=len(model.plan),
         seed=generation.seed,
-        timing=request_timing(finished),
+        timing=timing_body(slowest(finished)),
     )
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 from fastapi import FastAPI
 
-from service.api import files, health, images, interpolations, kserve, models, page
+from service.api import comparisons, files, health, images, interpolations, kserve, models, page
 from service.api.errors import install_error_handlers
 from service.api.middleware import BodyLimit, HeadAsGet, RateLimitHeaders, RequestContext
 from service.api.state import assemble, open_catalogue
@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     # Added last, so outermost: a refused body has an id and a log line too.
     app.add_middleware(RequestContext, metrics=service.metrics)
     install_error_handlers(app)
-    for room in (images, interpolations, files, models, kserve, health, page):
+    for room in (images, interpolations, comparisons, files, models, kserve, health, page):
         app.include_router(room.router)
     return app
 

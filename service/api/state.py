@@ -13,6 +13,7 @@ from models.catalogue import Catalogue, Refusal, Resolved, UnknownModelError, di
 from models.plan import SAMPLERS
 from service.api.links import ImageLinks
 from service.backend.onnx import OnnxBackend
+from service.comparison import Isolation
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
 from service.settings import Settings
@@ -33,6 +34,7 @@ class Service:
     metrics: Metrics
     engine: Engine
     links: ImageLinks
+    isolation: Isolation
 
     def resolve(self, model_id: str | None) -> Resolved:
         """The model of a request, the default one when it names none. Raises UnknownModelError."""
@@ -85,7 +87,8 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     config = EngineConfig(settings.max_batch, settings.max_step_ms, settings.max_backlog_s)
     engine = Engine(catalogue, OnnxBackend(threads=settings.threads, provider=settings.provider), config, metrics)
     links = ImageLinks(settings.url_secret, settings.url_expire_s, settings.public_url)
-    return Service(settings, catalogue, choose_default(catalogue, settings.default_model), metrics, engine, links)
+    default = choose_default(catalogue, settings.default_model)
+    return Service(settings, catalogue, default, metrics, engine, links, Isolation(settings.isolated_s))
 
 
 def _service_of(request: Request) -> Service:

@@ -63,9 +63,10 @@ async def _encoded(events: AsyncIterator[BaseModel], outcome: Outcome) -> AsyncI
         outcome.end("ok")
     except Exception as error:
         outcome.end(outcome_of(error))
-        if not isinstance(error, EngineError):
+        problem = problem_of(error)
+        if problem.code == "internal_error":
             _log.exception("stream_failed")
-        yield ServerSentEvent(json.dumps(problem_of(error).body), sep=_END)
+        yield ServerSentEvent(json.dumps(problem.body), sep=_END)
 
 
 def stream_generation(service: Service, generation: Generation, style: FileStyle, partial_images: int) -> EventStream:

@@ -258,7 +258,7 @@ class Engine:
         with self._changed:
             self._scheduler.charge(batch, seconds)
             self._scheduler.advance(batch)
-            if self._alone is not None:
+            if self._alone is not None and rows[0].ticket is self._alone:
                 self._alone_s -= seconds
                 if self._alone_s <= 0:
                     self._share(self._alone)
