@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from service.api import comparisons, files, health, images, interpolations, kserve, models, page
 from service.api.errors import install_error_handlers
 from service.api.middleware import BodyLimit, HeadAsGet, RateLimitHeaders, RequestContext
+from service.api.openapi import describe
 from service.api.state import assemble, open_catalogue
 from service.settings import Settings
 
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_error_handlers(app)
     for room in (images, interpolations, comparisons, files, models, kserve, health, page):
         app.include_router(room.router)
+    describe(app, service)
     return app
 
 

@@ -38,7 +38,12 @@ def _why_not(service: Service) -> str:
     return "The service is shutting down."
 
 
-@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    summary="Prometheus metrics",
+)
 async def metrics(service: ServiceOf) -> Response:
     """The text exposition format."""
     return Response(service.metrics.exposition(), media_type=service.metrics.content_type)

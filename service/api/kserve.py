@@ -20,7 +20,7 @@ from service.api.health import ready_or_raise
 from service.api.prompts import default_class
 from service.api.schema import MAX_FIRST_INDEX
 from service.api.state import Service, ServiceOf
-from service.api.tensors import HEADER_LENGTH, InferRequest, InferResponse, InputName, answer, read_request
+from service.api.tensors import HEADER_LENGTH, InferResponse, InputName, answer, read_request
 from service.engine.request import ImageSpec, UnavailableError
 
 router = APIRouter(tags=["open inference protocol"], prefix="/v2")
@@ -105,12 +105,11 @@ async def model_ready(model_id: str, service: ServiceOf, version: str = VERSION)
     return ModelReady(name=model.id)
 
 
+# Read by hand, as bytes may follow the JSON; service.api.openapi describes InferRequest.
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {
-            "application/json": {"schema": InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")},
-        },
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
     }
 }
 

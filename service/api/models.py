@@ -18,16 +18,17 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models", summary="List models")
 async def list_models(service: ServiceOf) -> ModelList:
     """Every model here. A teacher also answers to its `variants`, training-free solvers with fewer steps."""
-    return ModelList(data=[_model_body(service, service.catalogue.resolve(model_id)) for model_id in service.catalogue.entries])
+    return ModelList(data=[model_body(service, service.catalogue.resolve(model_id)) for model_id in service.catalogue.entries])
 
 
 @router.get("/v1/models/{model_id:path}", summary="Retrieve a model or variant")
 async def retrieve_model(model_id: str, service: ServiceOf) -> ModelBody:
     """One model, or one variant such as `<family>/teacher@dpmpp-016`; 404 when it does not exist."""
-    return _model_body(service, service.catalogue.resolve(model_id))
+    return model_body(service, service.catalogue.resolve(model_id))
 
 
-def _model_body(service: Service, model: Resolved) -> ModelBody:
+def model_body(service: Service, model: Resolved) -> ModelBody:
+    """Everything there is to say of a model."""
     manifest = model.entry.manifest
     status = service.engine.models[model.entry.id]
     return ModelBody(
@@ -40,6 +41,7 @@ def _model_body(service: Service, model: Resolved) -> ModelBody:
         default=model.id == service.default_model,
         image=manifest.image,
         size=size_of(manifest.image),
+        bytes=model.entry.graph.stat().st_size,
         classes=manifest.classes,
         parameters=manifest.parameters,
         prediction_type=manifest.prediction_type,

@@ -183,6 +183,7 @@ class ModelBody(BaseModel):
     default: bool
     image: ImageShape
     size: str
+    bytes: int = Field(description="of model.onnx on disk")
     classes: list[str]
     parameters: int
     prediction_type: str
