@@ -20,7 +20,7 @@ from PIL import Image
 from tests.e2e.conftest import PATIENCE_S, Server, launched, serving
 
 LONG = {"model": "tiny/teacher", "prompt": "dog", "n": 128}  # with the options below 4096 evaluations, one after another
-SLOW = ("--max-n", "512", "--max-batch", "1", "--threads", "1")
+SLOW = ("--max-n", "512", "--max-batch", "1", "--threads", "1", "--default-model", "tiny/student-004")
 
 
 def connect(server: Server, **options: object) -> openai.OpenAI:
