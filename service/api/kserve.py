@@ -1,7 +1,7 @@
 """The Open Inference Protocol (KServe V2) under /v2, for platforms that speak it: seeds in, image tensors out.
 
-Model ids hold a slash, which may be sent as it is or as %2F. Every model has one version, `1`. Errors have the protocol's
-shape, {"error": message}.
+Model ids are `<family>/<name>`; the slash may be sent as it is or as %2F. Every model has one version, `1`. Errors have
+the protocol's shape, {"error": message}.
 """
 
 from __future__ import annotations
@@ -92,12 +92,20 @@ async def ready(service: ServiceOf) -> Ready:
     return Ready()
 
 
-# Of two decorators the lower one registers first, and a path with a version must be tried before one without.
-@router.get("/models/{model_id:path}/ready", summary="Is a model ready?")
-@router.get("/models/{model_id:path}/versions/{version}/ready", summary="Is a version of a model ready?")
-async def model_ready(model_id: str, service: ServiceOf, version: str = VERSION) -> ModelReady:
+_MODEL = "/models/{family}/{name}"
+_VERSIONED = _MODEL + "/versions/{version}"
+
+
+@router.get(_MODEL + "/ready", summary="Is a model ready?")
+async def model_ready(family: str, name: str, service: ServiceOf) -> ModelReady:
     """200 when the model is loaded, 503 otherwise, 404 when it does not exist."""
-    model = _model(service, model_id, version)
+    return await version_ready(family, name, VERSION, service)
+
+
+@router.get(_VERSIONED + "/ready", summary="Is a version of a model ready?")
+async def version_ready(family: str, name: str, version: str, service: ServiceOf) -> ModelReady:
+    """The same; every model has the one version, 1."""
+    model = _model(service, family, name, version)
     ready_or_raise(service)
     status = service.engine.models[model.entry.id]
     if status.state != "loaded":
@@ -114,20 +122,20 @@ _BODY: dict[str, Any] = {
 }
 
 
-@router.post("/models/{model_id:path}/infer", summary="Generate images", response_model=InferResponse, openapi_extra=_BODY)
-@router.post(
-    "/models/{model_id:path}/versions/{version}/infer",
-    summary="Generate images with a version",
-    response_model=InferResponse,
-    openapi_extra=_BODY,
-)
-async def infer(model_id: str, request: Request, service: ServiceOf, version: str = VERSION) -> InferResponse | Response:
+@router.post(_MODEL + "/infer", summary="Generate images", response_model=InferResponse, openapi_extra=_BODY)
+async def infer(family: str, name: str, request: Request, service: ServiceOf) -> InferResponse | Response:
     """One image a seed: `seed` [N] in, `image` [N,C,H,W] out, UINT8.
 
     `index` [N] is the image's index under its seed, 0 when absent; `class_label` [N] its class, the seed's choice when
     absent. The images are those of POST /v1/images/generations. Tensors may travel in the binary extension both ways.
     """
-    model = _model(service, model_id, version)
+    return await infer_version(family, name, VERSION, request, service)
+
+
+@router.post(_VERSIONED + "/infer", summary="Generate images with a version", response_model=InferResponse, openapi_extra=_BODY)
+async def infer_version(family: str, name: str, version: str, request: Request, service: ServiceOf) -> InferResponse | Response:
+    """The same; every model has the one version, 1."""
+    model = _model(service, family, name, version)
     asked, tensors = read_request(await request.body(), request.headers.get(HEADER_LENGTH))
     specs = _specs(model, {name: values.tolist() for name, values in tensors.items()}, service.settings.max_n)
     with recorded(service.metrics, model.id):
@@ -135,11 +143,16 @@ async def infer(model_id: str, request: Request, service: ServiceOf, version: st
     return answer(asked, model.id, VERSION, np.stack([image.pixels for image in finished]))
 
 
-@router.get("/models/{model_id:path}", summary="Model metadata")
-@router.get("/models/{model_id:path}/versions/{version}", summary="Metadata of a version of a model")
-async def metadata(model_id: str, service: ServiceOf, version: str = VERSION) -> ModelMetadata:
+@router.get(_MODEL, summary="Model metadata")
+async def metadata(family: str, name: str, service: ServiceOf) -> ModelMetadata:
     """The tensors that go in and come out."""
-    model = _model(service, model_id, version)
+    return await version_metadata(family, name, VERSION, service)
+
+
+@router.get(_VERSIONED, summary="Metadata of a version of a model")
+async def version_metadata(family: str, name: str, version: str, service: ServiceOf) -> ModelMetadata:
+    """The same; every model has the one version, 1."""
+    model = _model(service, family, name, version)
     manifest = model.entry.manifest
     names = ["seed", "index", *(["class_label"] if manifest.classes else [])]
     return ModelMetadata(
@@ -149,9 +162,9 @@ async def metadata(model_id: str, service: ServiceOf, version: str = VERSION) ->
     )
 
 
-def _model(service: Service, model_id: str, version: str) -> Resolved:
+def _model(service: Service, family: str, name: str, version: str) -> Resolved:
     """Raises UnknownModelError for a model or version that does not exist."""
-    model = service.catalogue.resolve(model_id)
+    model = service.catalogue.resolve(f"{family}/{name}")
     if version != VERSION:
         raise UnknownModelError(f"{model.id} has only the version {VERSION}.")
     return model

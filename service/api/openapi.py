@@ -64,27 +64,28 @@ def examples_of(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
     compared = mates[:2] if len(mates) > 1 else [mates[0], f"{mates[0]}@ddim-001"]
     prompt = {"prompt": manifest.classes[0].casefold()} if manifest.classes else {}
     tensor = {"name": "seed", "shape": [2], "datatype": "INT64", "data": [7, 8]}
-    name, versioned = {"model_id": model.id}, {"model_id": model.id, "version": "1"}
+    named = dict(zip(("family", "name"), model.id.split("/"), strict=True))
+    versioned = {**named, "version": "1"}
     ok: dict[str, Any] = {"answer": {"status": "ok"}}
-    v2 = "/v2/models/{model_id}"
+    v2 = "/v2/models/{family}/{name}"
     return {
         ("post", "/v1/images/generations"): {"body": {"model": model.id, **prompt, "n": 2, "seed": 7}},
         ("post", "/v1/images/interpolations"): {"body": {"model": model.id, **prompt, "seeds": [7, 8], "frames": 4}},
         ("post", "/v1/comparisons"): {"body": {"models": compared, **prompt, "seed": 7, "repeats": 2}},
         ("get", "/v1/images/files/{token}"): {"parameters": {"token": "the-end-of-a-url.from-an-answer"}},
         ("get", "/v1/models"): {"answer": {"object": "list", "data": []}},
-        ("get", "/v1/models/{model_id}"): {"parameters": name},
+        ("get", "/v1/models/{model_id}"): {"parameters": {"model_id": model.id}},
         ("get", "/livez"): ok,
         ("get", "/readyz"): ok,
         ("get", "/metrics"): {"answer": "sfddm_running_rows 0.0\n"},
         ("get", "/v2"): {"answer": {"name": "sfddm-serve", "version": "0.1.0", "extensions": ["binary_tensor_data"]}},
         ("get", "/v2/health/live"): {"answer": {"live": True}},
         ("get", "/v2/health/ready"): {"answer": {"ready": True}},
-        ("get", v2): {"parameters": name},
+        ("get", v2): {"parameters": named},
         ("get", f"{v2}/versions/{{version}}"): {"parameters": versioned},
-        ("get", f"{v2}/ready"): {"parameters": name},
+        ("get", f"{v2}/ready"): {"parameters": named},
         ("get", f"{v2}/versions/{{version}}/ready"): {"parameters": versioned},
-        ("post", f"{v2}/infer"): {"parameters": name, "body": {"inputs": [tensor]}},
+        ("post", f"{v2}/infer"): {"parameters": named, "body": {"inputs": [tensor]}},
         ("post", f"{v2}/versions/{{version}}/infer"): {"parameters": versioned, "body": {"inputs": [tensor]}},
     }
 

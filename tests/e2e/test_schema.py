@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.e2e.conftest import ROOT, Server
 
-BOUND = ("--max-examples", "5", "--seed", "1", "--phases", "examples,fuzzing")
+BOUND = ("--max-examples", "5", "--seed", "1", "--phases", "examples,coverage,fuzzing")
 
 
 def test_nothing_is_found_on_all_checks(server: Server, tmp_path: Path) -> None:
