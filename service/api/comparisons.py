@@ -32,7 +32,7 @@ from service.api.generation import class_label_of, scale_of, size_of
 from service.api.prompts import default_class
 from service.api.schema import ImageBody
 from service.api.state import Service, ServiceOf
-from service.api.stream import EventStream
+from service.api.stream import EVENT_STREAM, EventStream
 from service.comparison import Arrived, Comparison, Measured, Run, complete_rounds, speed_up
 from service.encode import FileStyle
 from service.engine.request import Finished, ImageSpec
@@ -45,7 +45,7 @@ _METRIC = "comparison"  # the `model` label of a request that asks several
 @router.post(
     "/v1/comparisons",
     response_model=ComparisonResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": EVENT_STREAM}}},
     summary="Compare models",
 )
 async def compare(body: ComparisonRequest, request: Request, service: ServiceOf) -> ComparisonResponse | Response:

@@ -18,7 +18,7 @@ from service.api.answers import (
 from service.api.generation import plan_generation
 from service.api.schema import GenerationRequest, GenerationResponse
 from service.api.state import ServiceOf
-from service.api.stream import stream_generation
+from service.api.stream import EVENT_STREAM, stream_generation
 from service.encode import FileStyle
 
 router = APIRouter(tags=["images"])
@@ -27,7 +27,7 @@ router = APIRouter(tags=["images"])
 @router.post(
     "/v1/images/generations",
     response_model=GenerationResponse,
-    responses={200: {"content": {**IMAGE_FILES, "text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {**IMAGE_FILES, "text/event-stream": EVENT_STREAM}}},
     summary="Generate images",
 )
 async def generate(body: GenerationRequest, request: Request, service: ServiceOf) -> GenerationResponse | Response:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from typing import Any
 
 import structlog
 from pydantic import BaseModel
@@ -27,6 +28,9 @@ from service.encode import FileStyle
 from service.engine.request import EngineError, Finished, Preview
 
 KEEP_ALIVE_S = 15
+EVENT_STREAM: dict[str, Any] = {  # how OpenAPI describes one event
+    "schema": {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}, "required": ["data"]}
+}
 _END = "\n"  # of a line
 
 # Left alone, sse-starlette cuts every stream at SIGTERM; ours end by themselves while the engine drains.

@@ -23,11 +23,15 @@ HEADER_LENGTH = "inference-header-content-length"
 InputName = Literal["seed", "index", "class_label"]
 
 
-class _Part(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Part(_Strict):
     model_config = ConfigDict(extra="forbid")
 
 
-class TensorParameters(BaseModel):
+class TensorParameters(_Strict):
     """Parameters of an input; others are passed over."""
 
     binary_data_size: int | None = Field(default=None, ge=0, description="bytes of this tensor behind the JSON")
@@ -43,7 +47,7 @@ class InputTensor(_Part):
     data: list[Any] | None = Field(default=None, description="N integers, nested or flat")
 
 
-class OutputParameters(BaseModel):
+class OutputParameters(_Strict):
     """Parameters of a requested output; others are passed over."""
 
     binary_data: bool | None = None
@@ -56,7 +60,7 @@ class RequestedOutput(_Part):
     parameters: OutputParameters | None = None
 
 
-class InferParameters(BaseModel):
+class InferParameters(_Strict):
     """Parameters of a request; others (priority, timeout, ...) are passed over."""
 
     binary_data_output: bool | None = None
