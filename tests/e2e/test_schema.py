@@ -6,18 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.conftest import ROOT, Server
+from tests.e2e.conftest import ROOT, serving
 
-BOUND = ("--max-examples", "5", "--seed", "1", "--phases", "examples,coverage,fuzzing")
+BOUND = ("--max-examples", "3", "--seed", "1", "--phases", "examples,coverage,fuzzing")
 
 
-def test_nothing_is_found_on_all_checks(server: Server, tmp_path: Path) -> None:
+def test_nothing_is_found_on_all_checks(tiny_zoo: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml"), "run"]
-    result = subprocess.run(
-        [*command, f"{server.url}/openapi.json", "--checks", "all", *BOUND],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = ("--zoo", str(tiny_zoo), "--default-model", "tiny/student-004", "--max-n", "2", "--threads", "1")
+    with serving(tmp_path / "log", *options) as server:
+        result = subprocess.run(
+            [*command, f"{server.url}/openapi.json", "--checks", "all", *BOUND],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert result.returncode == 0, result.stdout
