@@ -1,4 +1,4 @@
-"""How closely images made from the same noise agree: PSNR and SSIM image by image, in numpy, as training.agreement has them."""
+"""How closely images made from the same noise agree: PSNR and SSIM image by image, as training.evaluation has them."""
 
 from __future__ import annotations
 

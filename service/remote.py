@@ -25,9 +25,10 @@ class RemoteError(Exception):
 
 
 def models(url: str) -> list[ModelBody]:
-    """GET /v1/models. Raises RemoteError."""
+    """The models, without experiments, of GET /v1/models. Raises RemoteError."""
     with _client(url) as client:
-        return ModelList.model_validate(_checked(client.get("v1/models")).json()).data
+        listed = ModelList.model_validate(_checked(client.get("v1/models")).json()).data
+        return [model for model in listed if isinstance(model, ModelBody)]
 
 
 def generate(url: str, body: GenerationRequest) -> GenerationResponse:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service import agreement
-from training import agreement as theirs
+from training.evaluation import agreement as theirs
 
 
 def pairs(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

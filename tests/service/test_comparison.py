@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue
+from service.backend.base import Float32, Int64
 from service.comparison import Arrived, Comparison, Isolation, Measured, Run, complete_rounds, speed_up
-from service.engine.request import ImageSpec
+from service.engine.request import ImageSpec, OverloadedError, RowFailedError
 from tests.service.engine.support import Gate, Watched, running, until
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +74,35 @@ async def test_time_alone_is_bounded(tiny_catalogue: Catalogue) -> None:
     async with running(tiny_catalogue) as engine:
         events = [event async for event in Run(engine, comparison(tiny_catalogue, isolated=True), Isolation(1e-9)).events()]
     assert not [event for event in events if isinstance(event, Measured)]
+
+
+async def test_a_failure_while_alone_frees_the_device(tiny_catalogue: Catalogue) -> None:
+    def spoil(x_next: Float32, timestep: Int64, class_label: Int64 | None) -> None:
+        if class_label is not None:
+            x_next[class_label == 1] = np.nan
+
+    backend = Watched()
+    async with running(tiny_catalogue, backend) as engine:
+        backend.armed, backend.after = True, spoil
+        model = tiny_catalogue.resolve("tiny/teacher")
+        others = engine.submit(model, [ImageSpec(1, 0, 0)])
+        failing = engine.submit(model, [ImageSpec(2, 0, 1)], exclusive_s=60)
+        with pytest.raises(RowFailedError):
+            await failing.images()
+        assert len(await others.images()) == 1
+
+
+async def test_time_alone_waits_for_promises(tiny_catalogue: Catalogue) -> None:
+    gate = Gate()
+    backend = Watched()
+    async with running(tiny_catalogue, backend) as engine:
+        backend.armed, backend.before = True, gate
+        teacher = tiny_catalogue.resolve("tiny/teacher")
+        busy = engine.submit(teacher, [ImageSpec(1, 0, 0)], exclusive_s=60)
+        with pytest.raises(OverloadedError, match="promised"):
+            engine.submit(teacher, [ImageSpec(2, 0, 0)], exclusive_s=60)
+        gate.let(1000)
+        assert len(await busy.images()) == 1
 
 
 async def test_leaving_frees_the_device(tiny_catalogue: Catalogue) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
@@ -122,6 +123,25 @@ async def test_a_post_tells_what_is_left_of_the_backlog(client: httpx.AsyncClien
     assert 0 <= remaining <= limit == 60
     assert headers["x-ratelimit-reset-seconds"] == "0.000"
     assert "x-ratelimit-limit-seconds" not in (await client.get("/v1/models")).headers
+
+
+async def test_the_room_told_is_that_of_the_models_own_lane(tiny_zoo: Path) -> None:
+    """A teacher whose lane is full is refused and told when to come back; a student's lane is empty all the while."""
+    async with serving(tiny_app(tiny_zoo, max_backlog_s=1e-6)) as client:
+
+        async def post(model: str, n: int = 1) -> httpx.Response:
+            return await client.post("/v1/images/generations", json={"model": model, "n": n})
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(post, "tiny/teacher", 16)
+            while (refused := await post("tiny/teacher")).status_code != 429:
+                pass
+            taken = await post("tiny/student-004")
+            tasks.cancel_scope.cancel()
+    assert refused.headers["x-ratelimit-remaining-seconds"] == "0.000"
+    assert float(refused.headers["x-ratelimit-reset-seconds"]) > 0
+    assert taken.status_code == 200
+    assert taken.headers["x-ratelimit-reset-seconds"] == "0.000"
 
 
 async def test_the_pages_and_their_parts_come_from_here(client: httpx.AsyncClient) -> None:
