@@ -183,7 +183,9 @@ def device_body(device: Device) -> DeviceBody:
 
 def arm_body(assignment: Assignment | None) -> ExperimentArm | None:
     """Where an experiment sent a request, as JSON."""
-    return assignment and ExperimentArm(id=assignment.experiment, arm=assignment.arm, by=assignment.by)
+    if assignment is None:
+        return None
+    return ExperimentArm(id=assignment.experiment, arm=assignment.arm, by=assignment.by)
 
 
 def file_headers(model: Resolved, images: Sequence[Finished], assignment: Assignment | None = None) -> dict[str, str]:

@@ -54,7 +54,7 @@ class Service:
 
     def resolve(self, model_id: str | None) -> Resolved:
         """The model of a request, the default one when it names none. Raises UnknownModelError."""
-        if model_id in self.experiments.configured:
+        if model_id is not None and model_id in self.experiments.configured:
             raise UnknownModelError(
                 f"{model_id} is an experiment, which only image generations and jobs take; name one of its models: "
                 f"{', '.join(self.experiments.configured[model_id].arms)}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent
 from PIL import Image
 
-from service.engine.engine import Engine
+from service.backend.base import Network
+from service.engine.execute import Evaluation, evaluate
 from service.engine.request import RowFailedError
+from service.engine.row import Row
 from tests.service.api.conftest import serving, tiny_app
 
 pytestmark = pytest.mark.anyio
@@ -87,21 +90,22 @@ async def test_what_is_refused_is_an_ordinary_error(client: httpx.AsyncClient) -
     assert response.json()["error"]["param"] == "prompt"
 
 
-async def test_a_failure_on_the_way_is_the_last_event(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Engine, *_: Any) -> None:
-        with self._changed:
-            for ticket in list(self._tickets):
-                self._drop(ticket, RowFailedError("The device failed."))
+async def test_the_first_image_that_fails_is_the_last_event(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second_fails(network: Network, rows: Sequence[Row], now_s: float) -> Evaluation:
+        done = evaluate(network, rows, now_s)
+        failed = RowFailedError("The device failed.")
+        return Evaluation([failed if row.position == 1 else out for row, out in zip(rows, done.outputs, strict=True)])
 
-    app = tiny_app(tiny_zoo)
-    async with serving(app) as client:
-        engine: Engine = app.state.service.engine
-        monkeypatch.setattr(engine, "_deliver", fail.__get__(engine))
-        name, data = (await stream(client, seed=1))[-1]
-        monkeypatch.undo()
+    async with serving(tiny_app(tiny_zoo)) as client:
+        monkeypatch.setattr("service.engine.engine.evaluate", second_fails)
+        found = await stream(client, seed=1, n=3)
+        name, data = found[-1]
         assert name is None
         assert data["error"] == {"message": "The device failed.", "type": "server_error", "param": None, "code": "image_failed"}
-        assert 'outcome="error"} 1.0' in (await client.get("/metrics")).text
+        assert [event for _, event in found[:-1] if event["image_index"] == 1] == []
+        metrics = (await client.get("/metrics")).text
+        assert 'outcome="error"} 1.0' in metrics
+        assert "sfddm_running_rows 0.0" in metrics
 
 
 @pytest.mark.parametrize("leaves_after", [0, 2])
