@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def start_from(network: UNet2DModel, spec: str) -> None:
     try:
         network.load_state_dict(load_model(spec).network.state_dict())
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
+        reason = textwrap.shorten(str(error).partition("\n")[2], 120, placeholder=" …")
         raise TrainingError(
             f"the weights of {spec} do not fit this network ({reason}); give its --widths, --layers, ..."
         ) from error

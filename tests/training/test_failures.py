@@ -123,5 +123,5 @@ def test_a_teacher_can_start_from_a_model(teacher_run: Path, idx_folder: Path, t
 
 def test_weights_of_another_shape_are_refused(teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
     shape = {"channels": (8, 8), "layers": 1, "attention": (False, False), "head_dim": 8, "groups": 4}
-    with pytest.raises(TrainingError, match=r"the weights of .* do not fit this network .*; give its widths"):
+    with pytest.raises(TrainingError, match=r"the weights of .* do not fit this network .* …\); give its --widths"):
         train_teacher(tiny_teacher_config(idx_folder, 16, init=str(teacher_run), unet=shape), tmp_path)

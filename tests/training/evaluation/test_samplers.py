@@ -79,7 +79,7 @@ def test_every_model_and_solver_of_a_family(tiny_zoo: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "sentence"),
-    [("student-009", "student-004"), ("runs/nowhere", "nor a path"), ("teacher@ddim-0", "")],
+    [("student-009", "student-004"), ("runs/nowhere", "nor a path"), ("teacher@ddim-0", "ddim-0")],
 )
 def test_unknown_models_are_named(tiny_zoo: Path, spec: str, sentence: str) -> None:
     with pytest.raises((TrainingError, LookupError), match=sentence):
