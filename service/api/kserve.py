@@ -120,9 +120,12 @@ _BODY: dict[str, Any] = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
     }
 }
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 
-@router.post(_MODEL + "/infer", summary="Generate images", response_model=InferResponse, openapi_extra=_BODY)
+@router.post(_MODEL + "/infer", summary="Generate images", response_model=InferResponse, responses=_ANSWER, openapi_extra=_BODY)
 async def infer(family: str, name: str, request: Request, service: ServiceOf) -> InferResponse | Response:
     """One image a seed: `seed` [N] in, `image` [N,C,H,W] out, UINT8.
 
@@ -132,7 +135,13 @@ async def infer(family: str, name: str, request: Request, service: ServiceOf) ->
     return await infer_version(family, name, VERSION, request, service)
 
 
-@router.post(_VERSIONED + "/infer", summary="Generate images with a version", response_model=InferResponse, openapi_extra=_BODY)
+@router.post(
+    _VERSIONED + "/infer",
+    summary="Generate images with a version",
+    response_model=InferResponse,
+    responses=_ANSWER,
+    openapi_extra=_BODY,
+)
 async def infer_version(family: str, name: str, version: str, request: Request, service: ServiceOf) -> InferResponse | Response:
     """The same; every model has the one version, 1."""
     model = _model(service, family, name, version)
