@@ -32,6 +32,25 @@ def initial_noise(seed: int, index: int, shape: tuple[int, ...]) -> NDArray[np.f
     return _normal(seed, index, 0, shape)
 
 
+def slerp(a: NDArray[np.float32], b: NDArray[np.float32], fraction: float) -> NDArray[np.float32]:
+    """Spherical interpolation (Shoemake 1985; Song et al. 2021, arXiv 2010.02502, appendix D.5): unit noise stays unit noise.
+
+    sin((1 - f) w) / sin w a + sin(f w) / sin w b, with w the angle between a and b; exactly a at 0 and exactly b at 1.
+    float32 of one shape twice -> float32 of that shape. Raises ValueError for a fraction outside 0 ... 1.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+    if fraction in (0, 1):
+        return b if fraction else a
+    left, right = a.astype(np.float64), b.astype(np.float64)
+    cosine = (left * right).sum() / (np.linalg.norm(left) * np.linalg.norm(right))
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    if np.sin(angle) < 1e-6:  # the same noise twice: every point between is that noise
+        return a
+    between = (np.sin((1 - fraction) * angle) * left + np.sin(fraction * angle) * right) / np.sin(angle)
+    return np.asarray(between, dtype=np.float32)
+
+
 def step_noise(seed: int, index: int, row: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """z of plan row `row` (counted from 0 at the noisy end) for a stochastic plan: standard normal float32 of `shape`.
 

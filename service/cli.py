@@ -1,4 +1,4 @@
-"""The sfddm command: serve models, generate images without a server, list models.
+"""The sfddm command: serve models; generate, compare and list them here or on a server.
 
 Heavy imports live inside the commands, so that --help is quick.
 """
@@ -31,6 +31,9 @@ app = typer.Typer(
 )
 
 _UNLIMITED_S = 1e9  # one user on one machine: nobody else waits
+_MOST_IMAGES = 1024
+_MOST_ISOLATED_S = 60.0
+_PIPE_COLUMNS = 200
 _stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Zoo = Annotated[
@@ -42,21 +45,36 @@ Zoo = Annotated[
     ),
 ]
 
+Url = Annotated[str | None, typer.Option(metavar="URL", help="Ask a running server, such as http://127.0.0.1:8000, instead.")]
+Scale = Annotated[int, typer.Option(min=1, max=64, help="Enlarge each pixel to this many.")]
+
 
 class ListenError(Exception):
     """The address cannot be listened on; the message says why."""
 
 
 def main() -> None:
-    """Entry point: failures that a user can cause are one sentence on stderr and exit code 1."""
+    """Entry point: failures that a user can cause are one sentence on stderr; exit code 1, 2 for a wrong command line."""
     try:
-        app(prog_name="sfddm")
+        sys.exit(app(prog_name="sfddm", standalone_mode=False))
+    except typer.Abort:  # Ctrl+C
+        sys.exit(130)
     except Exception as error:
-        if not isinstance(error, _expected()):
+        usage = isinstance(error, _click_error())
+        if not usage and not isinstance(error, _expected()):
             raise
+        if usage and not getattr(error, "message", ""):  # no command at all: the help has been printed
+            sys.exit(2)
         message = f"{describe_error(error)}." if isinstance(error, ValidationError) else str(error)
+        if usage:
+            message = error.format_message()  # type: ignore[attr-defined]  # names the option
         _stderr.print("[bold red]Error:[/]", escape(message))
-        sys.exit(1)
+        sys.exit(2 if usage else 1)
+
+
+def _click_error() -> type[Exception]:
+    """What typer raises for a command line that it cannot read."""
+    return next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def _expected() -> tuple[type[Exception], ...]:
@@ -67,9 +85,10 @@ def _expected() -> tuple[type[Exception], ...]:
     from service.backend.base import BackendError
     from service.engine.request import EngineError
     from service.local import OutputError
+    from service.remote import RemoteError
 
-    ours = (ListenError, StartupError, OutputError, BackendError, EngineError, InvalidRequestError, UnknownModelError)
-    return (*ours, ValidationError)
+    ours = (ListenError, RemoteError, StartupError, OutputError, BackendError, EngineError)
+    return (*ours, InvalidRequestError, UnknownModelError, ValidationError)
 
 
 @app.command()
@@ -92,6 +111,7 @@ def serve(
 
     from service.api.app import create_app
     from service.logs import configure_logging
+    from service.server import DrainingServer
 
     settings = _settings(
         host=host,
@@ -115,7 +135,7 @@ def serve(
             application, log_config=None, access_log=False, timeout_graceful_shutdown=max(1, round(settings.drain_s))
         )
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            DrainingServer(config, application.state.drain, settings.drain_s).run(sockets=[listener])
 
 
 def _settings(**given: Any) -> Settings:
@@ -151,36 +171,99 @@ def generate(
     model: Annotated[str | None, typer.Option(help="Model id or variant; default: student-016.")] = None,
     label: Annotated[int | None, typer.Option(help="Class label, instead of a prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same bytes; default: random.")] = None,
-    n: Annotated[int, typer.Option("-n", min=1, max=1024, help="Images.")] = 1,
+    n: Annotated[int, typer.Option("-n", help="Images.")] = 1,
     out: Annotated[Path, typer.Option(help="A file for one image or a grid, or an existing folder for single files.")] = Path(
         "sfddm.png"
     ),
-    scale: Annotated[int, typer.Option(min=1, max=64, help="Enlarge each pixel to this many.")] = 1,
+    scale: Scale = 1,
     zoo: Zoo = None,
+    url: Url = None,
 ) -> None:
-    """Generate images on this machine, without a server."""
+    """Generate images on this machine, or on a server with --url."""
+    from service import remote
     from service.api.schema import GenerationRequest
-    from service.local import check_output, generate_images, save_images
+    from service.compare_report import pixels_of
+    from service.local import Picture, check_output, generate_images, save_images
     from service.logs import configure_logging
 
     configure_logging("console", "warning")
     check_output(out)
-    request = GenerationRequest(prompt=prompt, model=model, class_label=label, seed=seed, n=n)
-    settings = _settings(zoos=zoo, max_n=n, max_backlog_s=_UNLIMITED_S)
-    generation, images = asyncio.run(generate_images(settings, request, _stderr))
-    for path in save_images(generation, images, out, scale):
+    request = GenerationRequest(**_given(prompt=prompt, model=model, class_label=label, seed=seed, n=n))
+    if url is not None:
+        with _stderr.status(f"Waiting for {url}"):
+            answer = remote.generate(url, request)
+        used, first, seconds = answer.model, answer.seed, answer.timing.total_s
+        pictures = [Picture(image.seed, image.index, pixels_of(image)) for image in answer.data]
+    else:
+        settings = _settings(zoos=zoo, max_n=min(n, _MOST_IMAGES), max_backlog_s=_UNLIMITED_S)
+        generation, images = asyncio.run(generate_images(settings, request, _stderr))
+        used, first, seconds = generation.model.id, generation.seed, max(image.timing.total_s for image in images)
+        pictures = [Picture(image.spec.seed, image.spec.index, image.pixels) for image in images]
+    for path in save_images(used, pictures, out, scale):
         print(path)
-    seconds = max(image.timing.total_s for image in images)
-    _stderr.print(f"{generation.model.id}, seed {generation.seed}: {len(images)} image(s) in {seconds:.2f} s")
+    _stderr.print(f"{used}, seed {first}: {len(pictures)} image(s) in {seconds:.2f} s")
 
 
 @app.command()
-def models(zoo: Zoo = None) -> None:
-    """List the models of the zoos, and the folders that were refused."""
-    from service.api.state import open_catalogue
-    from service.local import models_table
+def compare(
+    models: Annotated[list[str], typer.Argument(help="Two or more model ids or variants.", metavar="MODEL...")],
+    prompt: Annotated[str, typer.Option(help="A class name; default: a class per image.")] = "",
+    reference: Annotated[str | None, typer.Option(help="The model others are held to; default: the most steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noises and the order; default: random.")] = None,
+    n: Annotated[int, typer.Option("-n", help="Images of each model.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Measured rounds.")] = 5,
+    mode: Annotated[str, typer.Option(metavar="concurrent|isolated", help="Beside other traffic, or alone.")] = "concurrent",
+    png: Annotated[Path | None, typer.Option(help="Write the images as a grid, one row a model.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report that holds everything by itself.")] = None,
+    scale: Scale = 1,
+    zoo: Zoo = None,
+    url: Url = None,
+) -> None:
+    """Compare models on the same noises, on this machine, or on a server with --url."""
+    from service import compare_report
+    from service.api.comparison_schema import ComparisonRequest
+    from service.local import check_output, write
+    from service.logs import configure_logging
+    from service.terminal import watch, watch_remote
 
-    catalogue = open_catalogue(_settings(zoos=zoo).zoos)
-    Console().print(models_table(list(catalogue.entries.values())))
-    for refusal in catalogue.refusals:
+    configure_logging("console", "warning")
+    for out in (png, html):
+        if out is not None:
+            check_output(out, any_name=True)
+    given = _given(models=models, prompt=prompt, reference=reference, seed=seed, n=n, repeats=repeats, mode=mode)
+    body = ComparisonRequest(**given)
+    if url is not None:
+        result = watch_remote(url, body, _stderr)
+    else:
+        settings = _settings(zoos=zoo, max_n=min(n, _MOST_IMAGES), max_backlog_s=_UNLIMITED_S, isolated_s=_MOST_ISOLATED_S)
+        result = asyncio.run(watch(settings, body, _stderr))
+    _stdout().print(compare_report.table(result))
+    _stderr.print(f"seed {result.seed}, {result.rounds} rounds, {result.mode}, against {result.reference}")
+    if png is not None:
+        print(write(png, compare_report.grid_png(result, scale)))
+    if html is not None:
+        print(write(html, compare_report.html(result).encode()))
+
+
+@app.command()
+def models(zoo: Zoo = None, url: Url = None) -> None:
+    """List the models of the zoos with a step measured on this machine, or those of a server with --url."""
+    from service import remote
+    from service.local import measured_models
+    from service.logs import configure_logging
+    from service.terminal import models_table
+
+    configure_logging("console", "critical")
+    listed, refusals = (remote.models(url), ()) if url is not None else measured_models(_settings(zoos=zoo), _stderr)
+    _stdout().print(models_table(listed))
+    for refusal in refusals:
         _stderr.print("[yellow]Refused:[/]", escape(refusal.reason))
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _stdout() -> Console:
+    """Where tables go: as wide as the terminal, and as wide as they like into a pipe or file."""
+    return Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,11 +24,29 @@ _OPTIONS: dict[ImageFormat, dict[str, object]] = {
 }
 
 
-def encode(pixels: NDArray[np.uint8], image_format: ImageFormat, scale: int = 1) -> bytes:
+@dataclass(frozen=True)
+class FileStyle:
+    """How pixels become a file: the format, the size of a pixel, and 0 to 100 for a lossy format (None: the best there is)."""
+
+    image_format: ImageFormat = "png"
+    scale: int = 1
+    quality: int | None = None
+
+    @property
+    def media_type(self) -> str:
+        return MEDIA_TYPES[self.image_format]
+
+    def encode(self, pixels: NDArray[np.uint8]) -> bytes:
+        """The bytes of an image file: uint8 [C,H,W] in."""
+        return encode(pixels, self.image_format, self.scale, self.quality)
+
+
+def encode(pixels: NDArray[np.uint8], image_format: ImageFormat, scale: int = 1, quality: int | None = None) -> bytes:
     """The bytes of an image file.
 
     pixels: uint8 [C,H,W] with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). scale: each pixel becomes a square of
-    scale x scale (nearest neighbour, so no value is invented). PNG and WebP are lossless; JPEG drops alpha.
+    scale x scale (nearest neighbour, so no value is invented). PNG is lossless, and so is WebP unless `quality` (0 to 100)
+    is given; JPEG drops alpha and has quality 95 unless given.
     """
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
     squeezed = pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)
@@ -35,7 +54,10 @@ def encode(pixels: NDArray[np.uint8], image_format: ImageFormat, scale: int = 1)
     if image_format == "jpeg" and image.mode.endswith("A"):
         image = image.convert(image.mode.removesuffix("A"))
     file = io.BytesIO()
-    image.save(file, format=image_format, **_OPTIONS[image_format])
+    options = _OPTIONS[image_format]
+    if quality is not None and image_format != "png":
+        options = {"quality": quality, "subsampling": 0} if image_format == "jpeg" else {"quality": quality}
+    image.save(file, format=image_format, **options)
     return file.getvalue()
 
 

@@ -10,7 +10,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 
 from models.catalogue import Catalogue, Resolved, UnknownModelError
-from service.encode import ImageFormat, encode
+from service.encode import FileStyle, ImageFormat
 from service.engine.engine import Engine
 from service.engine.load import ModelStatus
 from service.engine.request import Finished, ImageSpec, OverloadedError, RowFailedError, UnavailableError
@@ -44,10 +44,15 @@ class JobDocument(BaseModel):
     size: str
     scale: int
     output_format: ImageFormat
+    quality: int | None = None  # of a lossy format
 
     def spec(self, position: int) -> ImageSpec:
         """The image at a position of the job."""
         return ImageSpec(self.seed, self.first_index + position, self.labels[position % len(self.labels)])
+
+    @property
+    def style(self) -> FileStyle:
+        return FileStyle(self.output_format, self.scale, self.quality)
 
     def class_name(self, position: int) -> str | None:
         return self.class_names[position % len(self.class_names)]
@@ -76,10 +81,11 @@ class JobRunner:
         self._tasks = [asyncio.create_task(self._loop(), name=f"jobs-{number}") for number in range(CHUNKS_IN_FLIGHT)]
 
     async def stop(self) -> None:
-        """Give back what is unfinished and take no more."""
-        self._stopping = True  # a cancellation alone may get lost (service.tasks), and two would disturb the giving back
-        for task in self._tasks:
-            task.cancel()
+        """Give back what is unfinished and take no more; idempotent."""
+        if not self._stopping:
+            self._stopping = True  # a cancellation alone may get lost (service.tasks), and two would disturb the giving back
+            for task in self._tasks:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _loop(self) -> None:
@@ -181,4 +187,4 @@ class _HopelessError(Exception):
 
 def _encode_all(images: list[Finished], document: JobDocument, start: int) -> dict[int, bytes]:
     """Files by position in the job."""
-    return {start + image.position: encode(image.pixels, document.output_format, document.scale) for image in images}
+    return {start + image.position: document.style.encode(image.pixels) for image in images}

@@ -1,21 +1,27 @@
-"""The engine without a server: what `sfddm generate` and `sfddm models` do on this machine."""
+"""The engine without a server: what `sfddm generate`, `compare` and `models` do on this machine, and how images are saved."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
 from rich.text import Text
 
-from models.catalogue import Catalogue, Entry
-from service.api.generation import Generation, plan_generation, size_of
-from service.api.schema import GenerationRequest
+from models.catalogue import Catalogue, Refusal
+from service.api.comparison_schema import ComparisonEvent, ComparisonRequest
+from service.api.comparisons import Comparing
+from service.api.generation import Generation, plan_generation
+from service.api.models import model_body
+from service.api.schema import GenerationRequest, ModelBody
 from service.api.state import Service, assemble, choose_default, open_catalogue
+from service.comparison import Run
 from service.encode import FORMATS, ImageFormat, encode, grid
 from service.engine.request import Failed, Finished, UnavailableError
 from service.settings import Settings
@@ -27,6 +33,15 @@ _PREVIEWS = 16  # reports of progress per image; a preview costs one copy of an 
 class _StepRate(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.0f} steps/s" if task.speed else "", style="progress.data.speed")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to save: uint8 [C,H,W], and what its file is named after."""
+
+    seed: int
+    index: int
+    pixels: NDArray[np.uint8]
 
 
 class OutputError(Exception):
@@ -41,20 +56,58 @@ async def generate_images(
     Raises StartupError, UnknownModelError, InvalidRequestError and the engine's errors.
     """
     catalogue = open_catalogue(settings.zoos)
-    entry = catalogue.resolve(request.model or choose_default(catalogue, settings.default_model)).entry
-    service = assemble(settings, Catalogue({entry.id: entry}))
-    generation = plan_generation(request, service)
+    model = request.model or choose_default(catalogue, settings.default_model)
+    async with _ready(settings, catalogue, [model], console) as service:
+        generation = plan_generation(request.model_copy(update={"model": model}), service)
+        return generation, await _run(service, generation, console)
+
+
+async def compare_models(
+    settings: Settings, body: ComparisonRequest, console: Console
+) -> AsyncGenerator[ComparisonEvent, None]:
+    """Load the models that are compared, run the comparison, and shut down. Raises what generate_images raises."""
+    catalogue = open_catalogue(settings.zoos)
+    async with _ready(settings, catalogue, body.models, console) as service:
+        comparing = Comparing(body, service)
+        async with aclosing(comparing.events(Run(service.engine, comparing.plan, service.isolation))) as events:
+            async for event in events:
+                yield event
+
+
+@asynccontextmanager
+async def _ready(settings: Settings, catalogue: Catalogue, models: Sequence[str], console: Console) -> AsyncIterator[Service]:
+    """A service of these models only, loaded. Raises UnknownModelError, and UnavailableError when one does not load."""
+    entries = {entry.id: entry for entry in (catalogue.resolve(name).entry for name in models)}
+    service = assemble(settings.model_copy(update={"default_model": None}), Catalogue(entries))
     service.engine.start()
     try:
-        with console.status(f"Loading {entry.id}"):
+        with console.status(f"Loading {', '.join(entries)}"):
             while not service.engine.ready:
-                status = service.engine.models[entry.id]
-                if status.state == "failed":
-                    raise UnavailableError(f"The model {entry.id} could not be loaded: {status.reason}")
+                _raise_failed(service)
                 await asyncio.sleep(_READY_POLL_S)
-        return generation, await _run(service, generation, console)
+            _raise_failed(service)
+        yield service
     finally:
         await service.engine.drain(0)
+
+
+def _raise_failed(service: Service) -> None:
+    for name, status in service.engine.models.items():
+        if status.state == "failed":
+            raise UnavailableError(f"The model {name} could not be loaded: {status.reason}")
+
+
+def measured_models(settings: Settings, console: Console) -> tuple[list[ModelBody], tuple[Refusal, ...]]:
+    """The models of the zoos as GET /v1/models has them, with the time of a step of one image measured here and now."""
+    catalogue = open_catalogue(settings.zoos)
+
+    async def listed() -> list[ModelBody]:
+        names = list(catalogue.entries)
+        one_image = settings.model_copy(update={"max_batch": 1})
+        async with _ready(one_image, catalogue, names, console) as service:
+            return [model_body(service, service.catalogue.resolve(name)) for name in names]
+
+    return asyncio.run(listed()), catalogue.refusals
 
 
 async def _run(service: Service, generation: Generation, console: Console) -> list[Finished]:
@@ -84,29 +137,32 @@ async def _run(service: Service, generation: Generation, console: Console) -> li
     return sorted(finished, key=lambda image: image.position)
 
 
-def save_images(generation: Generation, images: Sequence[Finished], out: Path, scale: int) -> list[Path]:
+def save_images(model: str, pictures: Sequence[Picture], out: Path, scale: int) -> list[Path]:
     """Write the images: into the folder `out` one by one, else to the file `out` (a grid when there are several).
 
     Returns the files written. Raises OutputError.
     """
+    if out.is_dir():
+        name = model.replace("/", "-")
+        return [write(out / f"{name}-{p.seed}-{p.index}.png", encode(p.pixels, "png", scale)) for p in pictures]
+    sheet = pictures[0].pixels if len(pictures) == 1 else grid([picture.pixels for picture in pictures])
+    return [write(out, encode(sheet, format_of(out), scale))]
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Write a file and return its path. Raises OutputError."""
     try:
-        if out.is_dir():
-            name = generation.model.id.replace("/", "-")
-            paths = [out / f"{name}-{image.spec.seed}-{image.spec.index}.png" for image in images]
-            for path, image in zip(paths, images, strict=True):
-                path.write_bytes(encode(image.pixels, "png", scale))
-            return paths
-        sheet = images[0].pixels if len(images) == 1 else grid([image.pixels for image in images])
-        out.write_bytes(encode(sheet, format_of(out), scale))
+        path.write_bytes(content)
     except OSError as error:
-        raise OutputError(f"Cannot write {out}: {(error.strerror or str(error)).lower()}.") from error
-    return [out]
+        raise OutputError(f"Cannot write {path}: {(error.strerror or str(error)).lower()}.") from error
+    return path
 
 
-def check_output(out: Path) -> None:
-    """Find out before any computing that `out` cannot be written. Raises OutputError."""
+def check_output(out: Path, *, any_name: bool = False) -> None:
+    """Find out before any computing that `out` cannot be written, or, unless any_name, is no image. Raises OutputError."""
     if not out.is_dir():
-        format_of(out)
+        if not any_name:
+            format_of(out)
         if not out.parent.is_dir():
             raise OutputError(f"Cannot write {out}: the folder {out.parent} does not exist.")
 
@@ -118,39 +174,3 @@ def format_of(path: Path) -> ImageFormat:
         if suffix == name:
             return name
     raise OutputError(f"Cannot write {path}: the name must end in .png, .webp or .jpg, or be an existing folder.")
-
-
-def models_table(entries: Sequence[Entry]) -> Table:
-    """One row a model."""
-    table = Table(
-        Column("id", no_wrap=True),
-        "kind",
-        "steps",
-        "image",
-        "disk",
-        "params",
-        Column("quality", no_wrap=True),
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for entry in entries:
-        manifest = entry.manifest
-        table.add_row(
-            entry.id,
-            manifest.kind,
-            str(manifest.steps),
-            size_of(manifest.image),
-            f"{entry.graph.stat().st_size / 1e6:.1f} MB",
-            f"{manifest.parameters / 1e6:.2f} M",
-            _quality(entry),
-        )
-    return table
-
-
-def _quality(entry: Entry) -> str:
-    """The ranking metric of the model's own plan, or nothing."""
-    manifest = entry.manifest
-    measured = manifest.quality.get(f"ddim-{manifest.steps:03d}")
-    if measured is None or manifest.ranking is None or manifest.ranking.metric not in measured.metrics:
-        return "-"
-    return f"{manifest.ranking.metric} {measured.metrics[manifest.ranking.metric]:.4g}"

@@ -44,6 +44,16 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(
         default_factory=lambda: user_cache_path("sfddm"), description="folder for calibrations; empty: nowhere"
     )
+    isolated_s: float = Field(
+        default=0.0, ge=0, le=60, description="device seconds a minute that isolated comparisons may have alone; 0: none"
+    )
+    public_url: str | None = Field(
+        default=None, description="where clients reach this service, for absolute urls; default: the Host they asked for"
+    )
+    url_secret: str | None = Field(
+        default=None, description="key that signs image urls, the same on every replica; default: random at each start"
+    )
+    url_expire_s: float = Field(default=3600.0, gt=0, description="seconds that an image url is good for")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one evaluation; default: every usable core")
     provider: str | None = Field(
         default=None,

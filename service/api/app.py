@@ -9,12 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 from fastapi import FastAPI
 
-from service.api import experiments, health, images, jobs, models, page
+from service.api import comparisons, experiments, files, health, images, interpolations, jobs, kserve, models, page
 from service.api.errors import install_error_handlers
-from service.api.experiments import install_experiment_errors
 from service.api.idempotency import Idempotency
-from service.api.jobs import install_job_errors
-from service.api.middleware import BodyLimit, RequestContext
+from service.api.middleware import BodyLimit, HeadAsGet, RateLimitHeaders, RequestContext
+from service.api.openapi import describe
 from service.api.state import assemble, check_experiments, open_catalogue
 from service.jobs import JobRunner
 from service.settings import Settings
@@ -28,6 +27,11 @@ def create_app(settings: Settings) -> FastAPI:
     check_experiments(settings, service.catalogue)
     runner = JobRunner(service.store.jobs, service.catalogue, service.engine, service.metrics)
 
+    async def drain(seconds: float) -> None:
+        """Refuse new work, finish what runs within so many seconds, and give up the rest."""
+        await runner.stop()  # first: another replica can go on with its chunks while this one drains
+        await service.engine.drain(seconds)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for refusal in service.catalogue.refusals:
@@ -37,8 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
-            await runner.stop()  # first: another replica can go on with its chunks while this one drains
-            await service.engine.drain(settings.drain_s)
+            await drain(settings.drain_s)
             await service.store.close()
 
     app = FastAPI(
@@ -50,16 +53,19 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
+    app.state.drain = drain
     app.add_middleware(
         Idempotency, blobs=service.store.blobs, max_bytes=settings.idempotency_bytes, ttl_s=settings.idempotency_ttl_s
     )
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
-    app.add_middleware(RequestContext)  # added last, so outermost: a refused body has an id and a log line too
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(RateLimitHeaders, engine=service.engine, limit_s=settings.max_backlog_s)
+    # Added last, so outermost: a refused body has an id and a log line too.
+    app.add_middleware(RequestContext, metrics=service.metrics)
     install_error_handlers(app)
-    install_job_errors(app)
-    install_experiment_errors(app)
-    for room in (images, jobs, experiments, models, health, page):
+    for room in (images, interpolations, comparisons, files, jobs, experiments, models, kserve, health, page):
         app.include_router(room.router)
+    describe(app, service)
     return app
 
 

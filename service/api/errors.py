@@ -1,10 +1,12 @@
-"""Every error in OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
+"""Every error in OpenAI's shape: {"error": {"message", "type", "param", "code"}}; under /v2 in KServe's: {"error": message}.
 
 400 invalid_request_error      a field is wrong; param names it
-404 invalid_request_error      no such route, or no such model (code model_not_found)
-405, 413 invalid_request_error wrong method, body too large
-429 rate_limit_error           too much work is ahead; Retry-After says when to come back
-503 unavailable_error          starting, draining, failed, or the model failed to load
+403, 410 invalid_request_error the url of an image was altered, or has expired
+404 invalid_request_error      no such route, model (code model_not_found), job or experiment
+405, 406, 413                  wrong method, no media type that is accepted, body too large
+409, 422 invalid_request_error an Idempotency-Key in use or used otherwise; a job without a result
+429 rate_limit_error           too much work is ahead, or too many jobs; Retry-After says when to come back
+503 unavailable_error          starting, draining, failed, the model failed to load, or the store is away
 500 server_error               an image could not be computed (code image_failed, the message names it: an answer holds all of
                                its images or none), or our fault; the log has the cause under the request id
 """
@@ -13,17 +15,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from models.catalogue import UnknownModelError
 from service.engine.request import OverloadedError, RowFailedError, UnavailableError
+from service.store.base import StoreFullError, StoreUnavailableError
 
 INVALID = "invalid_request_error"
 RETRY_AFTER_RANGE_S = (1, 120)  # the official client does not wait longer than two minutes
+_FULL_RETRY_S = 60.0  # a job is over or expired by then, perhaps
 
 
 class ClientLeftError(Exception):
@@ -31,26 +37,65 @@ class ClientLeftError(Exception):
 
 
 class InvalidRequestError(Exception):
-    """A request that cannot be served as it is: a 400 that names the field."""
+    """A request that cannot be served as it is; names the field. A 400 unless another status says it better."""
 
-    def __init__(self, message: str, param: str | None, code: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None, code: str | None = None, *, status: int = 400) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
+        self.status = status
 
 
-def error_response(
-    status: int,
-    message: str,
-    *,
-    kind: str = INVALID,
-    param: str | None = None,
-    code: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
-    """One error in OpenAI's shape."""
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return JSONResponse(body, status_code=status, headers=headers)
+@dataclass(frozen=True)
+class Problem:
+    """One error as clients see it."""
+
+    status: int
+    message: str
+    kind: str = INVALID
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, object]:
+        """OpenAI's shape; on a stream it is the data of the last event."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def response(self, path: str = "") -> JSONResponse:
+        """The answer at `path`."""
+        body = {"error": self.message} if is_inference_protocol(path) else self.body
+        return JSONResponse(body, status_code=self.status, headers=self.headers)
+
+
+def is_inference_protocol(path: str) -> bool:
+    """Whether a path belongs to the Open Inference Protocol, which has an error shape of its own."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def problem_of(error: Exception) -> Problem:
+    """What an exception of ours means to a client; anything unknown is a 500 that gives nothing away."""
+    match error:
+        case InvalidRequestError():
+            return Problem(error.status, str(error), param=error.param, code=error.code)
+        case RequestValidationError():
+            message, param = describe_validation(error)
+            return Problem(400, message, param=param)
+        case UnknownModelError():
+            return Problem(404, str(error), param="model", code="model_not_found")
+        case OverloadedError():
+            return Problem(429, str(error), "rate_limit_error", None, "overloaded", retry_after_header(error.retry_after_s))
+        case UnavailableError():
+            later = retry_after_header(RETRY_AFTER_RANGE_S[0])
+            return Problem(503, str(error), "unavailable_error", None, "not_ready", later)
+        case StoreFullError():
+            return Problem(429, str(error), "rate_limit_error", None, "too_many_jobs", retry_after_header(_FULL_RETRY_S))
+        case StoreUnavailableError():
+            return Problem(503, str(error), "unavailable_error", None, "store_unavailable", retry_after_header(1))
+        case RowFailedError():
+            return Problem(500, str(error), "server_error", code="image_failed")
+        case _:
+            return Problem(500, "The server failed to answer; its log has the cause.", "server_error", code="internal_error")
 
 
 def retry_after_header(seconds: float) -> dict[str, str]:
@@ -79,51 +124,54 @@ def describe_validation(error: RequestValidationError) -> tuple[str, str | None]
 def install_error_handlers(app: FastAPI) -> None:
     """Map every exception that handlers raise to its response. What is not listed here becomes a 500 in the middleware."""
 
-    @app.exception_handler(InvalidRequestError)
-    async def invalid(_: Request, error: InvalidRequestError) -> JSONResponse:
-        return error_response(400, str(error), param=error.param, code=error.code)
+    async def answer(request: Request, error: Exception) -> Response:
+        return problem_of(error).response(request.url.path)
 
-    @app.exception_handler(RequestValidationError)
-    async def validation(_: Request, error: RequestValidationError) -> JSONResponse:
-        message, param = describe_validation(error)
-        return error_response(400, message, param=param)
-
-    @app.exception_handler(UnknownModelError)
-    async def unknown_model(_: Request, error: UnknownModelError) -> JSONResponse:
-        return error_response(404, str(error), param="model", code="model_not_found")
-
-    @app.exception_handler(OverloadedError)
-    async def overloaded(_: Request, error: OverloadedError) -> JSONResponse:
-        return error_response(
-            429,
-            str(error),
-            kind="rate_limit_error",
-            code="overloaded",
-            headers=retry_after_header(error.retry_after_s),
-        )
-
-    @app.exception_handler(UnavailableError)
-    async def unavailable(_: Request, error: UnavailableError) -> JSONResponse:
-        return error_response(
-            503, str(error), kind="unavailable_error", code="not_ready", headers=retry_after_header(RETRY_AFTER_RANGE_S[0])
-        )
+    for kind in (
+        InvalidRequestError,
+        RequestValidationError,
+        UnknownModelError,
+        OverloadedError,
+        UnavailableError,
+        RowFailedError,
+        StoreFullError,
+        StoreUnavailableError,
+    ):
+        app.add_exception_handler(kind, answer)
 
     @app.exception_handler(ClientLeftError)
     async def client_left(_: Request, __: ClientLeftError) -> Response:
         return Response(status_code=499)  # nginx's number for it, seen only in the log
 
-    @app.exception_handler(RowFailedError)
-    async def failed(_: Request, error: RowFailedError) -> JSONResponse:
-        return error_response(500, str(error), kind="server_error", code="image_failed")
-
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
+        path, headers = request.url.path, dict(error.headers or {})
         message, code = error.detail, None
         if error.status_code == 400:  # the framework's own, for a body that it cannot decode at all
-            message = "The body is not valid JSON in UTF-8."
+            message = _undecodable(error.__cause__)
         elif error.status_code == 404:
-            message, code = f"There is nothing at {request.url.path}; GET /docs lists what there is.", "not_found"
+            message, code = f"There is nothing at {path}; GET /docs lists what there is.", "not_found"
         elif error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another method")
-            message, code = f"{request.method} is not allowed at {request.url.path}; use {allowed}.", "method_not_allowed"
-        return error_response(error.status_code, message, code=code, headers=error.headers)
+            headers["Allow"] = _allowed(request)
+            message, code = f"{request.method} is not allowed at {path}; use {headers['Allow']}.", "method_not_allowed"
+        return Problem(error.status_code, message, code=code, headers=headers).response(path)
+
+
+def _undecodable(cause: BaseException | None) -> str:
+    """Why the framework could not read a body."""
+    if isinstance(cause, RecursionError):
+        return "The body is JSON nested too deeply to be read; send a flat object."
+    if isinstance(cause, ValueError) and "digits" in str(cause):  # CPython's limit on converting integers
+        return "The body holds an integer of thousands of digits; send a number in the range of its field."
+    return "The body is not valid JSON in UTF-8."
+
+
+def _allowed(request: Request) -> str:
+    """Every method that the path has; the framework's own Allow tells those of one route only."""
+
+    def has(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    methods = [method for method in ("DELETE", "GET", "PATCH", "POST", "PUT") if has(method)]
+    return ", ".join(["HEAD", *methods] if "GET" in methods else methods)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from service.api.errors import error_response
+from service.api.errors import InvalidRequestError
 from service.api.state import Service, ServiceOf
 from service.experiments import WINDOW, Experiment
 from service.statistics import CONFIDENCE, Latencies, compare
@@ -56,10 +55,6 @@ class ExperimentList(BaseModel):
     data: list[ExperimentBody]
 
 
-class UnknownExperimentError(LookupError):
-    """No such experiment."""
-
-
 @router.get("/v1/experiments", summary="List experiments")
 async def list_experiments(service: ServiceOf) -> ExperimentList:
     """Every configured experiment."""
@@ -73,16 +68,9 @@ async def get_experiment(experiment_id: str, service: ServiceOf) -> ExperimentBo
     experiment = service.experiments.configured.get(experiment_id)
     if experiment is None:
         known = ", ".join(service.experiments.configured) or "none; SFDDM_EXPERIMENTS configures them"
-        raise UnknownExperimentError(f"There is no experiment {experiment_id!r}. Experiments here: {known}.")
+        message = f"There is no experiment {experiment_id!r}. Experiments here: {known}."
+        raise InvalidRequestError(message, "id", "experiment_not_found", status=404)
     return await _experiment_body(service, experiment_id, experiment)
-
-
-def install_experiment_errors(app: FastAPI) -> None:
-    """The response of this room's exception."""
-
-    @app.exception_handler(UnknownExperimentError)
-    async def unknown(_: Request, error: UnknownExperimentError) -> JSONResponse:
-        return error_response(404, str(error), param="id", code="experiment_not_found")
 
 
 async def _experiment_body(service: Service, name: str, experiment: Experiment) -> ExperimentBody:

@@ -11,7 +11,7 @@ from models.manifest import ImageShape, Manifest
 from models.noise import MAX_SEED
 from service.api.errors import InvalidRequestError
 from service.api.prompts import class_of_prompt, default_class
-from service.api.schema import GenerationRequest
+from service.api.schema import GenerationRequest, ImageRequest, InterpolationRequest
 from service.api.state import Service
 from service.engine.request import ImageSpec, LatencyError
 
@@ -38,10 +38,6 @@ class Generation:
         """Width x height of the image files, as OpenAI writes it."""
         return size_of(self.model.entry.manifest.image, self.scale)
 
-    def class_name(self, spec: ImageSpec) -> str | None:
-        """The name of an image's class; None for unconditional models."""
-        return None if spec.class_label is None else self.model.entry.manifest.classes[spec.class_label]
-
 
 def size_of(image: ImageShape, scale: int = 1) -> str:
     """`28x28`: width x height."""
@@ -59,8 +55,8 @@ def plan_generation(body: GenerationRequest, service: Service) -> Generation:
     most = service.settings.max_n
     if body.n > most:
         raise InvalidRequestError(f"n: at most {most} images in one request, got {body.n}; send several requests.", "n")
-    scale = _scale(body.size, manifest.image, service.settings.max_side)
-    label = _class_label(body, manifest)
+    scale = scale_of(body.size, manifest.image, service.settings.max_side)
+    label = class_label_of(body, manifest)
     seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
     images = tuple(
         ImageSpec(seed, index, default_class(seed, index, manifest) if label is None else label)
@@ -114,7 +110,23 @@ def _latency_s(body: GenerationRequest) -> float | None:
     return None if body.max_latency_ms is None else body.max_latency_ms / 1000
 
 
-def _scale(size: str, image: ImageShape, max_side: int) -> int:
+def plan_interpolation(body: InterpolationRequest, service: Service) -> Generation:
+    """The frames of a walk between two seeds, at index 0 and of one class. Raises what plan_generation raises."""
+    model = service.resolve(body.model)
+    manifest = model.entry.manifest
+    most = service.settings.max_n
+    if body.frames > most:
+        raise InvalidRequestError(f"frames: at most {most} in one request, got {body.frames}; walk in parts.", "frames")
+    scale = scale_of(body.size, manifest.image, service.settings.max_side)
+    label = class_label_of(body, manifest)
+    first, last = body.seeds
+    if label is None:
+        label = default_class(first, 0, manifest)
+    images = tuple(ImageSpec(first, 0, label, (last, frame / (body.frames - 1))) for frame in range(body.frames))
+    return Generation(model, images, first, scale)
+
+
+def scale_of(size: str, image: ImageShape, max_side: int) -> int:
     """How many times larger than native `size` is."""
     if size == "auto":
         return 1
@@ -131,7 +143,7 @@ def _scale(size: str, image: ImageShape, max_side: int) -> int:
     return scale
 
 
-def _class_label(body: GenerationRequest, manifest: Manifest) -> int | None:
+def class_label_of(body: ImageRequest, manifest: Manifest) -> int | None:
     """The one class that prompt and class_label agree on; None when the request leaves it open."""
     named = class_of_prompt(body.prompt, manifest)
     label = body.class_label

@@ -21,9 +21,14 @@ async def livez(service: ServiceOf) -> dict[str, str]:
 @router.get("/readyz", summary="Would a request be served now?")
 async def readyz(service: ServiceOf) -> dict[str, str]:
     """200 when models are loaded and warm; 503 with the reason while loading or draining."""
+    ready_or_raise(service)
+    return {"status": "ok"}
+
+
+def ready_or_raise(service: Service) -> None:
+    """Raises UnavailableError with the reason when a request would not be served now."""
     if not service.engine.ready:
         raise UnavailableError(_why_not(service))
-    return {"status": "ok"}
 
 
 def _why_not(service: Service) -> str:
@@ -37,7 +42,12 @@ def _why_not(service: Service) -> str:
     return "The service is shutting down."
 
 
-@router.get("/metrics", response_class=Response, summary="Prometheus metrics")
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    summary="Prometheus metrics",
+)
 async def metrics(service: ServiceOf) -> Response:
     """The text exposition format."""
     return Response(service.metrics.exposition(), media_type=service.metrics.content_type)

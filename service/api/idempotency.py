@@ -5,7 +5,8 @@
     the same key with another request             422
 
 Answers other than 2xx are not kept, so what failed may be tried again under its key. While the store is away requests are
-made without this protection: a generation can be repeated without harm, and jobs are refused by the store itself.
+made without this protection: a generation can be repeated without harm, and jobs are refused by the store itself. Streams
+take no key: what has been sent step by step cannot be sent again as it was.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import error_response, retry_after_header
+from service.api.errors import Problem, retry_after_header
 from service.store.base import Blobs, Room, StoreUnavailableError
 from service.tasks import end
 
@@ -52,12 +53,12 @@ class Idempotency:
             return
         if not _KEY.fullmatch(key):
             message = "Idempotency-Key: send 1 to 255 printable ASCII characters without spaces."
-            await error_response(400, message, param="Idempotency-Key")(scope, receive, send)
+            await Problem(400, message, param="Idempotency-Key").response()(scope, receive, send)
             return
         try:
             body = await Request(scope, receive).body()
         except HTTPException as error:  # the limit on bodies; the handlers of the application are further in
-            await error_response(error.status_code, error.detail, code="body_too_large")(scope, receive, send)
+            await Problem(error.status_code, error.detail, code="body_too_large").response()(scope, receive, send)
             return
         name = hashlib.sha256(f"{scope['path']}\0{key}".encode()).hexdigest()
         fingerprint = _fingerprint(scope, body)
@@ -146,11 +147,11 @@ def _response_of(kept: bytes, fingerprint: str) -> Response:
     head = json.loads(line)
     if head["fingerprint"] != fingerprint:
         message = "Idempotency-Key: this key came with another request before; send a new key with a new request."
-        return error_response(422, message, param="Idempotency-Key", code="idempotency_key_reused")
+        return Problem(422, message, param="Idempotency-Key", code="idempotency_key_reused").response()
     if head["status"] is None:
         message = "Idempotency-Key: the request that first came with this key is still being answered; try again in a moment."
         headers = retry_after_header(1)
-        return error_response(409, message, param="Idempotency-Key", code="idempotency_key_in_use", headers=headers)
+        return Problem(409, message, param="Idempotency-Key", code="idempotency_key_in_use", headers=headers).response()
     response = Response(body, head["status"])
     response.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head["headers"]]
     response.headers[REPLAYED] = "true"

@@ -8,52 +8,39 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Literal
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 
-from models.noise import MAX_SEED
-from service.api.errors import InvalidRequestError, error_response, retry_after_header
-from service.api.generation import Generation, plan_generation
+from service.api.errors import InvalidRequestError
+from service.api.generation import AUTO, Generation, plan_generation
 from service.api.prompts import default_class
-from service.api.schema import MAX_FIRST_INDEX, GenerationRequest
+from service.api.schema import MAX_FIRST_INDEX, GenerationRequest, ImageRequest, Seed
 from service.api.state import Service, ServiceOf
 from service.archive import zip_stream
 from service.encode import ImageFormat
 from service.engine.request import UnavailableError
 from service.jobs import JobDocument, chunk_size
-from service.store.base import UNFINISHED, Job, Status, StoreFullError, StoreUnavailableError
+from service.store.base import UNFINISHED, Job, Status
 
 router = APIRouter(tags=["jobs"])
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _READ = 64  # images fetched from the store at once
-_FULL_RETRY_S = 60.0
 
 
-class JobRequest(BaseModel):
+class JobRequest(ImageRequest):
     """POST /v1/jobs: the fields of a generation that decide its images."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    prompt: str = Field(default="", max_length=1000, description="a class name, a phrase that holds one, or nothing")
-    model: str | None = Field(default=None, description="an id of GET /v1/models or a variant; default: the server's choice")
+    model: str | None = Field(
+        default=None, description="an id of GET /v1/models, a variant or an experiment; default: the server's choice"
+    )
     n: int = Field(default=1, ge=1, description="images")
-    size: str = Field(default="auto", description="auto is the model's own size; whole multiples of it are upscaled")
-    output_format: ImageFormat = "png"
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="same seed, same bytes; random when absent")
+    seed: Seed | None = Field(default=None, description="same seed, same bytes; random when absent")
     first_index: int = Field(default=0, ge=0, le=MAX_FIRST_INDEX, description="index of the first image under the seed")
-    class_label: int | None = Field(default=None, ge=0, description="label of a class, instead of a prompt")
     user: str | None = Field(default=None, description="who asks; decides the arm where `model` is an experiment")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
 
 
 class JobBody(BaseModel):
@@ -85,12 +72,8 @@ class JobList(BaseModel):
     data: list[JobBody]
 
 
-class UnknownJobError(LookupError):
-    """No such job."""
-
-
-class UnfinishedJobError(Exception):
-    """The job has no result, or none yet."""
+class RemovedJobError(Exception):
+    """The job was removed while its result was being sent; too late for an answer, so the connection is cut."""
 
 
 @router.post("/v1/jobs", status_code=202, summary="Generate many images in the background")
@@ -99,6 +82,8 @@ async def create_job(body: JobRequest, request: Request, response: Response, ser
     most = service.settings.max_job_images
     if body.n > most:
         raise InvalidRequestError(f"n: at most {most} images in one job, got {body.n}; post several jobs.", "n")
+    if body.model == AUTO:
+        raise InvalidRequestError("model: auto is for requests with max_latency_ms; name a model for a job.", "model")
     assignment = service.experiments.assign(body.model, body.user, body.seed)
     chosen = body.model_dump(exclude={"n"}) | ({"model": assignment.arm} if assignment else {})
     generation = plan_generation(GenerationRequest(**chosen), service)
@@ -110,19 +95,19 @@ async def create_job(body: JobRequest, request: Request, response: Response, ser
     job = Job(uuid.uuid4().hex, document.model_dump_json(), body.n, size, time.time())
     await service.store.jobs.add(job)
     response.headers["location"] = f"/v1/jobs/{job.id}"
-    return _job_body(job, request)
+    return _job_body(job, service.base_url(request))
 
 
 @router.get("/v1/jobs", summary="List jobs")
 async def list_jobs(request: Request, service: ServiceOf) -> JobList:
     """Every stored job, the newest first."""
-    return JobList(data=[_job_body(job, request) for job in await service.store.jobs.all()])
+    return JobList(data=[_job_body(job, service.base_url(request)) for job in await service.store.jobs.all()])
 
 
 @router.get("/v1/jobs/{job_id}", summary="How far a job is")
 async def get_job(job_id: str, request: Request, service: ServiceOf) -> JobBody:
     """One job; 404 when it does not exist or has expired."""
-    return _job_body(await _find(job_id, service), request)
+    return _job_body(await _find(job_id, service), service.base_url(request))
 
 
 @router.delete("/v1/jobs/{job_id}", summary="Cancel or forget a job")
@@ -131,15 +116,15 @@ async def delete_job(job_id: str, request: Request, service: ServiceOf) -> JobBo
     job = await _find(job_id, service)
     if job.status not in UNFINISHED:
         await service.store.jobs.forget(job_id)
-        return _job_body(job, request)
+        return _job_body(job, service.base_url(request))
     await service.store.jobs.finish(job_id, "cancelled")
-    return _job_body(await _find(job_id, service), request)
+    return _job_body(await _find(job_id, service), service.base_url(request))
 
 
 @router.get(
     "/v1/jobs/{job_id}/result",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/zip": {}}}},
+    responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
     summary="The images of a job",
 )
 async def job_result(job_id: str, service: ServiceOf) -> StreamingResponse:
@@ -148,31 +133,9 @@ async def job_result(job_id: str, service: ServiceOf) -> StreamingResponse:
     job = await _find(job_id, service)
     if job.status != "succeeded":
         wait = "; its result is ready when that is succeeded" if job.status in UNFINISHED else " and has no result"
-        raise UnfinishedJobError(f"The job {job_id} is {job.status}{wait}.")
+        raise InvalidRequestError(f"The job {job_id} is {job.status}{wait}.", "id", "job_not_succeeded", status=409)
     headers = {"content-disposition": f'attachment; filename="{job_id}.zip"'}
     return StreamingResponse(zip_stream(_files(job, service)), media_type="application/zip", headers=headers)
-
-
-def install_job_errors(app: FastAPI) -> None:
-    """The responses of this room's exceptions, and of a store that is away or full."""
-
-    @app.exception_handler(UnknownJobError)
-    async def unknown(_: Request, error: UnknownJobError) -> JSONResponse:
-        return error_response(404, str(error), param="id", code="job_not_found")
-
-    @app.exception_handler(UnfinishedJobError)
-    async def unfinished(_: Request, error: UnfinishedJobError) -> JSONResponse:
-        return error_response(409, str(error), param="id", code="job_not_succeeded")
-
-    @app.exception_handler(StoreFullError)
-    async def full(_: Request, error: StoreFullError) -> JSONResponse:
-        headers = retry_after_header(_FULL_RETRY_S)
-        return error_response(429, str(error), kind="rate_limit_error", code="too_many_jobs", headers=headers)
-
-    @app.exception_handler(StoreUnavailableError)
-    async def away(_: Request, error: StoreUnavailableError) -> JSONResponse:
-        headers = retry_after_header(1)
-        return error_response(503, str(error), kind="unavailable_error", code="store_unavailable", headers=headers)
 
 
 def _document(body: JobRequest, generation: Generation) -> JobDocument:
@@ -192,17 +155,18 @@ def _document(body: JobRequest, generation: Generation) -> JobDocument:
         size=generation.size,
         scale=generation.scale,
         output_format=body.output_format,
+        quality=body.output_compression,
     )
 
 
 async def _find(job_id: str, service: Service) -> Job:
     job = await service.store.jobs.get(job_id) if _ID.fullmatch(job_id) else None
     if job is None:
-        raise UnknownJobError(f"There is no job {job_id!r}; it may have expired.")
+        raise InvalidRequestError(f"There is no job {job_id!r}; it may have expired.", "id", "job_not_found", status=404)
     return job
 
 
-def _job_body(job: Job, request: Request) -> JobBody:
+def _job_body(job: Job, base_url: str) -> JobBody:
     document = JobDocument.model_validate_json(job.request)
     eta_s = None
     if job.status == "running" and job.started_at is not None and job.done:
@@ -223,19 +187,19 @@ def _job_body(job: Job, request: Request) -> JobBody:
         started_at=job.started_at,
         finished_at=job.finished_at,
         error=job.error,
-        result_url=f"{request.base_url}v1/jobs/{job.id}/result" if job.status == "succeeded" else None,
+        result_url=f"{base_url}/v1/jobs/{job.id}/result" if job.status == "succeeded" else None,
     )
 
 
 async def _files(job: Job, service: Service) -> AsyncIterator[tuple[str, bytes]]:
-    """(name, content) of every image, then of the manifest that lists them. Raises UnknownJobError when the job goes away."""
+    """(name, content) of every image, then of the manifest that lists them. Raises RemovedJobError."""
     document = JobDocument.model_validate_json(job.request)
     listed = []
     for start in range(0, job.total, _READ):
         stop = min(start + _READ, job.total)
         for position, file in enumerate(await service.store.jobs.images(job.id, start, stop), start):
             if file is None:
-                raise UnknownJobError(f"The job {job.id} was removed while its result was being read.")
+                raise RemovedJobError(f"The job {job.id} was removed while its result was being read.")
             spec = document.spec(position)
             name = f"{spec.index:06d}.{document.output_format}"
             entry = {

@@ -18,7 +18,7 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models", summary="List models")
 async def list_models(service: ServiceOf) -> ModelList:
     """Every model here. A teacher also answers to its `variants`, training-free solvers with fewer steps."""
-    models = [_model_body(service, service.catalogue.resolve(model_id)) for model_id in service.catalogue.entries]
+    models = [model_body(service, service.catalogue.resolve(model_id)) for model_id in service.catalogue.entries]
     return ModelList(data=[*models, *(_experiment_body(service, name) for name in service.experiments.configured)])
 
 
@@ -27,10 +27,11 @@ async def retrieve_model(model_id: str, service: ServiceOf) -> ModelBody | Exper
     """One model, or one variant such as `<family>/teacher@dpmpp-016`; 404 when it does not exist."""
     if model_id in service.experiments.configured:
         return _experiment_body(service, model_id)
-    return _model_body(service, service.catalogue.resolve(model_id))
+    return model_body(service, service.catalogue.resolve(model_id))
 
 
-def _model_body(service: Service, model: Resolved) -> ModelBody:
+def model_body(service: Service, model: Resolved) -> ModelBody:
+    """Everything there is to say of a model."""
     manifest = model.entry.manifest
     status = service.engine.models[model.entry.id]
     return ModelBody(
@@ -43,6 +44,7 @@ def _model_body(service: Service, model: Resolved) -> ModelBody:
         default=model.id == service.default_model,
         image=manifest.image,
         size=size_of(manifest.image),
+        bytes=model.entry.graph.stat().st_size,
         classes=manifest.classes,
         parameters=manifest.parameters,
         prediction_type=manifest.prediction_type,

@@ -1,6 +1,7 @@
 """What a prompt means to a model that knows classes, not language: it names one class, or nothing.
 
-`sneaker`, `Sneakers` and `a red sneaker` all mean the class Sneaker; `T-shirt/top` answers to either of its names.
+`sneaker`, `Sneakers` and `a red sneaker` all mean the class Sneaker; `T-shirt/top` answers to either of its names and to
+`tshirt`, `Ankle boot` to `boot` too.
 """
 
 from __future__ import annotations
@@ -17,20 +18,36 @@ def _plain(text: str) -> str:
 
 
 def classes_named(prompt: str, classes: Sequence[str]) -> list[int]:
-    """Labels of the classes that a prompt names, in order of label; a name within a longer one does not count."""
+    """Labels of the classes that a prompt names, in order of label; a name within a longer one does not count.
+
+    A name that several classes share, as two kinds of boot share `boot`, names them all.
+    """
     text = _plain(prompt)
     exact = [label for label, name in enumerate(classes) if _plain(name) == text]
     if exact:
         return exact
-    names = [(_plain(part), label) for label, name in enumerate(classes) for part in name.split("/") if part.strip()]
-    found = set()
-    for name, label in sorted(names, key=lambda pair: len(pair[0]), reverse=True):
+    found: set[int] = set()
+    for name, labels in sorted(_names(classes).items(), key=lambda pair: len(pair[0]), reverse=True):
         if name not in text:  # most are not, and each pattern would have to be compiled
             continue
         text, hits = re.subn(rf"(?<!\w){re.escape(name)}(?:e?s)?(?!\w)", "|", text)
         if hits:
-            found.add(label)
+            found |= labels
     return sorted(found)
+
+
+def _names(classes: Sequence[str]) -> dict[str, set[int]]:
+    """What the classes answer to: their names, those written as one word, and their last words unless another is called so."""
+    names: dict[str, set[int]] = {}
+    parts = [(_plain(part).split(), label) for label, name in enumerate(classes) for part in name.split("/") if part.strip()]
+    for words, label in parts:
+        names.setdefault(" ".join(words), set()).add(label)
+        names.setdefault("".join(words), set()).add(label)
+    proper = set(names)
+    for words, label in parts:
+        if words[-1] not in proper and len(words[-1]) > 2:
+            names.setdefault(words[-1], set()).add(label)
+    return names
 
 
 def class_of_prompt(prompt: str, manifest: Manifest) -> int | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.manifest import ImageShape, Quality, Ranking
 from models.noise import MAX_SEED
@@ -12,27 +12,60 @@ from service.encode import ImageFormat
 
 MAX_LATENCY_MS = 3_600_000
 MAX_FIRST_INDEX = 2**52  # index = first_index + position stays an integer that JSON clients hold exactly
+ResponseFormat = Literal["b64_json", "url"]
 
 
-class GenerationRequest(BaseModel):
-    """POST /v1/images/generations."""
+def _null_allowed(schema: dict[str, Any]) -> None:
+    """Say in the published schema that null stands for absent, wherever a field has a default."""
+    for name, field in schema.get("properties", {}).items():
+        if "default" in field and {"type": "null"} not in field.get("anyOf", []):
+            notes = {key: field.pop(key) for key in ("default", "description", "title") if key in field}
+            schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **notes}
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+class RequestBody(BaseModel):
+    """What every body has in common: types are not converted, unknown fields are refused, null is as good as absent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra=_null_allowed)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+
+
+class ImageRequest(RequestBody):
+    """What every request for images has: of what, how large, in which file format."""
 
     prompt: str = Field(default="", max_length=1000, description="a class name, a phrase that holds one, or nothing")
+    class_label: int | None = Field(default=None, ge=0, description="label of a class, instead of a prompt")
+    size: str = Field(default="auto", description="auto is the model's own size; whole multiples of it are upscaled")
+    output_format: ImageFormat = "png"
+    output_compression: int | None = Field(
+        default=None, ge=0, le=100, description="quality of webp and jpeg; absent: lossless webp, jpeg of quality 95"
+    )
+
+
+class GenerationRequest(ImageRequest):
+    """POST /v1/images/generations."""
+
     model: str | None = Field(
         default=None,
         description="an id of GET /v1/models, a variant, or auto: the best within max_latency_ms; default: the server's",
     )
     n: int = Field(default=1, ge=1, description="images")
-    size: str = Field(default="auto", description="auto is the model's own size; whole multiples of it are upscaled")
-    response_format: Literal["b64_json", "url"] = Field(default="b64_json", description="only b64_json for now")
-    output_format: ImageFormat = "png"
-    stream: bool = Field(default=False, description="only false for now")
-    partial_images: int = Field(default=0, ge=0, description="only 0 for now")
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED, description="same seed, same bytes; random when absent")
+    response_format: ResponseFormat = "b64_json"
+    stream: bool = Field(default=False, description="send server-sent events as images are made")
+    partial_images: int = Field(
+        default=0, ge=0, le=3, description="unfinished predictions per image on a stream; a plan of few steps has fewer"
+    )
+    seed: Seed | None = Field(default=None, description="same seed, same bytes; random when absent")
     first_index: int = Field(default=0, ge=0, le=MAX_FIRST_INDEX, description="index of the first image under the seed")
-    class_label: int | None = Field(default=None, ge=0, description="label of a class, instead of a prompt")
     max_latency_ms: float | None = Field(
         default=None, gt=0, le=MAX_LATENCY_MS, description="refuse the request unless all images are expected within this time"
     )
@@ -43,37 +76,17 @@ class GenerationRequest(BaseModel):
     style: str | None = Field(default=None, description="accepted, no effect")
     background: str | None = Field(default=None, description="accepted, no effect")
     moderation: str | None = Field(default=None, description="accepted, no effect")
-    output_compression: int | None = Field(default=None, description="accepted, no effect")
     user: str | None = Field(default=None, description="decides the arm where `model` is an experiment")
     safety_identifier: str | None = Field(default=None, description="accepted, no effect")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
 
-    @field_validator("response_format")
-    @classmethod
-    def _no_urls(cls, value: str) -> str:
-        if value == "url":
-            raise ValueError("urls are not supported, use b64_json")
-        return value
+class InterpolationRequest(ImageRequest):
+    """POST /v1/images/interpolations."""
 
-    @field_validator("stream")
-    @classmethod
-    def _no_streams(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("streaming is not supported, leave it out or send false")
-        return value
-
-    @field_validator("partial_images")
-    @classmethod
-    def _no_partial_images(cls, value: int) -> int:
-        if value:
-            raise ValueError("partial images need streaming, which is not supported; leave it out or send 0")
-        return value
+    model: str | None = Field(default=None, description="an id of GET /v1/models or a variant; default: the server's choice")
+    seeds: list[Seed] = Field(min_length=2, max_length=2, description="where the walk begins and ends")
+    frames: int = Field(default=8, ge=2, description="images, both ends included")
+    response_format: ResponseFormat = "b64_json"
 
 
 class TimingBody(BaseModel):
@@ -97,14 +110,22 @@ class DeviceBody(BaseModel):
     largest_batch: int
 
 
-class ImageBody(BaseModel):
-    """One image. `seed`, `index` and `class_label` make it again."""
+class ImageFacts(BaseModel):
+    """What makes an image again: its seed, index and class_label, and between two seeds the other one and how far."""
 
-    b64_json: str
     seed: int
     index: int
     class_label: int | None
     class_name: str | None
+    other_seed: int | None = Field(default=None, description="interpolations: the seed at the far end")
+    fraction: float | None = Field(default=None, description="interpolations: 0 at the first seed, 1 at the other")
+
+
+class ImageBody(ImageFacts):
+    """One image, inline or as a url that expires."""
+
+    b64_json: str | None = None
+    url: str | None = None
     cached: bool = Field(default=False, description="recalled, not computed: its timing is zero")
     timing: TimingBody
     device: DeviceBody
@@ -133,6 +154,59 @@ class GenerationResponse(BaseModel):
     experiment: ExperimentArm | None = Field(default=None, description="when the model asked for is an experiment")
 
 
+class PartialImageEvent(ImageFacts):
+    """An unfinished image on a stream: the clean image that the model predicts after `step` of its `steps` evaluations."""
+
+    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
+    b64_json: str
+    background: Literal["opaque"] = "opaque"
+    created_at: int
+    output_format: ImageFormat
+    partial_image_index: int
+    quality: Literal["auto"] = "auto"
+    size: str
+    image_index: int = Field(description="which of the request's n images")
+    model: str
+    step: int
+    steps: int
+
+
+class TokenDetails(BaseModel):
+    """OpenAI's field; nothing here counts tokens."""
+
+    image_tokens: int = 0
+    text_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """OpenAI's field; nothing here counts tokens."""
+
+    input_tokens: int = 0
+    input_tokens_details: TokenDetails = TokenDetails()
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+class CompletedEvent(ImageFacts):
+    """A finished image on a stream."""
+
+    type: Literal["image_generation.completed"] = "image_generation.completed"
+    b64_json: str
+    background: Literal["opaque"] = "opaque"
+    created_at: int
+    output_format: ImageFormat
+    quality: Literal["auto"] = "auto"
+    size: str
+    usage: Usage = Usage()
+    image_index: int = Field(description="which of the request's n images")
+    model: str
+    steps: int
+    service_tier: Literal["default", "flex"]
+    timing: TimingBody
+    device: DeviceBody
+    experiment: ExperimentArm | None = Field(default=None, description="when the model asked for is an experiment")
+
+
 class ModelBody(BaseModel):
     """OpenAI's Model and what one needs to choose."""
 
@@ -146,6 +220,7 @@ class ModelBody(BaseModel):
     default: bool
     image: ImageShape
     size: str
+    bytes: int = Field(description="of model.onnx on disk")
     classes: list[str]
     parameters: int
     prediction_type: str

@@ -11,7 +11,9 @@ from fastapi import Depends, Request
 
 from models.catalogue import Catalogue, Refusal, Resolved, UnknownModelError, discover
 from models.plan import SAMPLERS
+from service.api.links import ImageLinks
 from service.backend.choose import choose_backend
+from service.comparison import Isolation
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
 from service.experiments import Experiments
@@ -28,6 +30,14 @@ class StartupError(Exception):
 
 
 @dataclass(frozen=True)
+class Lane:
+    """Whose room an answer tells of (middleware.RateLimitHeaders); requests have it as `state.lane` once it is decided."""
+
+    model: Resolved
+    flex: bool = False
+
+
+@dataclass(frozen=True)
 class Service:
     """The parts of a running service."""
 
@@ -39,10 +49,21 @@ class Service:
     store: Store
     cache: ResultCache
     experiments: Experiments
+    links: ImageLinks
+    isolation: Isolation
 
     def resolve(self, model_id: str | None) -> Resolved:
         """The model of a request, the default one when it names none. Raises UnknownModelError."""
+        if model_id is not None and model_id in self.experiments.configured:
+            raise UnknownModelError(
+                f"{model_id} is an experiment, which only image generations and jobs take; name one of its models: "
+                f"{', '.join(self.experiments.configured[model_id].arms)}."
+            )
         return self.catalogue.resolve(model_id or self.default_model)
+
+    def base_url(self, request: Request) -> str:
+        """Where clients reach this service, without a slash at the end: public_url, else the host that was asked."""
+        return (self.settings.public_url or str(request.base_url)).rstrip("/")
 
 
 def open_catalogue(zoos: Iterable[Path]) -> Catalogue:
@@ -107,7 +128,9 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     metrics.store_up.set_function(lambda: store.up)
     cache = ResultCache(store.blobs, metrics, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s)
     experiments = Experiments(settings.experiments, store.samples, metrics)
-    return Service(settings, catalogue, default, metrics, engine, store, cache, experiments)
+    links = ImageLinks(settings.url_secret, settings.url_expire_s)
+    isolation = Isolation(settings.isolated_s)
+    return Service(settings, catalogue, default, metrics, engine, store, cache, experiments, links, isolation)
 
 
 def open_store(settings: Settings) -> Store:

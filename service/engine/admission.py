@@ -11,6 +11,7 @@ A latency limit makes it a promise: a request is taken only if its estimated com
 lane holds, is within the limit, and if it breaks no promise given to a row that is being computed, whose steps it would
 lengthen or whose share of the device it would take. Rows run earliest deadline first. Requests without a limit are not
 refused for the sake of promises, so they can still make one late: sfddm_deadlines_total counts what is met and missed.
+Images that are to have the device for themselves (an isolated comparison's) are refused for the sake of promises too.
 """
 
 from __future__ import annotations
@@ -35,6 +36,17 @@ def check_backlog(scheduler: Scheduler, model: Resolved, limit_s: float, *, flex
             f"try again in {_seconds(wait_s - limit_s)}.",
             wait_s - limit_s,
         )
+
+
+def check_exclusive(scheduler: Scheduler, model: Resolved, images: int, seconds: float, now_s: float) -> None:
+    """Raise OverloadedError unless `images` images may have the device for themselves now, for `seconds` at most.
+
+    Not while other images have it, and not while that would break a promise.
+    """
+    needed_s = min(seconds, scheduler.alone_s(model.entry.id, images, len(model.plan)))
+    left_s = scheduler.exclusive_left_s
+    if left_s or scheduler.delay_breaks_promise(needed_s, now_s):
+        raise OverloadedError("Other work has been promised the device; try again in a moment.", left_s or needed_s)
 
 
 def choose(

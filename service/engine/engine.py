@@ -105,6 +105,15 @@ class Engine:
         """Status by entry id."""
         return MappingProxyType(self._models)
 
+    def wait_s(self, model: Resolved, *, flex: bool = False) -> float | None:
+        """Estimated seconds until the model's lane has done what it holds now; None unless the model is loaded.
+
+        A request is refused while this is more than max_backlog_s, see admission.py.
+        """
+        with self._changed:
+            loaded = self._models[model.entry.id].state == "loaded"
+            return self._scheduler.wait_s(model.entry.id, flex=flex) if loaded else None
+
     def choose(self, models: Sequence[Resolved], images: int, max_latency_s: float, *, flex: bool = False) -> Resolved:
         """The first of `models`, best first, that is estimated to make `images` images within max_latency_s.
 
@@ -130,12 +139,15 @@ class Engine:
         previews: int = 0,
         max_latency_s: float | None = None,
         flex: bool = False,
+        exclusive_s: float = 0.0,
     ) -> Ticket:
         """Queue one row per image; call it in the event loop that will read the ticket.
 
         previews: mid-denoise predictions per image, evenly spaced before the end.
         max_latency_s: deadline of the rows, which orders them within their lane; `choose` is what promises it.
         flex: work that can wait, see scheduler.py.
+        exclusive_s: device seconds in which nothing else runs, from the next step boundary until the request is done; when
+        they are spent, what is left shares the device as ever. OverloadedError while that would break a promise.
         Raises UnavailableError (starting, draining, failed, or the model failed to load), OverloadedError (see
         admission.py) and ValueError for images that do not fit the model.
         """
@@ -152,6 +164,8 @@ class Engine:
                 self._shed("overloaded")
                 raise
             now_s = time.perf_counter()
+            if exclusive_s:
+                admission.check_exclusive(self._scheduler, model, len(images), exclusive_s, now_s)
             ticket = Ticket(
                 images,
                 loop,
@@ -168,6 +182,8 @@ class Engine:
             self._scheduler.admit(
                 entry_id, ticket.numbers, steps, deadline_s=deadline_s, promised=max_latency_s is not None, flex=flex
             )
+            if exclusive_s:
+                self._scheduler.run_exclusively(ticket.numbers, exclusive_s)
             self._changed.notify_all()
         return ticket
 

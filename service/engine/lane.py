@@ -100,6 +100,10 @@ class Lane:
         self._steps_left -= 1
         return False
 
+    def steps_left(self, number: int) -> int:
+        """Of a row that is here."""
+        return self._rows[number].left
+
     def shrink(self, limit: int) -> None:
         """Hold at most `limit` rows in a batch, until many batches have gone well."""
         self.limit, self._calm_steps = max(1, min(limit, self.limit)), 0

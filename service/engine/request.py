@@ -52,11 +52,15 @@ class RequestCancelledError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """One image: its noise is keyed by (seed, index); class_label is None for unconditional models."""
+    """One image: its noise is keyed by (seed, index); class_label is None for unconditional models.
+
+    blend: (other seed, fraction 0 to 1) moves all of its noise along the arc towards the other seed's.
+    """
 
     seed: int
     index: int
     class_label: int | None
+    blend: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,3 +135,5 @@ def check_request(manifest: Manifest, images: Sequence[ImageSpec], previews: int
             raise ValueError(f"class_label {spec.class_label} does not exist in {manifest.id}")
         if not 0 <= spec.seed <= MAX_SEED or spec.index < 0:
             raise ValueError(f"seed must be between 0 and {MAX_SEED} and index not negative, got {spec.seed} and {spec.index}")
+        if spec.blend is not None and not (0 <= spec.blend[0] <= MAX_SEED and 0 <= spec.blend[1] <= 1):
+            raise ValueError(f"blend must be a seed between 0 and {MAX_SEED} and a fraction between 0 and 1, got {spec.blend}")

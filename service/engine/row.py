@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue import Resolved
-from models.noise import initial_noise, step_noise
+from models.noise import initial_noise, slerp, step_noise
 from models.plan import Plan
 from service.backend.base import Float32, Network
 from service.engine.request import Device, Event, Failed, Finished, ImageSpec, Preview, RowFailedError, Timing
@@ -87,7 +87,8 @@ class Row:
         """Draw x_T at the first step and set x0_prev to zero; later steps change nothing."""
         if self.x is not None:
             return
-        self.x = initial_noise(self.spec.seed, self.spec.index, self.model.entry.manifest.image.chw)
+        shape = self.model.entry.manifest.image.chw
+        self.x = self._noise(lambda seed: initial_noise(seed, self.spec.index, shape))
         self.x0_prev = np.zeros_like(self.x)
         self._started_s = now_s
 
@@ -105,13 +106,22 @@ class Row:
         x_next, computed_rows = output.x_next, output.computed_rows
         s = self.plan.s[self.step]
         if s:
-            x_next = x_next + np.float32(s) * step_noise(self.spec.seed, self.spec.index, self.step, x_next.shape)
+            z = self._noise(lambda seed: step_noise(seed, self.spec.index, self.step, x_next.shape))
+            x_next = x_next + np.float32(s) * z
         self.x, self.x0_prev = x_next, output.x0
         self.step += 1
         self._compute_s += seconds
         self._batch_rows += batch_rows
         self._smallest = min(self._smallest or computed_rows, computed_rows)
         self._largest = max(self._largest, computed_rows)
+
+    def _noise(self, draw: Callable[[int], Float32]) -> Float32:
+        """What `draw` gives for the image's seed, or between its two seeds."""
+        noise = draw(self.spec.seed)
+        if self.spec.blend is None:
+            return noise
+        other, fraction = self.spec.blend
+        return slerp(noise, draw(other), fraction)
 
     def preview(self) -> Preview | None:
         """The preview that is due after the step just taken, if one is."""

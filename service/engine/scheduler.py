@@ -23,6 +23,9 @@ beside a teacher waits for one step of the teacher at a time, which max_step_ms 
 Proof: m runs as soon as its credit is above 0. It starts with a debt of at most s_m, so the quanta granted until then sum
 up to at most s_m / w_m + Q. Lanes are visited in turn, so i is granted w_i times that; it holds at most Q w_i before, and
 overdraws its credit by less than one step, since it only runs with credit above 0.
+
+Rows can be given the device for themselves (run_exclusively), for a bounded number of device seconds. These come on top of
+the bound, once. They are charged like any others, so afterwards their lane waits until the others have had their shares.
 """
 
 from __future__ import annotations
@@ -56,6 +59,8 @@ class Scheduler:
         self._ring: deque[Lane] = deque()  # lanes with rows or debt; the head is visited next
         self._quantum_s = inf
         self._running: Lane | None = None  # between schedule and charge
+        self._exclusive: list[int] = []  # rows of one lane; nothing else runs while there are any
+        self._exclusive_s = 0.0  # how long at most
 
     def __len__(self) -> int:
         """Rows admitted and not finished."""
@@ -91,13 +96,31 @@ class Scheduler:
             lane.add(row, steps, deadline_s, promised=promised)
             self._lane_of[row] = lane
 
+    def run_exclusively(self, rows: Iterable[int], seconds: float) -> None:
+        """Run nothing but these rows of one lane until they are gone or have had so many device seconds."""
+        self._exclusive, self._exclusive_s = list(rows), seconds
+
+    @property
+    def exclusive_left_s(self) -> float:
+        """Estimated seconds until the device is shared again."""
+        if not self._exclusive:
+            return 0.0
+        lane = self._lane_of[self._exclusive[0]]
+        steps = max(lane.steps_left(row) for row in self._exclusive)
+        return min(self._exclusive_s, lane.alone_s(len(self._exclusive), steps))
+
     def remove(self, row: int) -> int:
         """Forget a row, running or not; returns the steps it had left, 0 for a row that is not here."""
-        lane = self._lane_of.pop(row, None)
-        return lane.remove(row) if lane else 0
+        lane = self._lane_of.get(row)
+        left = lane.remove(row) if lane else 0
+        self._forget(row)
+        return left
 
     def schedule(self) -> Batch | None:
         """The next batch, or None when there is nothing to run. Decides only; `charge` and `advance` follow it."""
+        if self._exclusive:
+            self._running = lane = self._lane_of[self._exclusive[0]]
+            return Batch(lane.model, tuple(self._exclusive[: lane.limit]), lane.flex)
         busy = [lane for lane in self._ring if lane]
         if not busy:
             for lane in self._ring:  # nobody was kept waiting
@@ -123,6 +146,10 @@ class Scheduler:
         """
         lane = self._lanes[batch.model, batch.flex]
         lane.credit_s -= seconds
+        if not set(batch.rows).isdisjoint(self._exclusive):
+            self._exclusive_s -= seconds
+            if self._exclusive_s <= 0:
+                self._exclusive = []
         if learn:
             lane.costs.observe(len(batch.rows), seconds)
             lane.recover()
@@ -134,9 +161,14 @@ class Scheduler:
         for row in batch.rows:
             lane = self._lane_of.get(row)
             if lane is not None and lane.advance(row):
-                del self._lane_of[row]
+                self._forget(row)
                 finished.append(row)
         return tuple(finished)
+
+    def _forget(self, row: int) -> None:
+        self._lane_of.pop(row, None)
+        if row in self._exclusive:
+            self._exclusive.remove(row)
 
     def shrink(self, model: str, rows: int) -> None:
         """Let the model's batches hold at most `rows` rows, since the device has no memory for more; recovers slowly."""
@@ -186,15 +218,26 @@ class Scheduler:
                 return True
         return False
 
+    def delay_breaks_promise(self, seconds: float, now_s: float) -> bool:
+        """Whether a promised row that is in its lane's batch and in time would be late if it were held up for so long."""
+        for lane in self._ring:
+            tightest = lane.tightest(0)
+            if tightest is not None:
+                deadline_s, needed_s, _ = tightest
+                expected_s = now_s + self._shared_s(lane, needed_s, steps=1)
+                if expected_s <= deadline_s < expected_s + seconds:
+                    return True
+        return False
+
     def _shared_s(self, lane: Lane, own_s: float, *, steps: int, joined: Lane | None = None, work_s: float = 0.0) -> float:
         """Seconds until a lane has had own_s of the device while every other lane with work takes its share.
 
         Weighted processor sharing: until then lane i has had the smaller of its backlog and w_i / w of own_s, where debts
         count as work and up to `steps` of its steps come on top, since steps are not divisible. joined: a lane that is
-        imagined to have work_s more work.
+        imagined to have work_s more work. Rows that have the device for themselves come before all that.
         """
         rounds_s = (own_s - min(lane.credit_s, 0.0)) / lane.weight
-        total_s = own_s
+        total_s = own_s + self.exclusive_left_s
         for other in self._ring if joined is None or joined in self._ring else (*self._ring, joined):
             if other is not lane:
                 share_s = other.weight * rounds_s + min(other.credit_s, 0.0) + steps * other.step_s

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -46,29 +46,37 @@ class Server:
 @contextmanager
 def serving(log: Path, *arguments: str, **changes: str) -> Iterator[Server]:
     """`sfddm serve` on a free port, ready; stopped by SIGTERM if it still runs at the end."""
+    with launched(log, *arguments, **changes) as server:
+        _wait_until(server, lambda: httpx.get(f"{server.url}/readyz").status_code == 200)
+        yield server
+
+
+@contextmanager
+def launched(log: Path, *arguments: str, **changes: str) -> Iterator[Server]:
+    """The same as soon as it listens, while models may still be loading."""
     command = [*COMMAND, "serve", "--port", "0", *arguments]
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stderr=stderr, env=environment(**changes), text=True)
     try:
-        yield Server(process, _wait_until_ready(process, log), log)
+        server = Server(process, "", log)
+        _wait_until(server, lambda: "Serving on" in log.read_text())
+        announced = re.search(r"Serving on (http://\S+:\d+)/", log.read_text())
+        assert announced
+        yield replace(server, url=announced[1])
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_S)
 
 
-def _wait_until_ready(process: subprocess.Popen[str], log: Path) -> str:
+def _wait_until(server: Server, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        announced = re.search(r"Serving on (http://\S+:\d+)/", log.read_text())
-        if announced:
-            try:
-                if httpx.get(f"{announced[1]}/readyz").status_code == 200:
-                    return announced[1]
-            except httpx.TransportError:
-                pass
-        time.sleep(0.05)
-    raise AssertionError(f"sfddm serve did not become ready:\n{log.read_text()}")
+    while time.monotonic() < deadline and server.process.poll() is None:
+        with suppress(httpx.TransportError):
+            if condition():
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"sfddm serve did not become ready:\n{server.log.read_text()}")
 
 
 @pytest.fixture(scope="session")

@@ -69,21 +69,60 @@ def _pixels(path: Path, mode: str) -> np.ndarray:
         (("--label", "9"), "labels 0 to 2"),
         (("--model", "tiny/none"), "does not exist"),
         (("--seed", "-1"), "seed"),
+        (("-n", "0"), "n:"),
+        (("-n", "many"), "'-n'"),
+        (("--sead", "1"), "--sead"),
+        (("--url", "http://127.0.0.1:1"), "Cannot reach"),
         (("--out", "picture.bmp"), ".png"),
         (("--out", "missing/picture.png"), "does not exist"),
     ],
 )
 def test_mistakes_are_one_sentence(tiny_zoo: Path, arguments: tuple[str, ...], says: str) -> None:
     result = sfddm("generate", "--zoo", str(tiny_zoo), *arguments, SFDDM_DEFAULT_MODEL="tiny/teacher")
-    assert result.returncode == 1
+    assert result.returncode in (1, 2)
     assert result.stderr.startswith("Error: ")
     assert len(result.stderr.strip().splitlines()) == 1
     assert says in result.stderr
+
+
+def test_a_server_gives_the_same_image(tiny_zoo: Path, tmp_path: Path, server: Server) -> None:
+    for name, where in (("here", ("--zoo", str(tiny_zoo))), ("there", ("--url", server.url))):
+        out = tmp_path / f"{name}.png"
+        options = ("--model", "tiny/student-008", "--seed", "4", "-n", "3", "--scale", "2", "--out", str(out))
+        result = sfddm("generate", "dog", *where, *options)
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+    refused = sfddm("generate", "a unicorn", "--url", server.url, "--out", str(tmp_path / "x.png"))
+    assert refused.returncode == 1
+    assert "names no class" in refused.stderr
+    listed = sfddm("models", "--url", server.url, COLUMNS="80")
+    assert all(text in listed.stdout for text in ("tiny/teacher", "kid 0.03", " ms"))
+    assert "…" not in listed.stdout
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_compare_writes_a_table_a_grid_and_a_report(tiny_zoo: Path, tmp_path: Path, server: Server, remote: bool) -> None:
+    png, html = tmp_path / "grid.png", tmp_path / "report.html"
+    where = ("--url", server.url) if remote else ("--zoo", str(tiny_zoo))
+    models = ("tiny/student-004", "tiny/teacher", "tiny/teacher@dpmpp-004")
+    options = ("--seed", "4", "-n", "2", "--repeats", "3", "--png", str(png), "--html", str(html))
+    result = sfddm("compare", *models, *where, *options)
+    assert result.returncode == 0, result.stderr
+    assert all(text in result.stdout for text in (*models, "reference", "PSNR", str(png), str(html)))
+    assert _pixels(png, "L").shape == (28, 18)  # three rows of two images of 8, 2 white pixels apart
+    page = html.read_text()
+    assert all(model in page for model in models)
+    assert page.count("data:image/png;base64,") == 6
+    assert page.count("<circle") == 9
+    assert "http" not in page.replace("http-equiv", "")
+    mistake = sfddm("compare", models[0], *where)
+    assert mistake.returncode == 1
+    assert mistake.stderr.startswith("Error: models:")
 
 
 def test_help_names_the_commands() -> None:
     result = sfddm("--help")
     assert result.returncode == 0
     assert "Usage: sfddm" in result.stdout
-    for command in ("serve", "generate", "models"):
+    for command in ("serve", "generate", "compare", "models"):
         assert command in result.stdout

@@ -27,15 +27,21 @@ def test_one_request_gives_an_image_file(server: Server) -> None:
 
 def test_sigterm_finishes_what_runs(tiny_zoo: Path, tmp_path: Path) -> None:
     options = ("--zoo", str(tiny_zoo), "--max-n", "512", "--max-batch", "1", "--threads", "1", "--log-format", "json")
-    with serving(tmp_path / "log", *options) as server, ThreadPoolExecutor(1) as pool:
-        body = {"model": "tiny/teacher", "n": 512}  # 16384 evaluations
+    with serving(tmp_path / "log", *options, SFDDM_DRAIN_S="300") as server, ThreadPoolExecutor(1) as pool:
+        body = {"model": "tiny/teacher", "n": 128}  # 4096 evaluations
         running = pool.submit(httpx.post, f"{server.url}/v1/images/generations", json=body, timeout=PATIENCE_S)
         _wait_for_work(server)
         assert not running.done()
         server.process.send_signal(signal.SIGTERM)
+        _wait_for_draining(server)
+        refused = httpx.post(f"{server.url}/v1/images/generations", json={})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (503, "unavailable_error")
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        assert not running.done()
         response = running.result(PATIENCE_S)
         assert response.status_code == 200
-        assert len(response.json()["data"]) == 512
+        assert len(response.json()["data"]) == 128
         assert server.process.wait(PATIENCE_S) == 0
     events = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
     assert any(event["event"] == "request" and event["status"] == 200 and "request_id" in event for event in events)
@@ -47,6 +53,28 @@ def _wait_for_work(server: Server) -> None:
     while "sfddm_running_rows 0.0" in httpx.get(f"{server.url}/metrics").text:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def _wait_for_draining(server: Server) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while httpx.get(f"{server.url}/readyz").status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_stream_outlives_sigterm(tiny_zoo: Path, tmp_path: Path) -> None:
+    options = ("--zoo", str(tiny_zoo), "--max-n", "512", "--max-batch", "1", "--threads", "1")
+    body = {"model": "tiny/teacher", "n": 128, "stream": True}
+    with (
+        serving(tmp_path / "log", *options, SFDDM_DRAIN_S="300") as server,
+        httpx.stream("POST", f"{server.url}/v1/images/generations", json=body, timeout=PATIENCE_S) as response,
+    ):
+        lines = response.iter_lines()
+        assert next(lines) == "event: image_generation.completed"
+        server.process.send_signal(signal.SIGTERM)
+        rest = list(lines)
+        assert sum(line == "event: image_generation.completed" for line in rest) == 127
+        assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_a_taken_port_is_one_sentence(tiny_zoo: Path) -> None:

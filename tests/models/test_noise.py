@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.noise import MAX_SEED, initial_noise, step_noise
+from models.noise import MAX_SEED, initial_noise, slerp, step_noise
 
 SHAPE = (3, 32, 32)
 seeds = st.integers(0, MAX_SEED)
@@ -94,3 +94,23 @@ def test_negative_index_and_row_are_refused() -> None:
         initial_noise(0, -1, SHAPE)
     with pytest.raises(ValueError, match="row must not be negative, got -1"):
         step_noise(0, 0, -1, SHAPE)
+
+
+@given(seeds, seeds, st.floats(0, 1))
+def test_slerp_stays_on_the_sphere(seed: int, other: int, fraction: float) -> None:
+    """Song et al. 2021, eq. 67: what lies between two noises is as long as they are, and as far from each as it should be."""
+    a, b = initial_noise(seed, 0, SHAPE), initial_noise(other, 0, SHAPE)
+    between = slerp(a, b, fraction)
+    assert between.dtype == np.float32
+    lengths = [np.linalg.norm(a), np.linalg.norm(b)]
+    assert min(lengths) * 0.999 <= np.linalg.norm(between) <= max(lengths) * 1.001
+
+
+def test_slerp_is_exact_at_its_ends_and_symmetric() -> None:
+    a, b = initial_noise(1, 0, SHAPE), initial_noise(2, 0, SHAPE)
+    assert slerp(a, b, 0).tobytes() == a.tobytes()
+    assert slerp(a, b, 1).tobytes() == b.tobytes()
+    assert slerp(a, a, 0.3).tobytes() == a.tobytes()
+    np.testing.assert_allclose(slerp(a, b, 0.25), slerp(b, a, 0.75), atol=1e-6)
+    with pytest.raises(ValueError, match="fraction"):
+        slerp(a, b, 1.5)

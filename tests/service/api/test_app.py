@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
@@ -18,13 +19,26 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_unknown_routes_and_methods_have_openai_errors(client: httpx.AsyncClient) -> None:
-    missing = await client.get("/v2/nothing")
+    missing = await client.get("/v3/nothing")
     assert missing.status_code == 404
-    assert "/v2/nothing" in missing.json()["error"]["message"]
+    assert "/v3/nothing" in missing.json()["error"]["message"]
     wrong = await client.delete("/v1/models")
     assert wrong.status_code == 405
-    assert wrong.headers["allow"] == "GET"
+    assert wrong.headers["allow"] == "HEAD, GET"
     assert "GET" in wrong.json()["error"]["message"]
+    inference = await client.get("/v2/nothing")  # the Open Inference Protocol has a shape of its own
+    assert inference.status_code == 404
+    assert "/v2/nothing" in inference.json()["error"]
+
+
+async def test_head_is_get_without_the_body(client: httpx.AsyncClient) -> None:
+    for path in ("/", "/livez", "/v1/models", "/v1/models/tiny/teacher", "/metrics", "/openapi.json"):
+        got, headed = await client.get(path), await client.head(path)
+        assert headed.status_code == 200
+        assert headed.content == b""
+        assert headed.headers["content-type"] == got.headers["content-type"]
+    assert (await client.head("/v1/models/tiny/none")).status_code == 404
+    assert (await client.head("/v1/images/generations")).status_code == 405
 
 
 async def test_every_response_has_a_request_id(client: httpx.AsyncClient) -> None:
@@ -91,6 +105,42 @@ async def test_metrics_count_answers(client: httpx.AsyncClient) -> None:
     assert f"{other} 1.0" in response.text
 
 
+async def test_metrics_count_refusals(client: httpx.AsyncClient) -> None:
+    async def refusals() -> float:
+        found = re.search(r'sfddm_requests_total\{model="none",outcome="invalid"\} (\S+)', (await client.get("/metrics")).text)
+        return float(found[1]) if found else 0.0
+
+    before = await refusals()
+    for body in (b'{"n": 0}', b"{", b'{"prompt": "a house"}', b'{"model": "tiny/none"}', b"x" * (1 << 21)):
+        headers = {"content-type": "application/json"}
+        assert (await client.post("/v1/images/generations", content=body, headers=headers)).status_code >= 400
+    assert await refusals() == before + 5
+
+
+async def test_a_post_tells_what_is_left_of_the_backlog(client: httpx.AsyncClient) -> None:
+    headers = (await client.post("/v1/images/generations", json={"seed": 1})).headers
+    limit, remaining = (float(headers[f"x-ratelimit-{name}-seconds"]) for name in ("limit", "remaining"))
+    assert 0 <= remaining <= limit == 60
+    assert headers["x-ratelimit-reset-seconds"] == "0.000"
+    assert "x-ratelimit-limit-seconds" not in (await client.get("/v1/models")).headers
+
+
+async def test_the_room_told_is_that_of_the_models_own_lane(tiny_zoo: Path) -> None:
+    """A teacher whose lane is full is refused and told when to come back; a student's lane is empty all the while."""
+    answers: list[httpx.Response] = []
+    async with serving(tiny_app(tiny_zoo, max_backlog_s=1e-6)) as client:
+
+        async def post(model: str, n: int) -> None:
+            answers.append(await client.post("/v1/images/generations", json={"model": model, "n": n}))
+
+        async with anyio.create_task_group() as tasks:
+            for model, n in (("tiny/teacher", 16), ("tiny/teacher", 16), ("tiny/student-004", 1)):
+                tasks.start_soon(post, model, n)
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
+    for answer in answers:
+        assert (float(answer.headers["x-ratelimit-reset-seconds"]) > 0) == (answer.status_code == 429)
+
+
 async def test_the_pages_and_their_parts_come_from_here(client: httpx.AsyncClient) -> None:
     for path, script in (("/", "page/app.js"), ("/docs", "page/docs.js")):
         page = await client.get(path)
@@ -109,6 +159,19 @@ async def test_openapi_describes_the_generation_body(client: httpx.AsyncClient) 
     schema = (await client.get("/openapi.json")).json()
     fields = schema["components"]["schemas"]["GenerationRequest"]["properties"]
     assert {"prompt", "model", "n", "size", "seed", "class_label", "output_format"} <= set(fields)
+
+
+async def test_every_operation_has_an_example(client: httpx.AsyncClient) -> None:
+    schema = (await client.get("/openapi.json")).json()
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            assert '"example"' in json.dumps(operation), f"{method} {path}"
+            assert "422" not in operation["responses"]
+            assert "default" in operation["responses"]
+            body = operation.get("requestBody")
+            if body and "{" not in path:
+                answer = await client.post(path, json=body["content"]["application/json"]["example"])
+                assert answer.is_success, answer.text
 
 
 async def test_a_broken_model_folder_does_not_stop_the_rest(tiny_zoo: Path, tmp_path: Path) -> None:

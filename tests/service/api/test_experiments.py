@@ -12,6 +12,7 @@ import pytest
 from service.api.state import StartupError
 from service.experiments import Experiment
 from tests.service.api.conftest import serving, tiny_app
+from tests.service.api.test_stream import events_of
 
 pytestmark = pytest.mark.anyio
 ARMS = {"tiny/student-004": 1.0, "tiny/teacher": 1.0}
@@ -91,6 +92,29 @@ async def test_the_comparison(tiny_zoo: Path) -> None:
         for arm in ARMS:
             line = f'sfddm_experiment_request_seconds_count{{arm="{arm}",experiment="steps"}} {float(made.count(arm))}'
             assert line in metrics
+
+
+async def test_a_stream_has_an_arm_and_counts(tiny_zoo: Path) -> None:
+    async with serving(tiny_app(tiny_zoo, experiments={"steps": Experiment(arms=ARMS)})) as client:
+        found = events_of((await client.post(URL, json={"model": "steps", "user": "a", "n": 2, "stream": True})).text)
+        arm = found[0][1]["model"]
+        assert [data["experiment"] for _, data in found] == [{"id": "steps", "arm": arm, "by": "user"}] * 2
+        assert {data["model"] for _, data in found} == {arm}
+        arms = (await client.get("/v1/experiments/steps")).json()["arms"]
+        assert {body["model"]: body["requests"] for body in arms} == {name: int(name == arm) for name in ARMS}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/images/interpolations", {"model": "steps", "seeds": [1, 2]}),
+        ("/v1/comparisons", {"models": ["steps", "tiny/teacher"]}),
+    ],
+)
+async def test_what_takes_no_experiment_names_its_arms(trial: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+    response = await trial.post(path, json=body)
+    assert response.status_code == 404
+    assert all(arm in response.json()["error"]["message"] for arm in ARMS)
 
 
 async def test_an_unknown_experiment_is_a_404(trial: httpx.AsyncClient) -> None:

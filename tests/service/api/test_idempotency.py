@@ -85,6 +85,12 @@ async def test_a_key_that_is_none_is_refused(client: httpx.AsyncClient, key: str
     assert response.json()["error"]["param"] == "Idempotency-Key"
 
 
+async def test_a_stream_takes_no_key(client: httpx.AsyncClient) -> None:
+    response, _ = await post(client, GENERATE, "stream-1", {"seed": 1, "stream": True})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "Idempotency-Key"
+
+
 async def test_the_limit_on_bodies_holds(client: httpx.AsyncClient) -> None:
     async def unannounced() -> Any:
         for _ in range(17):

@@ -138,6 +138,37 @@ async def test_accept_that_contradicts_the_body_is_refused(client: httpx.AsyncCl
 
 
 @pytest.mark.parametrize(
+    ("accept", "gets"),
+    [
+        ("image/png;q=0.5, application/json;q=0.9", "application/json"),
+        ("image/png, application/json;q=0.9", "image/png"),
+        ("image/avif,image/webp,*/*;q=0.8", "image/webp"),
+        ("image/png;q=0, */*", "application/json"),
+        ("", "application/json"),
+    ],
+)
+async def test_accept_weighs_its_choices(client: httpx.AsyncClient, accept: str, gets: str) -> None:
+    response = await client.post(URL, json={"seed": 1}, headers={"accept": accept})
+    assert response.headers["content-type"] == gets
+
+
+async def test_what_nobody_accepts_is_a_406(client: httpx.AsyncClient) -> None:
+    for accept in ("text/html", "image/avif", "application/json;q=0"):
+        response = await client.post(URL, json={"seed": 1}, headers={"accept": accept})
+        assert response.status_code == 406
+        assert response.json()["error"]["code"] == "not_acceptable"
+
+
+@pytest.mark.parametrize("output_format", ["webp", "jpeg"])
+async def test_output_compression_is_the_quality_of_lossy_files(client: httpx.AsyncClient, output_format: str) -> None:
+    sizes = []
+    for quality in (5, 90):
+        body = {"seed": 3, "size": "64x64", "output_format": output_format, "output_compression": quality}
+        sizes.append(len((await generate(client, **body))["data"][0]["b64_json"]))
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize(
     ("body", "param"),
     [
         ({"n": 0}, "n"),
@@ -154,9 +185,11 @@ async def test_accept_that_contradicts_the_body_is_refused(client: httpx.AsyncCl
         ({"prompt": "a cat and a dog"}, "prompt"),
         ({"prompt": 5}, "prompt"),
         ({"output_format": "gif"}, "output_format"),
-        ({"response_format": "url"}, "response_format"),
-        ({"stream": True}, "stream"),
-        ({"partial_images": 1}, "partial_images"),
+        ({"response_format": "link"}, "response_format"),
+        ({"stream": 1}, "stream"),
+        ({"partial_images": 4}, "partial_images"),
+        ({"output_compression": 101}, "output_compression"),
+        ({"output_compression": -1}, "output_compression"),
         ({"frobnicate": None}, "frobnicate"),
     ],
 )
@@ -206,6 +239,7 @@ async def test_half_a_surrogate_pair_is_refused(client: httpx.AsyncClient) -> No
         (b"[1]", "application/json"),
         (b"\xff", "application/json"),
         (b"[" * 10**5, "application/json"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "application/json"),
         (b'{"n": 1}', "text/plain"),
     ],
 )
@@ -214,7 +248,7 @@ async def test_bodies_that_are_not_a_json_object(client: httpx.AsyncClient, cont
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["type"] == "invalid_request_error"
-    assert "JSON" in error["message"]
+    assert ("thousands of digits" if len(content) == 5007 else "JSON") in error["message"]
 
 
 async def test_overload_is_a_429_with_a_delay_that_clients_honour(tiny_zoo: Path) -> None:

@@ -14,6 +14,7 @@ from service.api.errors import retry_after_header
 from service.api.generation import by_quality
 from service.api.state import StartupError
 from tests.service.api.conftest import serving, tiny_app
+from tests.service.api.test_stream import events_of
 
 pytestmark = pytest.mark.anyio
 URL = "/v1/images/generations"
@@ -78,6 +79,22 @@ async def test_the_answer_says_what_made_each_image(client: httpx.AsyncClient) -
     assert direct.headers["x-device"].startswith("CPUExecutionProvider; precision=float32; batch=")
     model = (await client.get("/v1/models/tiny/teacher")).json()
     assert (model["provider"], model["precision"]) == ("CPUExecutionProvider", "float32")
+
+
+async def test_a_stream_takes_a_latency_and_a_tier(client: httpx.AsyncClient) -> None:
+    body = {"model": "auto", "max_latency_ms": HOUR_MS, "service_tier": "flex", "seed": 1, "stream": True}
+    ((_, event),) = events_of((await post(client, **body)).text)
+    assert (event["model"], event["service_tier"]) == ("tiny/teacher", "flex")
+    assert event["timing"]["estimated_s"] > 0
+    assert event["device"]["precision"] == "float32"
+    refused = await post(client, max_latency_ms=1e-6, stream=True)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "latency_unattainable")
+
+
+async def test_urls_take_a_latency_and_a_tier(client: httpx.AsyncClient) -> None:
+    answer = (await post(client, max_latency_ms=HOUR_MS, service_tier="flex", response_format="url", seed=1)).json()
+    assert answer["service_tier"] == "flex"
+    assert (await client.get(answer["data"][0]["url"])).status_code == 200
 
 
 async def test_a_dead_engine_is_not_alive(tiny_zoo: Path) -> None:

@@ -18,8 +18,8 @@ async def test_the_list_has_every_model_in_openai_shape(client: httpx.AsyncClien
         assert model["status"] == "loaded"
         assert model["provider"] == "CPUExecutionProvider"
         assert model["size"] == "8x8"
+        assert model["ms_per_step"]
         assert all(ms > 0 for ms in model["ms_per_step"].values())
-        assert "1" in model["ms_per_step"]
     assert [model["id"] for model in body["data"] if model["default"]] == ["tiny/student-008"]
 
 

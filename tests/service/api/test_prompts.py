@@ -22,7 +22,11 @@ FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
         ("a t shirt", ["T-shirt/top"]),
         ("a shirt", ["Shirt"]),
         ("ankle-boot", ["Ankle boot"]),
-        ("boot", []),
+        ("boot", ["Ankle boot"]),
+        ("red boots", ["Ankle boot"]),
+        ("tshirt", ["T-shirt/top"]),
+        ("a shirt and a t-shirt", ["T-shirt/top", "Shirt"]),
+        ("reboot", []),
         ("handbag", []),
         ("a coat or a bag", ["Coat", "Bag"]),
         ("laptop", []),
@@ -35,6 +39,13 @@ def test_phrases(prompt: str, names: list[str]) -> None:
 
 def test_a_name_within_a_longer_name_does_not_count() -> None:
     assert classes_named("my ankle boot", ["boot", "ankle boot"]) == [1]
+
+
+def test_a_word_that_several_classes_share_names_them_all() -> None:
+    classes = ["rain boot", "ankle boot", "class a"]
+    assert classes_named("a boot", classes) == [0, 1]
+    assert classes_named("a rain boot", classes) == [0]
+    assert classes_named("a", classes) == []
 
 
 def test_digits_are_whole_words() -> None:

@@ -158,3 +158,22 @@ def test_arrivals_together_cannot_be_promised_the_same_device(tiny_catalogue: Ca
     device.run()
     assert 0 < admitted < 100
     assert max(device.done_s.values()) <= 0.5
+
+
+def test_exclusive_time_breaks_no_promise_and_is_in_every_estimate(tiny_catalogue: Catalogue, device: Device) -> None:
+    """A student image takes 40 ms; one that must be done in 100 ms leaves no room for a teacher image of 320 ms."""
+    teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
+    device.scheduler.admit(student.id, [0], steps=4, deadline_s=0.1, promised=True)
+    with pytest.raises(OverloadedError, match="promised") as refused:
+        admission.check_exclusive(device.scheduler, teacher, 1, 60.0, device.now_s)
+    assert refused.value.retry_after_s == pytest.approx(0.32)
+    device.run()
+    assert device.done_s[0] <= 0.1
+    admission.check_exclusive(device.scheduler, teacher, 1, 60.0, device.now_s)
+    device.scheduler.admit(teacher.id, [1], steps=32)
+    device.scheduler.run_exclusively([1], 60.0)
+    with pytest.raises(OverloadedError, match="promised"):
+        admission.check_exclusive(device.scheduler, student, 1, 60.0, device.now_s)
+    with pytest.raises(OverloadedError, match="cannot be promised"):
+        admission.choose(device.scheduler, [student], 1, 0.2, 60.0, device.now_s, flex=False)
+    assert admission.choose(device.scheduler, [student], 1, 0.6, 60.0, device.now_s, flex=False) == student

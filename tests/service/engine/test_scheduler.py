@@ -314,3 +314,41 @@ def test_membership(rows: int) -> None:
     assert 0 in scheduler
     scheduler.remove(0)
     assert 0 not in scheduler
+
+
+def test_exclusive_rows_have_the_device_until_they_are_done_and_their_lane_pays() -> None:
+    scheduler = lanes(1.0, 1.0, limit=2)
+    scheduler.admit("m0", [0], steps=9)
+    scheduler.admit("m1", [1], steps=9)
+    scheduler.admit("m1", [2, 3, 4], steps=2)
+    shared_s = scheduler.wait_s("m0")
+    scheduler.run_exclusively([2, 3, 4], seconds=100)
+    assert scheduler.exclusive_left_s == 4
+    assert scheduler.wait_s("m0") == shared_s + 4
+    assert [run(scheduler)[0].rows for _ in range(4)] == [(2, 3), (2, 3), (4,), (4,)]
+    assert scheduler.exclusive_left_s == 0
+    assert [run(scheduler)[0].model for _ in range(4)] == ["m0"] * 4, "m1 has had four seconds"
+
+
+def test_exclusive_time_is_bounded_and_ends_with_its_rows() -> None:
+    scheduler = lanes(1.0, 1.0, limit=4)
+    scheduler.admit("m0", [0], steps=9)
+    scheduler.admit("m1", [1, 2], steps=9)
+    scheduler.run_exclusively([1, 2], seconds=1.5)
+    assert scheduler.exclusive_left_s == 1.5
+    assert [run(scheduler)[0].model for _ in range(3)] == ["m1", "m1", "m0"]
+    scheduler.admit("m1", [3, 4], steps=9)
+    scheduler.run_exclusively([3, 4], seconds=100)
+    scheduler.remove(3)
+    assert run(scheduler)[0].rows == (4,)
+    scheduler.remove(4)
+    assert scheduler.exclusive_left_s == 0
+    assert run(scheduler)[0].model == "m0"
+
+
+def test_exclusive_batches_are_no_larger_than_the_memory_allows() -> None:
+    scheduler = lanes(1.0, limit=4)
+    scheduler.admit("m0", [0, 1, 2, 3], steps=1)
+    scheduler.run_exclusively([0, 1, 2, 3], seconds=100)
+    scheduler.shrink("m0", 2)
+    assert run(scheduler) == (Batch("m0", (0, 1)), (0, 1))

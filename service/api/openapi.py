@@ -1,0 +1,129 @@
+"""What /openapi.json says beyond what the routes say themselves: errors, limits, and examples that work on this server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.api.errors import is_inference_protocol
+from service.api.state import Service
+from service.api.tensors import InferRequest
+
+_LATER = {"retry-after": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1, "maximum": 120}}}
+_SCHEMAS: dict[str, Any] = {
+    "Error": {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["message", "type", "param", "code"],
+                "properties": {
+                    "message": {"type": "string"},
+                    "type": {"type": "string"},
+                    "param": {"type": ["string", "null"], "description": "the field that is wrong"},
+                    "code": {"type": ["string", "null"]},
+                },
+            }
+        },
+    },
+    "InferenceError": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+}
+
+
+def describe(app: FastAPI, service: Service) -> None:
+    """Give the application its description, built at the first request for it."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            for unused in ("HTTPValidationError", "ValidationError"):  # the framework's own error shape
+                components.pop(unused, None)
+            infer = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            components.update(_SCHEMAS, **infer.pop("$defs"), InferRequest=infer)
+            _limits(components, service)
+            examples = examples_of(service)
+            for path, operations in schema["paths"].items():
+                for method, operation in operations.items():
+                    _errors(path, method, operation)
+                    _examples(operation, examples.get((method, path), {}))
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the framework's documented way
+
+
+def examples_of(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
+    """(method, path) -> an example each of `body`, of `parameters` by name, and of the `answer`."""
+    model = service.catalogue.resolve(service.default_model)
+    manifest = model.entry.manifest
+    mates = [entry.id for entry in service.catalogue.entries.values() if entry.manifest.family == manifest.family]
+    compared = mates[:2] if len(mates) > 1 else [mates[0], f"{mates[0]}@ddim-001"]
+    prompt = {"prompt": manifest.classes[0].casefold()} if manifest.classes else {}
+    tensor = {"name": "seed", "shape": [2], "datatype": "INT64", "data": [7, 8]}
+    named = dict(zip(("family", "name"), model.id.split("/"), strict=True))
+    versioned = {**named, "version": "1"}
+    job = {"parameters": {"job_id": "the-id-of-a-posted-job"}}
+    experiment = next(iter(service.experiments.configured), "the-id-of-an-experiment")
+    ok: dict[str, Any] = {"answer": {"status": "ok"}}
+    v2 = "/v2/models/{family}/{name}"
+    return {
+        ("post", "/v1/images/generations"): {"body": {"model": model.id, **prompt, "n": 2, "seed": 7}},
+        ("post", "/v1/images/interpolations"): {"body": {"model": model.id, **prompt, "seeds": [7, 8], "frames": 4}},
+        ("post", "/v1/comparisons"): {"body": {"models": compared, **prompt, "seed": 7, "repeats": 2}},
+        ("post", "/v1/jobs"): {"body": {"model": model.id, **prompt, "n": 2, "seed": 7}},
+        ("get", "/v1/jobs"): {"answer": {"object": "list", "data": []}},
+        ("get", "/v1/jobs/{job_id}"): job,
+        ("delete", "/v1/jobs/{job_id}"): job,
+        ("get", "/v1/jobs/{job_id}/result"): job,
+        ("get", "/v1/experiments"): {"answer": {"object": "list", "data": []}},
+        ("get", "/v1/experiments/{experiment_id}"): {"parameters": {"experiment_id": experiment}},
+        ("get", "/v1/images/files/{token}"): {"parameters": {"token": "the-end-of-a-url.from-an-answer"}},
+        ("get", "/v1/models"): {"answer": {"object": "list", "data": []}},
+        ("get", "/v1/models/{model_id}"): {"parameters": {"model_id": model.id}},
+        ("get", "/livez"): ok,
+        ("get", "/readyz"): ok,
+        ("get", "/metrics"): {"answer": "sfddm_running_rows 0.0\n"},
+        ("get", "/v2"): {"answer": {"name": "sfddm-serve", "version": "0.1.0", "extensions": ["binary_tensor_data"]}},
+        ("get", "/v2/health/live"): {"answer": {"live": True}},
+        ("get", "/v2/health/ready"): {"answer": {"ready": True}},
+        ("get", v2): {"parameters": named},
+        ("get", f"{v2}/versions/{{version}}"): {"parameters": versioned},
+        ("get", f"{v2}/ready"): {"parameters": named},
+        ("get", f"{v2}/versions/{{version}}/ready"): {"parameters": versioned},
+        ("post", f"{v2}/infer"): {"parameters": named, "body": {"inputs": [tensor]}},
+        ("post", f"{v2}/versions/{{version}}/infer"): {"parameters": versioned, "body": {"inputs": [tensor]}},
+    }
+
+
+def _limits(components: dict[str, Any], service: Service) -> None:
+    """The limits that are settings of this server."""
+    for body, field in (("GenerationRequest", "n"), ("ComparisonRequest", "n"), ("InterpolationRequest", "frames")):
+        components[body]["properties"][field]["anyOf"][0]["maximum"] = service.settings.max_n
+    components["JobRequest"]["properties"]["n"]["anyOf"][0]["maximum"] = service.settings.max_job_images
+
+
+def _errors(path: str, method: str, operation: dict[str, Any]) -> None:
+    """Every operation's errors in their one shape; those that pass by themselves say when."""
+    shape = "InferenceError" if is_inference_protocol(path) else "Error"
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
+    responses = operation["responses"]
+    responses.pop("422", None)
+    if method == "post":
+        responses["429"] = {"description": "Too much work is waiting", "headers": _LATER, "content": content}
+        responses["503"] = {"description": "Starting or shutting down", "headers": _LATER, "content": content}
+    responses["default"] = {"description": "Any other error", "content": content}
+
+
+def _examples(operation: dict[str, Any], examples: dict[str, Any]) -> None:
+    if "body" in examples:
+        operation["requestBody"]["content"]["application/json"]["example"] = examples["body"]
+    for parameter in operation.get("parameters", []):
+        if parameter["name"] in examples.get("parameters", {}):
+            parameter["example"] = examples["parameters"][parameter["name"]]
+    if "answer" in examples:
+        for media in operation["responses"]["200"]["content"].values():
+            media["example"] = examples["answer"]

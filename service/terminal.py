@@ -1,0 +1,88 @@
+"""What the sfddm command shows: the table of models, and a comparison's progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from service import remote
+from service.api.comparison_schema import ComparisonCompleted, ComparisonEvent, ComparisonRequest
+from service.api.schema import ModelBody
+from service.local import compare_models
+from service.settings import Settings
+
+
+async def watch(settings: Settings, body: ComparisonRequest, console: Console) -> ComparisonCompleted:
+    """Run a comparison on this machine under a progress bar. Raises what compare_models raises."""
+    with _progress(console) as tell:
+        async with aclosing(compare_models(settings, body, console)) as events:
+            async for event in events:
+                if tell(event):
+                    assert isinstance(event, ComparisonCompleted)
+                    return event
+    raise AssertionError("a comparison ends by completing or raising")
+
+
+def watch_remote(url: str, body: ComparisonRequest, console: Console) -> ComparisonCompleted:
+    """Run a comparison on a server under a progress bar. Raises RemoteError."""
+    with _progress(console) as tell:
+        for event in remote.compare(url, body):
+            if tell(event):
+                assert isinstance(event, ComparisonCompleted)
+                return event
+    raise remote.RemoteError(f"{url} ended the comparison before it was complete.")
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[ComparisonEvent], bool]]:
+    """A bar, and the function that moves it; it returns whether the event is the last."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("comparing", total=None)
+
+        def tell(event: ComparisonEvent) -> bool:
+            if isinstance(event, ComparisonCompleted):
+                return True
+            progress.update(bar, completed=event.done, total=event.total, description=event.model)
+            return False
+
+        yield tell
+
+
+def models_table(models: Sequence[ModelBody]) -> Table:
+    """One row a model; fits 80 columns while ids have up to 25 letters, and folds longer ones."""
+    table = Table(Column("id", overflow="fold"), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("steps", "image", "disk", "params", "latency"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("quality", no_wrap=True)
+    for model in models:
+        table.add_row(
+            model.id,
+            str(model.steps),
+            model.size,
+            f"{model.bytes / 1e6:.1f} MB",
+            f"{model.parameters / 1e6:.2f} M",
+            _latency(model),
+            _quality(model),
+        )
+    return table
+
+
+def _latency(model: ModelBody) -> str:
+    """One image alone: every step at what one was measured to take."""
+    if 1 not in model.ms_per_step:
+        return model.status
+    return f"{model.steps * model.ms_per_step[1]:.0f} ms"
+
+
+def _quality(model: ModelBody) -> str:
+    """The ranking metric of the model's own plan, or nothing."""
+    measured = model.quality.get(f"ddim-{model.steps:03d}")
+    if measured is None or model.ranking is None or model.ranking.metric not in measured.metrics:
+        return "-"
+    return f"{model.ranking.metric} {measured.metrics[model.ranking.metric]:.4g}"
