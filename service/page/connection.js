@@ -2,7 +2,7 @@
 
 import { Disconnected, busy, get } from "./api.js";
 
-const CALM_MS = 5000, ANXIOUS_MS = 1000, PATIENCE_MS = 10000;
+const CALM_MS = 5000, ANXIOUS_MS = 1000, PATIENCE_MS = 30000;
 
 let state = "unknown", said = "", timer, tell;
 

@@ -18,6 +18,9 @@ export function svg(tag, attributes = {}, ...children) {
 /** The part of a model id after its family. */
 export const short = (id) => id.slice(id.indexOf("/") + 1);
 
+/** The same as nodes that break after its @ where they must. */
+export const breakable = (id) => short(id).split(/(?<=@)/).flatMap((part, place) => (place ? [element("wbr"), part] : [part]));
+
 export function duration(seconds) {
   if (seconds < 0.01) return `${(seconds * 1000).toFixed(1)} ms`;
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;

@@ -1,7 +1,7 @@
 // Latency, measured by POST /v1/comparisons: every model once a round, in random order, after a warm-up.
 
 import { patiently, stream } from "./api.js";
-import { $, duration, element, say, short, times } from "./dom.js";
+import { $, breakable, duration, element, say, short, times } from "./dom.js";
 import { estimate, picked } from "./models.js";
 import { task } from "./task.js";
 
@@ -35,7 +35,7 @@ function draw() {
   const share = (s) => 100 * (log ? Math.log(s / floor) / Math.log(longest / floor) : s / longest);
   $("bars").replaceChildren(...shown.map(({ model, seconds }) => {
     const track = element("span", { className: "track", ariaHidden: "true" });
-    const row = element("li", { className: model.kind }, element("span", { className: "name", textContent: short(model.id) }), track);
+    const row = element("li", { className: model.kind }, element("span", { className: "name" }, ...breakable(model.id)), track);
     if (seconds.length === 0) {
       row.append(element("span", { className: "value", textContent: "–" }));
       return row;
@@ -72,11 +72,11 @@ function table(answer) {
     return element("tr", {}, element("th", { scope: "row", textContent: short(result.model) }),
       ...cells.map((text) => element("td", { textContent: text })));
   });
-  $("table").replaceChildren(element("caption", {
-    textContent: `${answer.rounds} rounds of ${answer.n} image${answer.n === 1 ? "" : "s"}, seed ${answer.seed}, beside whatever else `
-      + `the server does. Agreement is with the images of ${short(answer.reference)}, the reference.`,
-  }), element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col", textContent: text })))),
-  element("tbody", {}, ...rows));
+  $("table").replaceChildren(
+    element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col", textContent: text })))),
+    element("tbody", {}, ...rows));
+  $("table-note").textContent = `${answer.rounds} rounds of one image, seed ${answer.seed}, beside whatever else the server did. `
+    + `${short(answer.reference)} is the reference, for speed and for the agreement of the images.`;
   $("table-region").hidden = false;
 }
 
@@ -95,6 +95,7 @@ task($("latency-form"), status, async (signal) => {
   shown = models.map((model) => ({ model, seconds: [] }));
   $("latency-empty").hidden = true;
   $("table-region").hidden = true;
+  $("table-note").textContent = "";
   $("bars").replaceChildren();
   progress.hidden = false;
   progress.removeAttribute("value");

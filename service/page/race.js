@@ -2,7 +2,7 @@
 
 import { Disconnected, aborted, patiently, stream } from "./api.js";
 import { suspect } from "./connection.js";
-import { $, duration, element, picture, say, short, times } from "./dom.js";
+import { $, breakable, duration, element, picture, say, short, times } from "./dom.js";
 import { picked } from "./models.js";
 import { task } from "./task.js";
 
@@ -18,7 +18,7 @@ class Card {
     this.time = element("span", { className: "time" });
     this.note = element("span", { className: "note", textContent: `${model.steps} steps` });
     this.node = element("figure", { className: `card ${model.kind}` }, this.picture, this.film, element("figcaption", {},
-      element("strong", { textContent: short(model.id), title: model.id }), element("span", { className: "facts" }, this.note, this.time)));
+      element("strong", { title: model.id }, ...breakable(model.id)), element("span", { className: "facts" }, this.note, this.time)));
   }
 
   state(name, text = "") {
