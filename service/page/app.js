@@ -10,7 +10,10 @@ import * as models from "./models.js";
 import "./race.js";
 import * as walk from "./walk.js";
 
+const STARTERS = "[type=submit], #dice";
 const SIGNS = { ready: "Connected", unready: "Not ready", lost: "Disconnected" };
+
+let met = false; // the server was ready once
 
 function refresh() {
   chart.show();
@@ -25,26 +28,27 @@ async function load() {
   document.body.classList.remove("loading");
   const none = models.usable().length === 0;
   if (none) say($("race-status"), "No model of this server can be used.", "bad");
-  for (const button of document.querySelectorAll("[type=submit]")) button.disabled = none;
+  for (const button of document.querySelectorAll(STARTERS)) button.disabled = none;
   return list;
 }
 
-async function changed(state, message, before) {
+async function changed(state, message) {
   $("server").textContent = SIGNS[state];
   $("server").dataset.state = state;
   $("banner").hidden = state === "ready";
   $("banner").dataset.state = state;
-  for (const button of document.querySelectorAll("[type=submit]")) button.disabled = state !== "ready";
+  for (const button of document.querySelectorAll(STARTERS)) button.disabled = state !== "ready";
   if (state === "lost") {
     $("banner").textContent = "The server does not answer. This page keeps asking, and goes on when it is back.";
-    if (before === "unknown") say($("race-status"), "Waiting for the server…", "wait");
+    if (!met) say($("race-status"), "Waiting for the server…", "wait");
     return;
   }
   if (state === "unready") $("banner").textContent = message;
   try {
     await load(); // also while models are loading: it tells which
-    if (state === "ready" && before !== "ready") {
-      say($("race-status"), before === "lost" ? "The server is back." : "Choose models, a class and a seed, then generate.");
+    if (state === "ready") {
+      say($("race-status"), met ? "The server is back." : "Choose models, a class and a seed, then generate.");
+      met = true;
     }
   } catch (error) {
     say($("race-status"), error.message, "bad");

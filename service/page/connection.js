@@ -20,12 +20,11 @@ async function ask() {
   clearTimeout(timer);
   timer = setTimeout(ask, found === "ready" ? CALM_MS : ANXIOUS_MS);
   if (found === state && message === said) return;
-  const before = state;
   [state, said] = [found, message];
-  tell(state, message, before);
+  tell(state, message);
 }
 
-/** Call changed(state, message, before) whenever it changes; states: ready, unready (starting or draining), lost. */
+/** Call changed(state, message) whenever it changes; states: ready, unready (starting or draining), lost. */
 export function watch(changed) {
   tell = changed;
   document.addEventListener("visibilitychange", () => document.hidden || ask());

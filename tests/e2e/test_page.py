@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
+from models.catalogue import sha256_of
 from tests.e2e.conftest import PATIENCE_S, ROOT, Server, serving
 
 SHOTS = ROOT / "artefacts" / "page"
@@ -150,7 +152,11 @@ def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
 def test_an_error_says_what_to_do(page: Page, tiny_zoo: Path, tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     shutil.copytree(tiny_zoo, zoo)
-    (zoo / "tiny" / "student-004" / "model.onnx").write_bytes(b"not the graph")
+    broken = zoo / "tiny" / "student-004"
+    (broken / "model.onnx").write_bytes(b"not a graph")
+    manifest = json.loads((broken / "manifest.json").read_text())
+    manifest["sha256"] = sha256_of(broken / "model.onnx")
+    (broken / "manifest.json").write_text(json.dumps(manifest))
     with serving(tmp_path / "log", "--zoo", str(zoo), "--default-model", "tiny/student-008", "--max-n", "8") as server:
         _open(page, server)
         expect(page.get_by_role("checkbox", name="student-004")).to_be_disabled()
@@ -179,7 +185,7 @@ def test_overload_is_waited_out(page: Page, tiny_zoo: Path, tmp_path: Path) -> N
             _button(page, "Generate").click()
             expect(page.locator("#race-status")).to_contain_text("The server is busy.")
             expect(page.locator("#race [data-state=wait]").first).to_contain_text(re.compile(r"Next try in \d+ s"))
-            _shots(page, "busy")
+            _shots(page, "busy", BRIEFLY[:1])
         expect(page.locator("#race [data-state=done]")).to_have_count(CARDS)
         expect(page.locator("#race-status")).to_contain_text("Same noise")
 
