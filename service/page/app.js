@@ -10,8 +10,9 @@ import * as models from "./models.js";
 import "./race.js";
 import * as walk from "./walk.js";
 
-const STARTERS = "[type=submit], #dice";
 const SIGNS = { ready: "Connected", unready: "Not ready", lost: "Disconnected" };
+const LOST = "The server does not answer. This page keeps asking, and goes on when it is back.";
+const AGAIN_MS = 1000;
 
 let met = false; // the server was ready once
 
@@ -21,38 +22,31 @@ function refresh() {
   walk.offer();
 }
 
-async function load() {
-  const list = (await get("v1/models")).data;
-  models.show(list);
-  refresh();
-  document.body.classList.remove("loading");
-  const none = models.usable().length === 0;
-  if (none) say($("race-status"), "No model of this server can be used.", "bad");
-  for (const button of document.querySelectorAll(STARTERS)) button.disabled = none;
-  return list;
+function enable(on) {
+  for (const button of document.querySelectorAll("[type=submit], #dice")) button.disabled = !on;
 }
 
 async function changed(state, message) {
-  $("server").textContent = SIGNS[state];
-  $("server").dataset.state = state;
-  $("banner").hidden = state === "ready";
-  $("banner").dataset.state = state;
-  for (const button of document.querySelectorAll(STARTERS)) button.disabled = state !== "ready";
-  if (state === "lost") {
-    $("banner").textContent = "The server does not answer. This page keeps asking, and goes on when it is back.";
-    if (!met) say($("race-status"), "Waiting for the server…", "wait");
-    return;
-  }
-  if (state === "unready") $("banner").textContent = message;
+  const sign = $("server"), banner = $("banner");
+  sign.textContent = SIGNS[state];
+  sign.dataset.state = banner.dataset.state = state;
+  banner.hidden = state === "ready";
+  banner.textContent = state === "lost" ? LOST : message;
+  if (state !== "ready") enable(false);
+  if (state === "lost") return met || say($("race-status"), "Waiting for the server…", "wait");
   try {
-    await load(); // also while models are loading: it tells which
-    if (state === "ready") {
-      say($("race-status"), met ? "The server is back." : "Choose models, a class and a seed, then generate.");
-      met = true;
-    }
+    models.show((await get("v1/models")).data); // also while models are loading: it tells which
   } catch (error) {
     say($("race-status"), error.message, "bad");
+    return setTimeout(() => sign.dataset.state === state && changed(state, message), AGAIN_MS);
   }
+  refresh();
+  if (state !== "ready" || sign.dataset.state !== "ready") return undefined;
+  if (models.usable().length === 0) return say($("race-status"), "No model of this server can be used.", "bad");
+  enable(true);
+  say($("race-status"), met ? "The server is back." : "Choose models, a class and a seed, then generate.");
+  met = true;
+  return undefined;
 }
 
 $("family").addEventListener("change", refresh);
