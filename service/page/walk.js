@@ -23,7 +23,7 @@ export function offer() {
   const student = students.find((model) => model.default) ?? students[0];
   options(selects[0], named, selects[0].value || teacher?.id);
   options(selects[1], named, selects[1].value || student?.id);
-  promise();
+  if ($("strips").querySelector(".empty")) promise();
 }
 
 function strip(model, frames) {
