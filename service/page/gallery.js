@@ -32,6 +32,7 @@ task($("gallery-form"), status, async (signal) => {
     }, (left) => say(status, `The server is busy; next try in ${left} s.`, "wait"), signal);
   } finally {
     delete $("gallery").dataset.state;
+    for (const cell of cells) if (!cell.firstChild) cell.remove();
   }
   say(status, `${n} images of ${short(model)} in ${duration(slowest)}: ${(n / slowest).toPrecision(2)} a second. Seed ${seed}.`);
 });

@@ -165,6 +165,7 @@ def test_an_error_says_what_to_do(page: Page, tiny_zoo: Path, tmp_path: Path) ->
         expect(page.locator("#failures")).to_contain_text("student-004 failed to load:")
         _button(page, "Fill").click()
         expect(page.locator("#gallery-status")).to_contain_text("at most 8 images")
+        expect(page.locator("#gallery .picture")).to_have_count(0)
         page.get_by_label("Seed", exact=True).fill("1.5")
         _button(page, "Generate").click()
         assert page.locator("#seed:invalid").count() == 1
