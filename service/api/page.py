@@ -13,7 +13,9 @@ _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg"
 _FILES = {part.name: part.read_bytes() for part in (files("service") / "page").iterdir() if part.name.split(".")[-1] in _TYPES}
 _HEADERS = {
     "cache-control": "no-cache",  # a new release shows at once
-    "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
 

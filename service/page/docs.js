@@ -1,10 +1,6 @@
 // /docs: openapi.json as a page. Small on purpose: it shows what this server's schema uses and loads nothing from elsewhere.
 
-function element(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
+import { element } from "./dom.js";
 
 const spec = await (await fetch("openapi.json")).json();
 const resolve = (schema) => (schema?.$ref ? spec.components.schemas[schema.$ref.split("/").pop()] : schema);

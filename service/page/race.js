@@ -1,0 +1,117 @@
+// All chosen models denoise the same noise at once; each card shows the clean image that its model predicts on the way.
+
+import { Disconnected, aborted, patiently, stream } from "./api.js";
+import { suspect } from "./connection.js";
+import { $, breakable, duration, element, picture, say, short, times } from "./dom.js";
+import { picked } from "./models.js";
+import { task } from "./task.js";
+
+const PARTIALS = 3, TICK_MS = 100;
+const status = $("race-status");
+
+class Card {
+  constructor(model) {
+    this.model = model;
+    this.picture = element("div", { className: "picture", textContent: "in line" });
+    this.film = element("div", { className: "film" });
+    this.film.append(...Array.from({ length: Math.min(PARTIALS, model.steps - 1) + 1 }, () => element("span")));
+    this.time = element("span", { className: "time" });
+    this.note = element("span", { className: "note", textContent: `${model.steps} steps` });
+    this.node = element("figure", { className: `card ${model.kind}` }, this.picture, this.film, element("figcaption", {},
+      element("strong", { title: model.id }, ...breakable(model.id)), element("span", { className: "facts" }, this.note, this.time)));
+  }
+
+  state(name, text = "") {
+    this.node.dataset.state = name;
+    if (text) this.picture.replaceChildren(element("span", { textContent: text }));
+  }
+
+  begin() {
+    const began = performance.now();
+    this.state("busy", "noise");
+    this.clock = setInterval(() => { this.time.textContent = duration(Math.max(0.01, (performance.now() - began) / 1000)); }, TICK_MS);
+  }
+
+  show(event, alt) {
+    const place = event.partial_image_index ?? this.film.children.length - 1;
+    this.picture.replaceChildren(picture(event, event.output_format, alt));
+    this.film.children[place].replaceChildren(picture(event, event.output_format, ""));
+  }
+
+  end() {
+    clearInterval(this.clock);
+  }
+}
+
+async function run(card, body, signal, admitted) {
+  const { model } = card;
+  for await (const event of stream("v1/images/generations", { ...body, model: model.id, partial_images: PARTIALS }, signal)) {
+    if (event.type === "admitted") {
+      card.begin();
+      admitted();
+    } else if (event.type.endsWith(".partial_image")) {
+      card.show(event, `${short(model.id)} after ${event.step} of ${event.steps} steps`);
+      card.note.textContent = `step ${event.step} of ${event.steps}`;
+    } else {
+      card.end();
+      card.show(event, `${event.class_name ?? "image"} by ${short(model.id)}, seed ${event.seed}`);
+      card.note.textContent = `${event.steps} steps`;
+      card.time.textContent = duration(event.timing.total_s);
+      card.state("done");
+      return event.timing.total_s;
+    }
+  }
+  throw new Disconnected();
+}
+
+async function finish(card, body, signal, admitted) {
+  const wait = (seconds) => {
+    admitted(); // not yet, but the others need not wait for it
+    card.state("wait", `Busy. Next try in ${seconds} s.`);
+    if (status.dataset.waiting !== "yes") say(status, "The server is busy. This page tries again by itself.", "wait");
+    status.dataset.waiting = "yes";
+  };
+  try {
+    return { card, seconds: await patiently(() => run(card, body, signal, admitted), wait, signal) };
+  } catch (error) {
+    if (aborted(error)) card.state("bad", "Stopped");
+    else card.state("bad", error instanceof Disconnected ? "Lost the server" : error.message);
+    suspect(error);
+    return { card, error };
+  } finally {
+    card.end();
+    admitted();
+  }
+}
+
+function summary(results, seed) {
+  const done = results.filter((result) => result.seconds !== undefined);
+  const [first, last] = [done[0], done.at(-1)];
+  if (done.length < 2) return `Seed ${seed} is done.`;
+  const gained = times(last.seconds / first.seconds);
+  return `Same noise, seed ${seed}. ${short(first.card.model.id)} took ${duration(first.seconds)}, `
+    + `${short(last.card.model.id)} ${duration(last.seconds)}: ${gained} as long, all of them running at once.`;
+}
+
+task($("form"), status, async (signal) => {
+  const models = picked();
+  if (models.length === 0) return say(status, "Choose at least one model.", "bad");
+  delete status.dataset.waiting;
+  const seed = Number($("seed").value), body = { prompt: $("class").value, seed };
+  const cards = models.map((model) => new Card(model));
+  $("race").replaceChildren(...cards.map((card) => card.node));
+  say(status, `${models.length === 1 ? "One model denoises" : `${models.length} models denoise`} seed ${seed}…`);
+  // Admitted one after another, fewest steps first: the work of a teacher that is already queued can be enough to refuse the rest.
+  const finishing = [];
+  for (const card of cards) await new Promise((admitted) => finishing.push(finish(card, body, signal, admitted)));
+  const results = await Promise.all(finishing);
+  signal.throwIfAborted();
+  const failed = results.find((result) => result.error);
+  if (failed) return say(status, failed.error.message, "bad");
+  return say(status, summary(results.sort((a, b) => a.seconds - b.seconds), seed));
+});
+
+$("dice").addEventListener("click", () => {
+  $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0];
+  $("form").requestSubmit();
+});
