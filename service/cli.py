@@ -43,6 +43,9 @@ Zoo = Annotated[
 ]
 
 
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML; default: SFDDM_CONFIG.")]
+
+
 class ListenError(Exception):
     """The address cannot be listened on; the message says why."""
 
@@ -65,10 +68,20 @@ def _expected() -> tuple[type[Exception], ...]:
     from service.api.errors import InvalidRequestError
     from service.api.state import StartupError
     from service.backend.base import BackendError
+    from service.configuration import ConfigurationError
     from service.engine.request import EngineError
     from service.local import OutputError
 
-    ours = (ListenError, StartupError, OutputError, BackendError, EngineError, InvalidRequestError, UnknownModelError)
+    ours = (
+        ListenError,
+        ConfigurationError,
+        StartupError,
+        OutputError,
+        BackendError,
+        EngineError,
+        InvalidRequestError,
+        UnknownModelError,
+    )
     return (*ours, ValidationError)
 
 
@@ -83,10 +96,12 @@ def serve(
     max_backlog_s: Annotated[float | None, typer.Option(help="Seconds of queued work above which requests get 429.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one evaluation; default: every usable core.")] = None,
     log_format: Annotated[str | None, typer.Option(metavar="console|json", help="How log lines are written to stderr.")] = None,
+    config: Config = None,
 ) -> None:
     """Serve models over HTTP, with a web page at /.
 
-    Options override environment variables: SFDDM_PORT, SFDDM_ZOOS (separated by commas), SFDDM_THREADS and so on.
+    Options override environment variables (SFDDM_PORT, SFDDM_ZOOS separated by commas, ...), which override the
+    configuration file; `sfddm config` shows what is in force.
     """
     import uvicorn
 
@@ -94,6 +109,7 @@ def serve(
     from service.logs import configure_logging
 
     settings = _settings(
+        config,
         host=host,
         port=port,
         zoos=zoo,
@@ -111,16 +127,18 @@ def serve(
         application = create_app(settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         _stderr.print(f"Serving on http://{shown}:{listener.getsockname()[1]}/ (stop with Ctrl+C)")
-        config = uvicorn.Config(
+        server = uvicorn.Config(
             application, log_config=None, access_log=False, timeout_graceful_shutdown=max(1, round(settings.drain_s))
         )
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(server).run(sockets=[listener])
 
 
-def _settings(**given: Any) -> Settings:
-    """Settings from the environment, overridden by the options that were given. Raises ValidationError."""
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+def _settings(config: Path | None = None, **options: Any) -> Settings:
+    """Settings from the configuration file and the environment, overridden by options. Raises ConfigurationError."""
+    from service.configuration import read_configuration
+
+    return read_configuration(options, config).settings
 
 
 def _leave(_: int, __: FrameType | None) -> None:
@@ -184,3 +202,11 @@ def models(zoo: Zoo = None) -> None:
     Console().print(models_table(list(catalogue.entries.values())))
     for refusal in catalogue.refusals:
         _stderr.print("[yellow]Refused:[/]", escape(refusal.reason))
+
+
+@app.command("config")
+def show_config(config: Config = None) -> None:
+    """Print the effective settings as TOML, and where each came from: option, environment, file or default."""
+    from service.configuration import read_configuration
+
+    print(read_configuration({}, config).to_toml(), end="")

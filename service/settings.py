@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
-from pydantic import Field, RedisDsn, field_validator
+from pydantic import Field, RedisDsn, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalogue import default_zoo
@@ -15,7 +15,7 @@ from service.experiments import Experiment, ExperimentId, read_experiments
 
 
 class Settings(BaseSettings):
-    """Everything an operator can set; `SFDDM_PORT=9000` sets `port`. Unknown SFDDM_* variables are left alone.
+    """Everything an operator can set; `SFDDM_PORT=9000` sets `port`. service/configuration.py reads files and refuses typos.
 
     Raises pydantic.ValidationError for values out of range.
     """
@@ -69,8 +69,11 @@ class Settings(BaseSettings):
     experiments: Annotated[dict[ExperimentId, Experiment], NoDecode] = Field(
         default_factory=dict, description="experiments as JSON, or the path of a .toml or .json file with them"
     )
+    admin_token: SecretStr | None = Field(
+        default=None, min_length=16, description="bearer token of /admin, which without one does not exist"
+    )
     log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level that is logged")
 
     @field_validator("cache_dir", mode="before")
     @classmethod
