@@ -40,15 +40,16 @@ class GpuCollector(Collector):
         )
         for name, text, read in readings:
             try:
-                yield GaugeMetricFamily(name, text, value=read())
+                value: float = read()  # type: ignore[no-untyped-call]
             except nvml.NVMLError:
                 continue
+            yield GaugeMetricFamily(name, text, value=value)
 
 
 def find_gpu() -> GpuCollector | None:
     """A collector, where the extra gpu is installed and a driver answers."""
     try:
-        import pynvml  # type: ignore[import-not-found, unused-ignore]
+        import pynvml
     except ImportError:
         return None
     try:

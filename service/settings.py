@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
-from pydantic import Field, RedisDsn, SecretStr, field_validator
+from pydantic import Field, RedisDsn, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalogue import default_zoo
@@ -68,9 +68,6 @@ class Settings(BaseSettings):
     idempotency_ttl_s: float = Field(default=86_400.0, gt=0, description="seconds that such an answer is kept")
     experiments: Annotated[dict[ExperimentId, Experiment], NoDecode] = Field(
         default_factory=dict, description="experiments as JSON, or the path of a .toml or .json file with them"
-    )
-    admin_token: SecretStr | None = Field(
-        default=None, min_length=16, description="bearer token of /admin, which without one does not exist"
     )
     log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level that is logged")

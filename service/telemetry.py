@@ -94,6 +94,7 @@ class Metrics:
         if (gpu := find_gpu()) is not None:
             registry.register(gpu)
         for model in models:
+            self.wasted_steps_total.labels(model=model)
             for outcome in OUTCOMES:
                 self.requests_total.labels(model=model, outcome=outcome)
         for reason in SHED_REASONS:

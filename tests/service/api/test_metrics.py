@@ -39,7 +39,7 @@ async def test_traffic_moves_every_metric(tiny_zoo: Path) -> None:
     async with serving(app) as client:
         for body in ({"seed": 1}, {"max_latency_ms": 60_000}, {"model": "tiny/steps", "user": "a"}):
             assert (await client.post(URL, json=body)).status_code == 200
-        assert (await client.post(URL, json={"max_latency_ms": 1})).status_code == 400
+        assert (await client.post(URL, json={"model": "tiny/teacher", "n": 16, "max_latency_ms": 1})).status_code == 400
         await client.post("/v1/jobs", json={"n": 1})
         with anyio.fail_after(READY_WITHIN_S):
             while not families(metrics)["sfddm_job_images"]:
