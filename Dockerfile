@@ -23,7 +23,9 @@ FROM install AS install-gpu
 RUN /opt/sfddm/bin/pip install --no-cache-dir --only-binary :all: --constraint constraints.txt "$(echo wheel/*.whl)[gpu]"
 
 FROM python:3.11-slim-bookworm AS runtime
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin sfddm
+# /cache: calibrations; a named volume mounted here takes over its owner.
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin sfddm \
+    && install --directory --owner=10001 /cache /zoo
 ENV PATH=/opt/sfddm/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SFDDM_LOG_FORMAT=json

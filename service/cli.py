@@ -49,6 +49,9 @@ Url = Annotated[str | None, typer.Option(metavar="URL", help="Ask a running serv
 Scale = Annotated[int, typer.Option(min=1, max=64, help="Enlarge each pixel to this many.")]
 
 
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML; default: SFDDM_CONFIG.")]
+
+
 class ListenError(Exception):
     """The address cannot be listened on; the message says why."""
 
@@ -83,11 +86,12 @@ def _expected() -> tuple[type[Exception], ...]:
     from service.api.errors import InvalidRequestError
     from service.api.state import StartupError
     from service.backend.base import BackendError
+    from service.configuration import ConfigurationError
     from service.engine.request import EngineError
     from service.local import OutputError
     from service.remote import RemoteError
 
-    ours = (ListenError, RemoteError, StartupError, OutputError, BackendError, EngineError)
+    ours = (ListenError, ConfigurationError, RemoteError, StartupError, OutputError, BackendError, EngineError)
     return (*ours, InvalidRequestError, UnknownModelError, ValidationError)
 
 
@@ -102,10 +106,12 @@ def serve(
     max_backlog_s: Annotated[float | None, typer.Option(help="Seconds of queued work above which requests get 429.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of one evaluation; default: every usable core.")] = None,
     log_format: Annotated[str | None, typer.Option(metavar="console|json", help="How log lines are written to stderr.")] = None,
+    config: Config = None,
 ) -> None:
     """Serve models over HTTP, with a web page at /.
 
-    Options override environment variables: SFDDM_PORT, SFDDM_ZOOS (separated by commas), SFDDM_THREADS and so on.
+    Options override environment variables (SFDDM_PORT, SFDDM_ZOOS separated by commas, ...), which override the
+    configuration file; `sfddm config` shows what is in force.
     """
     import uvicorn
 
@@ -114,6 +120,7 @@ def serve(
     from service.server import DrainingServer
 
     settings = _settings(
+        config,
         host=host,
         port=port,
         zoos=zoo,
@@ -131,16 +138,18 @@ def serve(
         application = create_app(settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         _stderr.print(f"Serving on http://{shown}:{listener.getsockname()[1]}/ (stop with Ctrl+C)")
-        config = uvicorn.Config(
+        server = uvicorn.Config(
             application, log_config=None, access_log=False, timeout_graceful_shutdown=max(1, round(settings.drain_s))
         )
         with contextlib.suppress(KeyboardInterrupt):
-            DrainingServer(config, application.state.drain, settings.drain_s).run(sockets=[listener])
+            DrainingServer(server, application.state.drain, settings.drain_s).run(sockets=[listener])
 
 
-def _settings(**given: Any) -> Settings:
-    """Settings from the environment, overridden by the options that were given. Raises ValidationError."""
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+def _settings(config: Path | None = None, **options: Any) -> Settings:
+    """Settings from the configuration file and the environment, overridden by options. Raises ConfigurationError."""
+    from service.configuration import read_configuration
+
+    return read_configuration(options, config).settings
 
 
 def _leave(_: int, __: FrameType | None) -> None:
@@ -267,3 +276,11 @@ def _given(**fields: Any) -> dict[str, Any]:
 def _stdout() -> Console:
     """Where tables go: as wide as the terminal, and as wide as they like into a pipe or file."""
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
+
+
+@app.command("config")
+def show_config(config: Config = None) -> None:
+    """Print the effective settings as TOML, and where each came from: option, environment, file or default."""
+    from service.configuration import read_configuration
+
+    print(read_configuration({}, config).to_toml(), end="")

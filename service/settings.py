@@ -15,7 +15,7 @@ from service.experiments import Experiment, ExperimentId, read_experiments
 
 
 class Settings(BaseSettings):
-    """Everything an operator can set; `SFDDM_PORT=9000` sets `port`. Unknown SFDDM_* variables are left alone.
+    """Everything an operator can set; `SFDDM_PORT=9000` sets `port`. service/configuration.py reads files and refuses typos.
 
     Raises pydantic.ValidationError for values out of range.
     """
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="experiments as JSON, or the path of a .toml or .json file with them"
     )
     log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level that is logged")
 
     @field_validator("cache_dir", mode="before")
     @classmethod

@@ -1,7 +1,8 @@
 """Prometheus metrics of one process: base units, prefix `sfddm_`, bounded labels.
 
 `model` is a shipped id, a configured solver variant, or `<family>/teacher@other`; a seed, prompt, key or user never
-becomes a label. The engine writes what it measures; the API writes requests_total and request_seconds.
+becomes a label. Series of the models served exist from the start, at 0, so that rates see their first event.
+The engine writes what it measures; the API writes requests_total and request_seconds.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from collections.abc import Callable, Collection
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+from service.gpu import find_gpu
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _RATIO = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+OUTCOMES = ("ok", "error", "overloaded", "unavailable", "cancelled")
+SHED_REASONS = ("overloaded", "latency", "starting", "draining", "stopped", "failed", "model_failed")
 
 
 class Metrics:
@@ -22,8 +27,8 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, variants: Collection[str] = ()) -> None:
-        """variants: the solver variants (`<family>/teacher@ddim-016`) that get a label value of their own."""
+    def __init__(self, variants: Collection[str] = (), models: Collection[str] = ()) -> None:
+        """variants: the solver variants (`<family>/teacher@ddim-016`) that get a label of their own; models: the ids served."""
         self.registry = CollectorRegistry()
         self._variants = frozenset(variants)
         registry = self.registry
@@ -64,6 +69,12 @@ class Metrics:
         self.backlog_seconds = Gauge("sfddm_backlog_seconds", "Estimated device time of admitted work", registry=registry)
         self.running_rows = Gauge("sfddm_running_rows", "Images being denoised", registry=registry)
         self.waiting_requests = Gauge("sfddm_waiting_requests", "Requests whose first step is still ahead", registry=registry)
+        self.max_backlog_seconds = Gauge(
+            "sfddm_max_backlog_seconds", "Work waiting in a lane above which requests are refused", registry=registry
+        )
+        self.ready = Gauge(
+            "sfddm_ready", "1 while requests are accepted: models loaded, not draining, not failed", registry=registry
+        )
         self.model_loaded = Gauge("sfddm_model_loaded", "1 when the model is loaded and warm", ["model"], registry=registry)
         self.cache_images_total = Counter(
             "sfddm_cache_images_total", "Images looked up in the result cache", ["outcome"], registry=registry
@@ -80,6 +91,14 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
+        if (gpu := find_gpu()) is not None:
+            registry.register(gpu)
+        for model in models:
+            self.wasted_steps_total.labels(model=model)
+            for outcome in OUTCOMES:
+                self.requests_total.labels(model=model, outcome=outcome)
+        for reason in SHED_REASONS:
+            self.shed_total.labels(reason=reason)
 
     def watch_engine(
         self, *, backlog_s: Callable[[], float], running_rows: Callable[[], float], waiting_requests: Callable[[], float]

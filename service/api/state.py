@@ -108,7 +108,7 @@ def measured_variants(catalogue: Catalogue) -> set[str]:
 
 def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     """Everything but a running engine. Raises StartupError with one sentence."""
-    metrics = Metrics(variants=measured_variants(catalogue))
+    metrics = Metrics(variants=measured_variants(catalogue), models=catalogue.entries)
     unknown = settings.model_weights.keys() - catalogue.entries.keys()
     if unknown:
         raise StartupError(f"model_weights names {', '.join(sorted(unknown))}, which is not served; a variant has its model's.")
@@ -125,6 +125,8 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     engine = Engine(catalogue, backend, config, metrics)
     default = choose_default(catalogue, settings.default_model)
     store = open_store(settings)
+    metrics.max_backlog_seconds.set(settings.max_backlog_s)
+    metrics.ready.set_function(lambda: engine.ready)
     metrics.store_up.set_function(lambda: store.up)
     cache = ResultCache(store.blobs, metrics, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s)
     experiments = Experiments(settings.experiments, store.samples, metrics)

@@ -1,0 +1,155 @@
+"""The rules by promtool; and a real Prometheus that scrapes the real service under load: every expression finds data."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.e2e.conftest import PATIENCE_S, ROOT, serving
+from tests.redis_server import RedisServer
+
+DEPLOY = ROOT / "deploy"
+RULES = [DEPLOY / "prometheus" / name for name in ("rules.yml", "alerts.yml")]
+OPERATIONS = ROOT / "docs" / "operations.md"
+
+LOAD: list[dict[str, object]] = [
+    {"model": "tiny/teacher", "n": 4},
+    {"model": "tiny/student-004", "seed": 1},
+    {"model": "tiny/student-008", "max_latency_ms": 60_000},
+    {"model": "tiny/steps", "user": "a"},
+    {"model": "tiny/steps", "user": "b"},
+    {"model": "tiny/teacher", "n": 16, "max_latency_ms": 1},  # refused
+]
+
+
+def program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name}: install Debian's package prometheus")
+    return found
+
+
+def promtool(*arguments: str | Path) -> None:
+    result = subprocess.run([program("promtool"), *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def rules() -> list[dict[str, str]]:
+    return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+def panels() -> list[tuple[str, str]]:
+    """(title, expression) of every target of every panel."""
+    found = []
+    for path in sorted((DEPLOY / "grafana" / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            found += [(f"{path.stem}: {panel['title']}", target["expr"]) for target in panel.get("targets", [])]
+    return found
+
+
+def test_promtool_accepts_the_files() -> None:
+    promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+    promtool("check", "rules", *RULES)
+
+
+def test_alerts_fire_when_they_should_and_only_then() -> None:
+    cases = Path(__file__).with_name("alerts_test.yml")
+    promtool("test", "rules", cases)
+    tested = {test["alert_rule_test"][0]["alertname"] for test in yaml.safe_load(cases.read_text())["tests"]}
+    assert tested == {rule["alert"] for rule in rules() if "alert" in rule}
+
+
+def test_every_alert_has_a_runbook_entry() -> None:
+    headings = re.findall(r"^### (\w+)$", OPERATIONS.read_text(), re.MULTILINE)
+    assert headings == [rule["alert"] for rule in rules() if "alert" in rule]
+
+
+@pytest.fixture(scope="module")
+def prometheus(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[str]:
+    """The url of a Prometheus that has watched a service under load, beside a Redis as in docker-compose.yml."""
+    binary, folder = program("prometheus"), tmp_path_factory.mktemp("prometheus")
+    experiment = json.dumps({"tiny/steps": {"arms": {"tiny/student-004": 1, "tiny/student-008": 1}}})
+    options = ("--zoo", str(tiny_zoo), "--threads", "1")
+    setting = {"SFDDM_EXPERIMENTS": experiment, "SFDDM_REDIS_URL": redis_server.url, "SFDDM_LOG_FORMAT": "json"}
+    with serving(folder / "log", *options, **setting) as server:
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(path) for path in RULES],
+            "scrape_configs": [
+                {"job_name": "sfddm", "static_configs": [{"targets": [server.url.removeprefix("http://")]}]},
+            ],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        files = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+        with (folder / "prometheus.log").open("w") as log:
+            process = subprocess.Popen([binary, *files, f"--web.listen-address={url.removeprefix('http://')}"], stderr=log)
+        try:
+            with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
+                assert client.post("/v1/jobs", json={"model": "tiny/student-008", "n": 2}).status_code == 202
+                deadline = time.monotonic() + PATIENCE_S
+                while time.monotonic() < deadline:
+                    for body in LOAD:
+                        client.post("/v1/images/generations", json=body)
+                    if recorded(url):
+                        break
+            yield url
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_S)
+
+
+def recorded(url: str) -> bool:
+    """Whether every rule has recorded something."""
+    try:
+        return all(query(url, rule["record"]) for rule in rules() if "record" in rule)
+    except httpx.TransportError:
+        return False
+
+
+def query(url: str, expression: str) -> list[float]:
+    answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}, timeout=PATIENCE_S).json()
+    assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
+    return [float(series["value"][1]) for series in answer["data"]["result"]]
+
+
+def test_every_panel_has_data(prometheus: str) -> None:
+    empty = {
+        title
+        for title, expression in panels()
+        if "sfddm_gpu_" not in expression  # there is no GPU here
+        and not query(prometheus, expression.replace("$__rate_interval", "2m").replace("$model", ".*"))
+    }
+    assert not empty
+    assert len(panels()) > 40
+
+
+def test_no_panel_shows_nan(prometheus: str) -> None:
+    for title, expression in panels():
+        values = query(prometheus, expression.replace("$__rate_interval", "2m").replace("$model", ".*"))
+        assert all(value == value for value in values), title
+
+
+def test_every_rule_and_alert_reads_series_that_exist(prometheus: str) -> None:
+    for rule in rules():
+        selectors = re.findall(r"(?:\bsfddm[\w:]*|\bup\b)(?:\{[^}]*\})?", rule["expr"])
+        assert selectors
+        for selector in selectors:
+            assert query(prometheus, selector), f"{rule.get('record') or rule['alert']}: {selector}"
+        if "record" in rule:
+            assert query(prometheus, rule["record"])
+
+
+def test_a_healthy_service_fires_no_alert(prometheus: str) -> None:
+    assert query(prometheus, 'ALERTS{alertstate="firing"}') == []

@@ -1,0 +1,115 @@
+"""Settings from three places, each with its origin; typos are refused with a suggestion."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.configuration import MASK, ConfigurationError, read_configuration
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SFDDM_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "sfddm.toml"
+    path.write_text(
+        'port = 9001\nmax_n = 3\nmax_batch = 8\nzoos = ["a", "b"]\nmodel_weights = {"cats/teacher" = 0.5}\n'
+        '[experiments."cats/steps".arms]\n"cats/student-004" = 1\n"cats/student-008" = 3\n'
+    )
+    return path
+
+
+def test_options_beat_the_environment_which_beats_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFDDM_MAX_N", "4")
+    monkeypatch.setenv("SFDDM_PORT", "9002")
+    found = read_configuration({"port": 9003, "host": None}, file)
+    settings, origins = found.settings, found.origins
+    assert (settings.port, settings.max_n, settings.max_batch) == (9003, 4, 8)
+    assert (settings.zoos, settings.model_weights) == ((Path("a"), Path("b")), {"cats/teacher": 0.5})
+    assert settings.experiments["cats/steps"].arms == {"cats/student-004": 1, "cats/student-008": 3}
+    assert origins["port"] == "option"
+    assert origins["max_n"] == "environment SFDDM_MAX_N"
+    assert origins["max_batch"] == f"file {file}"
+    assert origins["host"] == "default"
+
+
+def test_the_environment_names_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFDDM_CONFIG", str(file))
+    assert read_configuration({}).settings.port == 9001
+
+
+def test_what_is_printed_is_a_file_that_gives_the_same_settings(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFDDM_MAX_BACKLOG_S", "2.5")
+    first = read_configuration({"deterministic": True}, file)
+    printed = tmp_path / "printed.toml"
+    printed.write_text(first.to_toml())
+    assert len(tomllib.loads(printed.read_text())) > 20
+    monkeypatch.delenv("SFDDM_MAX_BACKLOG_S")
+    assert read_configuration({}, printed).settings == first.settings
+
+
+def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFDDM_REDIS_URL", "redis://user:pa55word@store:6379/1")
+    shown = read_configuration({}).to_toml()
+    assert "pa55word" not in shown
+    assert f'# redis_url = "redis://{MASK}@store:6379/1"' in shown
+    assert "environment SFDDM_REDIS_URL" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("SFDDM_PRT", "did you mean SFDDM_PORT?"), ("SFDDM_ZOO", "did you mean SFDDM_ZOOS?"), ("SFDDM_QQ", "sfddm config")],
+)
+def test_a_typo_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, remedy: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigurationError, match=f"{name} is no setting") as refused:
+        read_configuration({})
+    assert remedy in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("max_bacth = 4", r"key max_bacth is no setting; did you mean max_batch\?"),
+        ("max_batch = 0", r"max_batch: .*greater than or equal to 1 \(from file "),
+        ("max_batch = ", "is not TOML"),
+    ],
+)
+def test_a_wrong_file(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=says):
+        read_configuration({}, path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"SFDDM_CONFIG": "nowhere.toml"}, "Cannot read the configuration nowhere.toml: no such file"),
+        ({"SFDDM_MODEL_WEIGHTS": "0.5"}, "model_weights: .*from environment SFDDM_MODEL_WEIGHTS"),
+        ({"SFDDM_MODEL_WEIGHTS": "{"}, "SFDDM_MODEL_WEIGHTS must be JSON"),
+        ({"SFDDM_PORT": "many"}, r"port: .*\(from environment SFDDM_PORT\)"),
+    ],
+)
+def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, Any], says: str) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=says):
+        read_configuration({})
+
+
+def test_every_setting_is_described() -> None:
+    undescribed = [name for name, field in Settings.model_fields.items() if not field.description]
+    assert undescribed == []
