@@ -267,3 +267,7 @@ def _given(**fields: Any) -> dict[str, Any]:
 def _stdout() -> Console:
     """Where tables go: as wide as the terminal, and as wide as they like into a pipe or file."""
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
+
+
+if __name__ == "__main__":
+    main()
