@@ -284,3 +284,7 @@ def show_config(config: Config = None) -> None:
     from service.configuration import read_configuration
 
     print(read_configuration({}, config).to_toml(), end="")
+
+
+if __name__ == "__main__":
+    main()

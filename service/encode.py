@@ -15,6 +15,7 @@ from PIL import Image
 ImageFormat = Literal["png", "webp", "jpeg"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 MEDIA_TYPES: dict[ImageFormat, str] = {name: f"image/{name}" for name in FORMATS}
+LARGEST_SIDE: dict[ImageFormat, int] = {"png": 2**31 - 1, "webp": 16_383, "jpeg": 65_500}  # pixels; limits of the codecs
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _OPTIONS: dict[ImageFormat, dict[str, object]] = {

@@ -16,10 +16,11 @@ from service.api.answers import (
     recorded,
     requested_file,
 )
+from service.api.errors import InvalidRequestError
 from service.api.generation import plan_interpolation
 from service.api.schema import GenerationResponse, InterpolationRequest
 from service.api.state import ServiceOf
-from service.encode import FileStyle
+from service.encode import LARGEST_SIDE, FileStyle
 
 router = APIRouter(tags=["images"])
 
@@ -39,6 +40,13 @@ async def interpolate(body: InterpolationRequest, request: Request, service: Ser
     direct = requested_file(request.headers.get("accept", ""), body, 1)
     walk = plan_interpolation(body, service)
     style = FileStyle(direct or body.output_format, walk.scale, body.output_compression)
+    width = walk.model.entry.manifest.image.width * walk.scale * len(walk.images)
+    if direct and width > (widest := LARGEST_SIDE[direct]):
+        raise InvalidRequestError(
+            f"frames: a strip of {width} pixels is wider than the {widest} that {direct} can hold; accept "
+            "image/png, or ask for fewer frames or a smaller size.",
+            "frames",
+        )
     with recorded(service.metrics, walk.model.id):
         finished = await images_of(service, request, walk.model, walk.images)
         if direct:

@@ -70,3 +70,12 @@ async def test_a_refusal_names_the_field(client: httpx.AsyncClient, body: dict[s
     response = await client.post(URL, json=body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+async def test_a_strip_wider_than_its_format_is_refused_before_any_work(client: httpx.AsyncClient) -> None:
+    body = {"class_label": 1, "seeds": [3, 9], "frames": 16, "size": "1024x1024"}
+    response = await client.post(URL, json=body, headers={"accept": "image/webp"})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "frames"
+    assert "16384 pixels" in error["message"]
