@@ -170,6 +170,7 @@ def serving_ours(models: Sequence[str], threads: int) -> Iterator[Server]:
             "SFDDM_THREADS": str(threads),
             "SFDDM_LOG_LEVEL": "warning",
             "SFDDM_PROVIDER": "CPUExecutionProvider",  # what is compared is the serving: the peers' runtime
+            "SFDDM_CACHE_BYTES": "0",  # every image is computed, though clients of several rounds repeat their seeds
         }
         with serving(command, port, "/readyz", environment) as server:
             yield server
