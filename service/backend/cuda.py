@@ -26,6 +26,7 @@ from service.backend.onnx import (
     OnnxBackend,
     first_line,
     open_session,
+    padded_size,
     raise_if_out_of_memory,
     session_options,
     step_feeds,
@@ -173,7 +174,7 @@ class BoundNetwork:
             self._run(self._buffers(rows))
 
     def padded(self, rows: int) -> int:
-        return next((bucket for bucket in self._buckets if bucket >= rows), rows)
+        return padded_size(self._buckets, rows)
 
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32

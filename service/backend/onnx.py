@@ -114,6 +114,11 @@ def open_session(entry: Entry, graph: str | bytes, options: ort.SessionOptions, 
     return session
 
 
+def padded_size(buckets: Sequence[int], rows: int) -> int:
+    """The smallest of the ascending batch sizes that holds `rows`; `rows` itself beyond the largest."""
+    return next((bucket for bucket in buckets if bucket >= rows), rows)
+
+
 def step_feeds(
     x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32, size: int
 ) -> dict[str, NDArray[Any]]:

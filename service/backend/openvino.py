@@ -16,7 +16,7 @@ import structlog
 
 from models.catalogue import Entry
 from service.backend.base import BackendError, Float32, Int64, Precision
-from service.backend.onnx import first_line, raise_if_out_of_memory, step_feeds, usable_cores
+from service.backend.onnx import first_line, padded_size, raise_if_out_of_memory, step_feeds, usable_cores
 from service.backend.probe import ROWS, same_alone
 
 log = structlog.get_logger(__name__)
@@ -88,7 +88,7 @@ class OpenVinoNetwork:
             self._request(rows)
 
     def padded(self, rows: int) -> int:
-        return next((bucket for bucket in self._buckets if bucket >= rows), rows)
+        return padded_size(self._buckets, rows)
 
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32

@@ -18,6 +18,23 @@ from service.settings import Settings
 READY_WITHIN_S = 60
 
 
+def json_post(path: str) -> dict[str, Any]:
+    """The ASGI scope of a POST of JSON, for tests that play the server's side of the connection themselves."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+        "server": ("test", 80),
+    }
+
+
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app that runs from startup to drain; entered once it is ready."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.service.api.conftest import serving, tiny_app
+from tests.service.api.conftest import json_post, serving, tiny_app
 from tests.tiny import CLASSES
 
 pytestmark = pytest.mark.anyio
@@ -293,20 +293,7 @@ async def test_a_client_that_leaves_frees_its_rows(tiny_zoo: Path) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
 
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": URL,
-            "raw_path": URL.encode(),
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1),
-            "server": ("test", 80),
-        }
-        await app(scope, receive, send)
+        await app(json_post(URL), receive, send)
         assert statuses == [499]
         with anyio.fail_after(30):
             while "sfddm_running_rows 0.0" not in (await client.get("/metrics")).text:

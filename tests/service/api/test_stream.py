@@ -20,7 +20,7 @@ from service.backend.base import Network
 from service.engine.execute import Evaluation, evaluate
 from service.engine.request import RowFailedError
 from service.engine.row import Row
-from tests.service.api.conftest import serving, tiny_app
+from tests.service.api.conftest import json_post, serving, tiny_app
 
 pytestmark = pytest.mark.anyio
 URL = "/v1/images/generations"
@@ -132,21 +132,8 @@ async def test_a_client_that_leaves_frees_its_rows(tiny_zoo: Path, leaves_after:
             if sent == leaves_after:
                 gone.set()
 
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": URL,
-            "raw_path": URL.encode(),
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
-            "client": ("127.0.0.1", 1),
-            "server": ("test", 80),
-        }
         with anyio.fail_after(60):
-            await app(scope, receive, send)
+            await app(json_post(URL), receive, send)
             while "sfddm_running_rows 0.0" not in (await client.get("/metrics")).text:
                 await anyio.sleep(0.01)
         metrics = (await client.get("/metrics")).text
