@@ -22,8 +22,8 @@ from models.catalogue import Resolved
 from service.engine.request import LatencyError, OverloadedError
 from service.engine.scheduler import Scheduler
 
-# Measured with benchmarks/fleet.py (auto within 1 s, a fleet sized for student-016): without headroom the first arrivals take
-# the whole limit for quality, and a tenth of the requests is refused at a fifth of the peak; with 0.3, 0.2 % at the peak.
+# The share of its limit that `auto` aims for first. Without it the first arrivals take the whole limit for quality and the next
+# ones find no room: tried by changing this number under benchmarks/fleet.py, auto within 1 s.
 HEADROOM = 0.3
 
 
