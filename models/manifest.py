@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.plan import Sampler
 from models.schedule import Float64
 from models.subsequence import Int64
+from models.validation import describe_error
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
@@ -24,7 +25,6 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Index = Annotated[int, Field(ge=0, le=2**31 - 1)]  # what fits the int64 tables built from it with room to spare
 
 VERSION: Final = 1
-_SHOWN_ERRORS = 3
 
 
 class ManifestError(Exception):
@@ -152,18 +152,6 @@ class Manifest(_Strict):
         if self.clip is not None and not self.clip[0] < self.clip[1]:
             raise ValueError("clip must be a range [low, high]")
         return self
-
-
-def describe_error(error: ValidationError) -> str:
-    """A pydantic error as one sentence: `field: reason; field: reason`, cut short where a whole table is wrong."""
-    parts = []
-    for item in error.errors(include_url=False, include_context=False):
-        place = ".".join(str(part) for part in item["loc"])
-        reason = item["msg"].removeprefix("Value error, ")
-        parts.append(f"{place}: {reason}" if place else reason)
-    if len(parts) > _SHOWN_ERRORS:
-        parts[_SHOWN_ERRORS:] = [f"and {len(parts) - _SHOWN_ERRORS} more"]
-    return "; ".join(parts)
 
 
 def read_manifest(folder: Path) -> Manifest:

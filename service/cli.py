@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from models.manifest import describe_error
+from models.validation import describe_error
 from service.settings import Settings
 
 app = typer.Typer(

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
-from models.manifest import describe_error
+from models.validation import describe_error
 from service.settings import Settings
 
 PREFIX = "SFDDM_"

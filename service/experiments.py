@@ -49,15 +49,16 @@ class Assignment:
 
 def read_experiments(value: str) -> Any:
     """Experiments as data: `value` is a JSON object, or the path of a .toml or .json file. Raises ValueError."""
-    if value.lstrip().startswith("{"):
-        return json.loads(value)
-    path = Path(value)
+    inline = value.lstrip().startswith("{")
+    toml = not inline and not value.endswith(".json")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = value if inline else Path(value).read_text(encoding="utf-8")
+        return tomllib.loads(text) if toml else json.loads(text)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise ValueError(f"neither a JSON object nor a file that can be read: {path}: {reason}") from error
-    return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        raise ValueError(f"neither a JSON object nor a file that can be read: {value!r}: {reason}") from error
+    except ValueError as error:
+        raise ValueError(f"{'the value' if inline else value} is not {'TOML' if toml else 'JSON'}: {error}") from error
 
 
 def assign(name: str, experiment: Experiment, user: str | None, seed: int | None) -> Assignment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from models.catalogue import default_zoo
 from service.engine.config import EngineConfig
 from service.experiments import Experiment, ExperimentId, read_experiments
+
+_HTTP_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
@@ -44,11 +47,14 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(
         default_factory=lambda: user_cache_path("sfddm"), description="folder for calibrations; empty: nowhere"
     )
+    max_comparison_s: float = Field(
+        default=600.0, gt=0, description="device seconds that one comparison may take, by the calibrated costs of its models"
+    )
     isolated_s: float = Field(
         default=0.0, ge=0, le=60, description="device seconds a minute that isolated comparisons may have alone; 0: none"
     )
     public_url: str | None = Field(
-        default=None, description="where clients reach this service, for absolute urls; default: the Host they asked for"
+        default=None, description="http(s) url where clients reach this service, for urls; default: the Host they asked for"
     )
     url_secret: str | None = Field(
         default=None, description="key that signs image urls, the same on every replica; default: random at each start"
@@ -92,6 +98,29 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """A comma-separated list is what fits in one environment variable."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("zoos")
+    @classmethod
+    def _some_zoo(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if not value:
+            raise ValueError("names no folder; name one, or leave it out for the models that ship with sfddm")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        """Paths of ours are put behind it, so nothing may come after its own path."""
+        if value is not None and not _HTTP_URL.fullmatch(value):
+            raise ValueError(f"must be an http or https url such as https://images.example.com, got {value!r}")
+        return value
+
+    @field_validator("url_secret")
+    @classmethod
+    def _some_secret(cls, value: str | None) -> str | None:
+        """An empty one usually is a variable that was not filled in, and every replica would draw a key of its own."""
+        if value is not None and not value.strip():
+            raise ValueError("is empty; set it to the same random string on every replica, or leave it out for one replica")
+        return value
 
     @field_validator("experiments", mode="before")
     @classmethod

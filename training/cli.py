@@ -308,13 +308,19 @@ app.command()(report)
 
 
 def _one_sentence(run: Callable[[], Any]) -> int:
-    """Run the command; a known error becomes one sentence on stderr and exit status 1."""
+    """Run the command; a known error becomes one sentence on stderr and exit status 1, a wrong command line status 2."""
     from models.catalogue import UnknownModelError
-    from models.manifest import ManifestError, describe_error
+    from models.manifest import ManifestError
+    from models.validation import describe_error
     from training.errors import TrainingError
 
+    usage: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
-        run()
+        return run() or 0
+    except usage as error:
+        if getattr(error, "message", ""):  # else no command was given, and the help has been printed
+            print(f"sfddm-train: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]  # names the option
+        return 2
     except (TrainingError, ManifestError, UnknownModelError, ValueError) as error:
         message = describe_error(error) if isinstance(error, ValidationError) else str(error)
         print(f"sfddm-train: {message}", file=sys.stderr)
@@ -323,15 +329,14 @@ def _one_sentence(run: Callable[[], Any]) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"sfddm-train: {place}{error.strerror or error}; free some space or choose another folder", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("sfddm-train: interrupted; go on from the last checkpoint with --resume", file=sys.stderr)
         return 130
-    return 0
 
 
 def main() -> None:
     """Entry point."""
-    sys.exit(_one_sentence(app))
+    sys.exit(_one_sentence(lambda: app(prog_name="sfddm-train", standalone_mode=False)))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,8 @@ def load_model(spec: str) -> TorchModel:
         return _from_run(path / CHECKPOINT)
     if (path / MANIFEST).is_file():
         return _from_model_folder(path)
+    if not path.exists() and (path.is_absolute() or len(path.parts) > 2 or spec.startswith((".", "~"))):  # no hub id
+        raise CheckpointError(f"there is no model at {spec!r}; check the path")
     if path.exists() and not (path / "unet").is_dir() and not (path / "config.json").is_file():
         raise CheckpointError(
             f"{spec} is neither a run folder ({CHECKPOINT}) nor a model folder ({MANIFEST}) nor a diffusers pipeline "

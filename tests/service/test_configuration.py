@@ -83,7 +83,7 @@ def test_a_typo_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, r
     ("text", "says"),
     [
         ("max_bacth = 4", r"key max_bacth is no setting; did you mean max_batch\?"),
-        ("max_batch = 0", r"max_batch: .*greater than or equal to 1 \(from file "),
+        ("max_batch = 0", r"max_batch: must be at least 1, got 0 \(from file "),
         ("max_batch = ", "is not TOML"),
     ],
 )
@@ -101,6 +101,15 @@ def test_a_wrong_file(tmp_path: Path, text: str, says: str) -> None:
         ({"SFDDM_MODEL_WEIGHTS": "0.5"}, "model_weights: .*from environment SFDDM_MODEL_WEIGHTS"),
         ({"SFDDM_MODEL_WEIGHTS": "{"}, "SFDDM_MODEL_WEIGHTS must be JSON"),
         ({"SFDDM_PORT": "many"}, r"port: .*\(from environment SFDDM_PORT\)"),
+        ({"SFDDM_ZOOS": ""}, r"zoos: names no folder; name one, or leave it out .*\(from environment SFDDM_ZOOS\)"),
+        ({"SFDDM_PUBLIC_URL": "example.com"}, r"public_url: must be an http or https url such as .*, got 'example.com'"),
+        ({"SFDDM_URL_SECRET": ""}, r"url_secret: is empty; set it to the same random string on every replica, or leave it out"),
+        ({"SFDDM_EXPERIMENTS": "{"}, r"experiments: the value is not JSON: .*SFDDM_EXPERIMENTS"),
+        ({"SFDDM_EXPERIMENTS": '{"a": {"arms": {"b": 1}}}'}, r"experiments.a.arms: must have at least 2 entries, got 1"),
+        ({"SFDDM_EXPERIMENTS": '{"a": {"arms": {"b": 1, "c": 0}}}'}, r"experiments.a.arms.c: must be more than 0, got 0"),
+        ({"SFDDM_EXPERIMENTS": '{"a": {"arms": {"b": 1, "c": "x"}}}'}, r'experiments.a.arms.c: must be a number, got "x"'),
+        ({"SFDDM_EXPERIMENTS": '{"A": {"arms": {"b": 1, "c": 1}}}'}, r'experiments.A: must match the pattern .*, got "A"'),
+        ({"SFDDM_EXPERIMENTS": '{"a": {"arm": {}}}'}, r"experiments.a.arms: is missing; it is required"),
     ],
 )
 def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, Any], says: str) -> None:

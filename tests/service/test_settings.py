@@ -46,9 +46,29 @@ def test_the_environment_sets_and_arguments_override(monkeypatch: pytest.MonkeyP
         ("THREADS", "0"),
         ("MODEL_WEIGHTS", '{"cats/teacher": 0}'),
         ("MAX_BATCH", "many"),
+        ("MAX_COMPARISON_S", "0"),
+        ("PUBLIC_URL", ""),
+        ("PUBLIC_URL", "images.example.com"),
+        ("PUBLIC_URL", "ftp://images.example.com"),
+        ("PUBLIC_URL", "https://"),
+        ("PUBLIC_URL", "https://images.example.com/?a=b"),
+        ("PUBLIC_URL", "https://images.example.com/\r\nx: y"),
+        ("URL_SECRET", ""),
+        ("URL_SECRET", "  "),
+        ("ZOOS", ""),
+        ("ZOOS", " , "),
+        ("EXPERIMENTS", "nowhere.toml"),
     ],
 )
 def test_values_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"SFDDM_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8000", "https://images.example.com/sfddm/", "HTTPS://images.example.com", "http://[::1]:80"]
+)
+def test_a_public_url(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("SFDDM_PUBLIC_URL", url)
+    assert Settings().public_url == url

@@ -149,7 +149,7 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
     ("arguments", "sentence"),
     [
         (("teacher", "--out", "x", "--data", "nowhere"), "no data set at 'nowhere'"),
-        (("teacher", "--out", "x", "--schedule", "square"), "schedule: Input should be 'linear', 'cosine' or 'sigmoid'"),
+        (("teacher", "--out", "x", "--schedule", "square"), "schedule: must be 'linear', 'cosine' or 'sigmoid', got"),
         (("teacher", "--out", "teacher", "--data", "DATA"), "pass --resume"),
         (("distill", "--out", "x", "--teacher", "zoo/shapes", "--steps", "4"), "neither a run folder"),
         (
@@ -161,6 +161,8 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
             "either the student's number of steps or its phi",
         ),
         (("export", "nowhere", "--family", "f", "--name", "n"), "cannot load 'nowhere'"),
+        (("export", "/nowhere/teacher", "--family", "f", "--name", "n"), "there is no model at '/nowhere/teacher'"),
+        (("sample", "./teachr"), "there is no model at './teachr'"),
         (("export", "teacher", "--family", "F F", "--name", "n"), "family"),
         (("evaluate", "zoo", "--family", "other"), "needs exactly one teacher"),
         (("evaluate", "zoo", "--family", "shapes", "--model", "student-009"), "neither a model of shapes"),
@@ -179,6 +181,24 @@ def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: 
     assert len(lines) == 1
     assert sentence in lines[0]
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("evaluate", "zoo"), "Missing option '--family'"),
+        (("evaluate",), "Missing argument 'ZOO'"),
+        (("distill", "--out", "x", "--teacher", "teacher", "--k", "none"), "Invalid value for '--k'"),
+        (("evaluate", "zoo", "--family", "shapes", "--evaluations", "a"), "--evaluations takes whole numbers"),
+        (("teach",), "No such command 'teach'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(workshop: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    result = run(*arguments, cwd=workshop)
+    assert result.returncode == 2
+    assert result.stderr.startswith("sfddm-train: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert sentence in result.stderr
 
 
 def test_help_names_the_commands(workshop: Path) -> None:
