@@ -13,7 +13,7 @@ from models.catalogue import Catalogue, Resolved, UnknownModelError
 from service.encode import FileStyle, ImageFormat
 from service.engine.engine import Engine
 from service.engine.load import ModelStatus
-from service.engine.request import Finished, ImageSpec, OverloadedError, RowFailedError, UnavailableError
+from service.engine.request import Finished, ImageSpec, ModelFailedError, OverloadedError, RowFailedError, UnavailableError
 from service.store.base import Chunk, Jobs, StoreUnavailableError
 from service.tasks import end
 from service.telemetry import Metrics
@@ -155,7 +155,7 @@ class JobRunner:
         if model.entry.manifest.sha256 != document.model_sha256:
             raise _HopelessError(f"The model {document.model} is not the one that the job began with; post the job again.")
         if status.state == "failed":
-            raise _HopelessError(f"The model {document.model} could not be loaded: {status.reason}")
+            raise _HopelessError(str(ModelFailedError(document.model, status.reason)))
         return model
 
     async def _images(self, model: Resolved, specs: list[ImageSpec]) -> list[Finished]:

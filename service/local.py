@@ -23,7 +23,7 @@ from service.api.schema import GenerationRequest, ModelBody
 from service.api.state import Service, assemble, choose_default, open_catalogue
 from service.comparison import Run
 from service.encode import FORMATS, ImageFormat, encode, grid
-from service.engine.request import Failed, Finished, UnavailableError
+from service.engine.request import Failed, Finished, ModelFailedError
 from service.settings import Settings
 
 _READY_POLL_S = 0.02
@@ -76,7 +76,7 @@ async def compare_models(
 
 @asynccontextmanager
 async def _ready(settings: Settings, catalogue: Catalogue, models: Sequence[str], console: Console) -> AsyncIterator[Service]:
-    """A service of these models only, loaded. Raises UnknownModelError, and UnavailableError when one does not load."""
+    """A service of these models only, loaded. Raises UnknownModelError, and ModelFailedError when one does not load."""
     entries = {entry.id: entry for entry in (catalogue.resolve(name).entry for name in models)}
     service = assemble(settings.model_copy(update={"default_model": None}), Catalogue(entries))
     service.engine.start()
@@ -94,7 +94,7 @@ async def _ready(settings: Settings, catalogue: Catalogue, models: Sequence[str]
 def _raise_failed(service: Service) -> None:
     for name, status in service.engine.models.items():
         if status.state == "failed":
-            raise UnavailableError(f"The model {name} could not be loaded: {status.reason}")
+            raise ModelFailedError(name, status.reason)
 
 
 def measured_models(settings: Settings, console: Console) -> tuple[list[ModelBody], tuple[Refusal, ...]]:

@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models.catalogue import sha256_of
-from models.manifest import GRAPH, ImageShape, Manifest, Provenance, Quality, Ranking, write_manifest
+from models.manifest import GRAPH, ImageShape, Manifest, Provenance, Quality, Ranking, read_manifest, write_manifest
 from models.schedule import alpha_bar_table
 from models.subsequence import student_alpha_bar, uniform_phi
 
@@ -153,6 +153,13 @@ def make_model(
     write_manifest(folder, manifest)
     (folder / "README.md").write_text(f"# {family}/{name}\n\nRandom weights, for tests.\n")
     return folder
+
+
+def break_graph(folder: Path) -> None:
+    """Make the graph of a model folder one that no runtime loads, and its manifest vouch for it."""
+    graph = folder / GRAPH
+    graph.write_bytes(b"no graph")
+    write_manifest(folder, read_manifest(folder).model_copy(update={"sha256": sha256_of(graph)}))
 
 
 def make_tiny_zoo(folder: Path) -> Path:

@@ -14,13 +14,12 @@ from urllib.parse import quote
 from fastapi import Request
 
 from models.catalogue import Resolved
-from service.api.errors import ClientLeftError, InvalidRequestError
+from service.api.errors import ClientLeftError
 from service.api.generation import Generation
-from service.api.negotiate import JSON, choose
-from service.api.schema import DeviceBody, ExperimentArm, GenerationResponse, ImageBody, ImageRequest, TimingBody
+from service.api.schema import DeviceBody, ExperimentArm, GenerationResponse, ImageBody, TimingBody
 from service.api.state import Lane, Service
 from service.comparison import slowest
-from service.encode import FORMATS, MEDIA_TYPES, FileStyle, ImageFormat
+from service.encode import MEDIA_TYPES, FileStyle
 from service.engine.request import Device, Finished, ImageSpec, OverloadedError, Timing, UnavailableError
 from service.engine.ticket import Ticket
 from service.experiments import Assignment
@@ -109,6 +108,7 @@ async def images_of(
         ticket = admit(service, request, model, missing, max_latency_s=max_latency_s, flex=flex)
         return await images_unless_client_leaves(ticket, request)
 
+    request.state.lane = Lane(model, flex)  # for what is recalled as well
     no_cache = "no-cache" in request.headers.get("cache-control", "")
     if fresh or no_cache or not service.cache.serves(service.engine.models[model.entry.id].provider):
         return await compute(images)
@@ -206,9 +206,12 @@ def file_headers(model: Resolved, images: Sequence[Finished], assignment: Assign
     name = class_name(model, spec)
     if name is not None:
         headers["x-class"] = quote(name, safe=" /")  # headers are ASCII
-    if assignment:
-        headers |= {"x-experiment": assignment.experiment, "x-arm": assignment.arm}
-    return headers
+    return headers | arm_headers(assignment)
+
+
+def arm_headers(assignment: Assignment | None) -> dict[str, str]:
+    """Where an experiment sent a request, as headers of an answer whose body does not say so."""
+    return {"x-experiment": assignment.experiment, "x-arm": assignment.arm} if assignment else {}
 
 
 def generation_response(
@@ -255,31 +258,3 @@ def image_body(model: Resolved, image: Finished, *, b64_json: str | None, url: s
 def service_tier(generation: Generation) -> Literal["default", "flex"]:
     """The tier that a request got."""
     return "flex" if generation.flex else "default"
-
-
-def requested_file(accept: str, body: ImageRequest, files: int) -> ImageFormat | None:
-    """The format when Accept prefers an image file, None when it takes JSON; `files`: how many there would be.
-
-    Raises InvalidRequestError for what cannot be: 406 when neither is accepted, 400 for several files or a contradiction.
-    """
-    formats = [body.output_format, *(name for name in FORMATS if name != body.output_format)]
-    wanted = choose(accept, [JSON, *(MEDIA_TYPES[name] for name in formats)])
-    if wanted is None:
-        raise InvalidRequestError(
-            f"Accept: {accept} excludes what there is; accept {JSON} or one of {', '.join(MEDIA_TYPES.values())}.",
-            None,
-            "not_acceptable",
-            status=406,
-        )
-    if wanted == JSON:
-        return None
-    image_format = next(name for name in FORMATS if MEDIA_TYPES[name] == wanted)
-    if files != 1:
-        raise InvalidRequestError(
-            f"n: Accept asks for one image file but n is {files}; set n to 1 or accept application/json.", "n"
-        )
-    if "output_format" in body.model_fields_set and body.output_format != image_format:
-        raise InvalidRequestError(
-            f"output_format: {body.output_format} contradicts Accept: {accept}; leave one of them out.", "output_format"
-        )
-    return image_format

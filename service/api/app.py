@@ -36,6 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for refusal in service.catalogue.refusals:
             _log.warning("model_folder_refused", folder=str(refusal.folder), reason=refusal.reason)
+        if settings.redis_url is not None and settings.url_secret is None:  # several replicas, in all likelihood
+            _log.warning("url_secret_random", remedy="set SFDDM_URL_SECRET, the same on every replica; else urls work on one")
         service.engine.start()
         runner.start()
         try:
@@ -51,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # ours: the framework's pages load their scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the host and scheme that a proxy in front has changed
     )
     app.state.service = service
     app.state.drain = drain

@@ -6,7 +6,8 @@
 405, 406, 413                  wrong method, no media type that is accepted, body too large
 409, 422 invalid_request_error an Idempotency-Key in use or used otherwise; a job without a result
 429 rate_limit_error           too much work is ahead, or too many jobs; Retry-After says when to come back
-503 unavailable_error          starting, draining, failed, the model failed to load, or the store is away
+503 unavailable_error          starting, draining, failed, or the store is away; with code model_failed the model could not be
+                               loaded, and trying again does not help
 500 server_error               an image could not be computed (code image_failed, the message names it: an answer holds all of
                                its images or none), or our fault; the log has the cause under the request id
 """
@@ -20,15 +21,18 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from models.catalogue import UnknownModelError
-from service.engine.request import OverloadedError, RowFailedError, UnavailableError
+from models.validation import reason_of
+from service.engine.request import ModelFailedError, OverloadedError, RowFailedError, UnavailableError
 from service.store.base import StoreFullError, StoreUnavailableError
 
 INVALID = "invalid_request_error"
 RETRY_AFTER_RANGE_S = (1, 120)  # the official client does not wait longer than two minutes
+_SHOWN_FIELD = 100  # characters of a name that the client made up
 _FULL_RETRY_S = 60.0  # a job is over or expired by then, perhaps
 
 
@@ -85,6 +89,9 @@ def problem_of(error: Exception) -> Problem:
             return Problem(404, str(error), param="model", code="model_not_found")
         case OverloadedError():
             return Problem(429, str(error), "rate_limit_error", None, "overloaded", retry_after_header(error.retry_after_s))
+        case ModelFailedError():
+            hopeless = retry_after_header(RETRY_AFTER_RANGE_S[1]) | {"x-should-retry": "false"}  # the official client obeys it
+            return Problem(503, str(error), "unavailable_error", "model", "model_failed", hopeless)
         case UnavailableError():
             later = retry_after_header(RETRY_AFTER_RANGE_S[0])
             return Problem(503, str(error), "unavailable_error", None, "not_ready", later)
@@ -106,7 +113,7 @@ def retry_after_header(seconds: float) -> dict[str, str]:
 
 def describe_validation(error: RequestValidationError) -> tuple[str, str | None]:
     """(one sentence, field) of the first thing wrong with a body."""
-    first = error.errors()[0]
+    first: ErrorDetails = error.errors()[0]
     kind, place = first["type"], [str(part) for part in first["loc"][1:]]
     if kind == "json_invalid":
         return f"The body is not valid JSON (at character {place[0]}): {first['ctx']['error']}.", None
@@ -116,9 +123,9 @@ def describe_validation(error: RequestValidationError) -> tuple[str, str | None]
         return "Send a JSON object as the body, with the header Content-Type: application/json.", None
     field = ".".join(place)
     if kind == "extra_forbidden":
-        return f"Unknown field {field!r}; leave it out. GET /docs lists the fields.", field
-    reason = first["msg"].removeprefix("Value error, ").removesuffix(".")
-    return f"{field}: {reason[:1].lower()}{reason[1:]}.", field
+        shown = repr(field if len(field) <= _SHOWN_FIELD else f"{field[:_SHOWN_FIELD]}...")
+        return f"Unknown field {shown}; leave it out. GET /docs lists the fields.", field
+    return f"{field}: {reason_of(first)}.", field
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -144,15 +151,18 @@ def install_error_handlers(app: FastAPI) -> None:
         return Response(status_code=499)  # nginx's number for it, seen only in the log
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
+    async def http(request: Request, error: HTTPException) -> Response:
         path, headers = request.url.path, dict(error.headers or {})
         message, code = error.detail, None
         if error.status_code == 400:  # the framework's own, for a body that it cannot decode at all
             message = _undecodable(error.__cause__)
         elif error.status_code == 404:
-            message, code = f"There is nothing at {path}; GET /docs lists what there is.", "not_found"
+            remedy = "leave out the slash at its end" if path.endswith("/") else "GET /docs lists what there is"
+            message, code = f"There is nothing at {path}; {remedy}.", "not_found"
         elif error.status_code == 405:
             headers["Allow"] = _allowed(request)
+            if request.method == "OPTIONS":  # RFC 9110, section 9.3.7
+                return Response(status_code=204, headers=headers)
             message, code = f"{request.method} is not allowed at {path}; use {headers['Allow']}.", "method_not_allowed"
         return Problem(error.status_code, message, code=code, headers=headers).response(path)
 
@@ -173,5 +183,5 @@ def _allowed(request: Request) -> str:
         scope = {**request.scope, "method": method}
         return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
-    methods = [method for method in ("DELETE", "GET", "PATCH", "POST", "PUT") if has(method)]
-    return ", ".join(["HEAD", *methods] if "GET" in methods else methods)
+    methods = [method for method in ("DELETE", "GET", "POST") if has(method)]
+    return ", ".join([*methods, "HEAD", "OPTIONS"] if "GET" in methods else [*methods, "OPTIONS"])

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from service.api.errors import InvalidRequestError
+from service.api.paths import EXPERIMENT
 from service.api.state import Service, ServiceOf
 from service.experiments import WINDOW, Experiment
 from service.statistics import CONFIDENCE, Latencies, compare
@@ -62,7 +63,7 @@ async def list_experiments(service: ServiceOf) -> ExperimentList:
     return ExperimentList(data=bodies)
 
 
-@router.get("/v1/experiments/{experiment_id:path}", summary="The arms of an experiment, compared")
+@router.get(f"/v1/experiments/{EXPERIMENT}", summary="The arms of an experiment, compared")
 async def get_experiment(experiment_id: str, service: ServiceOf) -> ExperimentBody:
     """Counts, latency quantiles and differences. Answers from the cache are not among them: experiments pass it by."""
     experiment = service.experiments.configured.get(experiment_id)

@@ -15,11 +15,11 @@ from service.api.answers import (
     images_of,
     outcome_of,
     recorded,
-    requested_file,
 )
 from service.api.errors import InvalidRequestError
 from service.api.generation import Generation, plan_generation
 from service.api.idempotency import HEADER
+from service.api.negotiate import check_stream, requested_file
 from service.api.schema import GenerationRequest, GenerationResponse
 from service.api.state import Service, ServiceOf
 from service.api.stream import EVENT_STREAM, stream_generation
@@ -51,7 +51,15 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
         raise InvalidRequestError(
             "Idempotency-Key: a stream cannot be repeated; leave out stream or the key.", "Idempotency-Key"
         )
-    direct = None if body.stream else requested_file(request.headers.get("accept", ""), body, body.n)
+    accept, direct = request.headers.get("accept", ""), None
+    if body.stream:
+        check_stream(accept, body)
+    else:
+        if body.partial_images:
+            raise InvalidRequestError(
+                "partial_images: they are sent on a stream; set stream to true, or leave out partial_images.", "partial_images"
+            )
+        direct = requested_file(accept, body, body.n)
     assignment = service.experiments.assign(body.model, body.user, body.seed)
     generation = _plan(body.model_copy(update={"model": assignment.arm}) if assignment else body, service)
     style = FileStyle(direct or body.output_format, generation.scale, body.output_compression)

@@ -14,10 +14,10 @@ from service.api.answers import (
     generation_response,
     images_of,
     recorded,
-    requested_file,
 )
 from service.api.errors import InvalidRequestError
 from service.api.generation import plan_interpolation
+from service.api.negotiate import requested_file
 from service.api.schema import GenerationResponse, InterpolationRequest
 from service.api.state import ServiceOf
 from service.encode import LARGEST_SIDE, FileStyle

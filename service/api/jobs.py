@@ -14,14 +14,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from service.api.answers import arm_headers
 from service.api.errors import InvalidRequestError
 from service.api.generation import AUTO, Generation, plan_generation
 from service.api.prompts import default_class
-from service.api.schema import MAX_FIRST_INDEX, GenerationRequest, ImageRequest, Seed
+from service.api.schema import MAX_FIRST_INDEX, GenerationRequest, ImageRequest, ModelId, Seed
 from service.api.state import Service, ServiceOf
 from service.archive import zip_stream
 from service.encode import ImageFormat
-from service.engine.request import UnavailableError
 from service.jobs import JobDocument, chunk_size
 from service.store.base import UNFINISHED, Job, Status
 
@@ -34,7 +34,7 @@ _READ = 64  # images fetched from the store at once
 class JobRequest(ImageRequest):
     """POST /v1/jobs: the fields of a generation that decide its images."""
 
-    model: str | None = Field(
+    model: ModelId | None = Field(
         default=None, description="an id of GET /v1/models, a variant or an experiment; default: the server's choice"
     )
     n: int = Field(default=1, ge=1, description="images")
@@ -87,14 +87,12 @@ async def create_job(body: JobRequest, request: Request, response: Response, ser
     assignment = service.experiments.assign(body.model, body.user, body.seed)
     chosen = body.model_dump(exclude={"n"}) | ({"model": assignment.arm} if assignment else {})
     generation = plan_generation(GenerationRequest(**chosen), service)
-    status = service.engine.models[generation.model.entry.id]
-    if status.state != "loaded":
-        raise UnavailableError(f"The model {generation.model.entry.id} is {status.state} here; try again in a moment.")
     document = _document(body, generation)
-    size = chunk_size(status, document.steps, service.settings.job_chunk)
+    size = chunk_size(service.require_loaded(generation.model), document.steps, service.settings.job_chunk)
     job = Job(uuid.uuid4().hex, document.model_dump_json(), body.n, size, time.time())
     await service.store.jobs.add(job)
     response.headers["location"] = f"/v1/jobs/{job.id}"
+    response.headers.update(arm_headers(assignment))
     return _job_body(job, service.base_url(request))
 
 

@@ -17,11 +17,12 @@ from models.noise import MAX_SEED
 from service.api.answers import admit, images_unless_client_leaves, recorded
 from service.api.errors import InvalidRequestError
 from service.api.health import ready_or_raise
+from service.api.paths import V2_MODEL
 from service.api.prompts import default_class
 from service.api.schema import MAX_FIRST_INDEX
 from service.api.state import Service, ServiceOf
 from service.api.tensors import HEADER_LENGTH, InferResponse, InputName, answer, read_request
-from service.engine.request import ImageSpec, UnavailableError
+from service.engine.request import ImageSpec
 
 router = APIRouter(tags=["open inference protocol"], prefix="/v2")
 
@@ -92,24 +93,22 @@ async def ready(service: ServiceOf) -> Ready:
     return Ready()
 
 
-_MODEL = "/models/{family}/{name}"
+_MODEL = f"/models/{V2_MODEL}"
 _VERSIONED = _MODEL + "/versions/{version}"
 
 
 @router.get(_MODEL + "/ready", summary="Is a model ready?")
-async def model_ready(family: str, name: str, service: ServiceOf) -> ModelReady:
+async def model_ready(model_id: str, service: ServiceOf) -> ModelReady:
     """200 when the model is loaded, 503 otherwise, 404 when it does not exist."""
-    return await version_ready(family, name, VERSION, service)
+    return await version_ready(model_id, VERSION, service)
 
 
 @router.get(_VERSIONED + "/ready", summary="Is a version of a model ready?")
-async def version_ready(family: str, name: str, version: str, service: ServiceOf) -> ModelReady:
+async def version_ready(model_id: str, version: str, service: ServiceOf) -> ModelReady:
     """The same; every model has the one version, 1."""
-    model = _model(service, family, name, version)
+    model = _model(service, model_id, version)
     ready_or_raise(service)
-    status = service.engine.models[model.entry.id]
-    if status.state != "loaded":
-        raise UnavailableError(f"The model {model.entry.id} is not loaded: {status.reason or status.state}.")
+    service.require_loaded(model)
     return ModelReady(name=model.id)
 
 
@@ -126,13 +125,13 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 @router.post(_MODEL + "/infer", summary="Generate images", response_model=InferResponse, responses=_ANSWER, openapi_extra=_BODY)
-async def infer(family: str, name: str, request: Request, service: ServiceOf) -> InferResponse | Response:
+async def infer(model_id: str, request: Request, service: ServiceOf) -> InferResponse | Response:
     """One image a seed: `seed` [N] in, `image` [N,C,H,W] out, UINT8.
 
     `index` [N] is the image's index under its seed, 0 when absent; `class_label` [N] its class, the seed's choice when
     absent. The images are those of POST /v1/images/generations. Tensors may travel in the binary extension both ways.
     """
-    return await infer_version(family, name, VERSION, request, service)
+    return await infer_version(model_id, VERSION, request, service)
 
 
 @router.post(
@@ -142,9 +141,9 @@ async def infer(family: str, name: str, request: Request, service: ServiceOf) ->
     responses=_ANSWER,
     openapi_extra=_BODY,
 )
-async def infer_version(family: str, name: str, version: str, request: Request, service: ServiceOf) -> InferResponse | Response:
+async def infer_version(model_id: str, version: str, request: Request, service: ServiceOf) -> InferResponse | Response:
     """The same; every model has the one version, 1."""
-    model = _model(service, family, name, version)
+    model = _model(service, model_id, version)
     asked, tensors = read_request(await request.body(), request.headers.get(HEADER_LENGTH))
     specs = _specs(model, {name: values.tolist() for name, values in tensors.items()}, service.settings.max_n)
     with recorded(service.metrics, model.id):
@@ -153,15 +152,15 @@ async def infer_version(family: str, name: str, version: str, request: Request, 
 
 
 @router.get(_MODEL, summary="Model metadata")
-async def metadata(family: str, name: str, service: ServiceOf) -> ModelMetadata:
+async def metadata(model_id: str, service: ServiceOf) -> ModelMetadata:
     """The tensors that go in and come out."""
-    return await version_metadata(family, name, VERSION, service)
+    return await version_metadata(model_id, VERSION, service)
 
 
 @router.get(_VERSIONED, summary="Metadata of a version of a model")
-async def version_metadata(family: str, name: str, version: str, service: ServiceOf) -> ModelMetadata:
+async def version_metadata(model_id: str, version: str, service: ServiceOf) -> ModelMetadata:
     """The same; every model has the one version, 1."""
-    model = _model(service, family, name, version)
+    model = _model(service, model_id, version)
     manifest = model.entry.manifest
     names = ["seed", "index", *(["class_label"] if manifest.classes else [])]
     return ModelMetadata(
@@ -171,9 +170,9 @@ async def version_metadata(family: str, name: str, version: str, service: Servic
     )
 
 
-def _model(service: Service, family: str, name: str, version: str) -> Resolved:
+def _model(service: Service, model_id: str, version: str) -> Resolved:
     """Raises UnknownModelError for a model or version that does not exist."""
-    model = service.resolve(f"{family}/{name}")
+    model = service.resolve(model_id)
     if version != VERSION:
         raise UnknownModelError(f"{model.id} has only the version {VERSION}.")
     return model

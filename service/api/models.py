@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from models.catalogue import Entry, Resolved
 from models.plan import SAMPLERS
 from service.api.generation import size_of
+from service.api.paths import MODEL
 from service.api.schema import ExperimentModelBody, ModelBody, ModelList
 from service.api.state import Service, ServiceOf
 
@@ -22,7 +23,7 @@ async def list_models(service: ServiceOf) -> ModelList:
     return ModelList(data=[*models, *(_experiment_body(service, name) for name in service.experiments.configured)])
 
 
-@router.get("/v1/models/{model_id:path}", summary="Retrieve a model or variant")
+@router.get(f"/v1/models/{MODEL}", summary="Retrieve a model or variant")
 async def retrieve_model(model_id: str, service: ServiceOf) -> ModelBody | ExperimentModelBody:
     """One model, or one variant such as `<family>/teacher@dpmpp-016`; 404 when it does not exist."""
     if model_id in service.experiments.configured:

@@ -1,10 +1,63 @@
-"""Which of several media types a client wants: the Accept header (RFC 9110, section 12.5.1)."""
+"""What a client wants to get: JSON, an image file or events, by its Accept header (RFC 9110, section 12.5.1) and its body."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from service.api.errors import InvalidRequestError
+from service.api.schema import GenerationRequest, InterpolationRequest
+from service.encode import FORMATS, MEDIA_TYPES, ImageFormat
+
 JSON = "application/json"
+EVENTS = "text/event-stream"
+
+
+def requested_file(accept: str, body: GenerationRequest | InterpolationRequest, files: int) -> ImageFormat | None:
+    """The format when Accept prefers an image file, None when it takes JSON; `files`: how many there would be.
+
+    Raises InvalidRequestError for what cannot be: 406 when neither is accepted, 400 for several files or a contradiction.
+    """
+    formats = [body.output_format, *(name for name in FORMATS if name != body.output_format)]
+    wanted = choose(accept, [JSON, *(MEDIA_TYPES[name] for name in formats)])
+    if wanted is None:
+        raise _not_acceptable(accept, [JSON, *MEDIA_TYPES.values()])
+    if wanted == JSON:
+        return None
+    image_format = next(name for name in FORMATS if MEDIA_TYPES[name] == wanted)
+    if files != 1:
+        raise InvalidRequestError(
+            f"n: Accept asks for one image file but n is {files}; set n to 1 or accept application/json.", "n"
+        )
+    if "output_format" in body.model_fields_set and body.output_format != image_format:
+        raise InvalidRequestError(
+            f"output_format: {body.output_format} contradicts Accept: {accept}; leave one of them out.", "output_format"
+        )
+    if body.response_format == "url":
+        raise InvalidRequestError(
+            f"response_format: a url contradicts Accept: {accept}, which asks for the file itself; leave one of them out.",
+            "response_format",
+        )
+    return image_format
+
+
+def check_stream(accept: str, body: GenerationRequest) -> None:
+    """Raises InvalidRequestError for what a stream cannot be: 406 when Accept takes no events, 400 for a contradiction."""
+    # The official client accepts application/json, and reads events all the same.
+    if choose(accept, [EVENTS, JSON]) is None:
+        if choose(accept, list(MEDIA_TYPES.values())):
+            raise InvalidRequestError(
+                f"stream: Accept: {accept} asks for an image file; leave out stream, or accept {EVENTS}.", "stream"
+            )
+        raise _not_acceptable(accept, [EVENTS, JSON])
+    if body.response_format == "url":
+        raise InvalidRequestError(
+            "response_format: a stream holds its images as b64_json; leave out response_format or stream.", "response_format"
+        )
+
+
+def _not_acceptable(accept: str, offered: Sequence[str]) -> InvalidRequestError:
+    message = f"Accept: {accept} excludes what there is; accept one of {', '.join(offered)}."
+    return InvalidRequestError(message, None, "not_acceptable", status=406)
 
 
 def choose(accept: str, offered: Sequence[str]) -> str | None:

@@ -33,6 +33,20 @@ _SCHEMAS: dict[str, Any] = {
 }
 
 
+_JOB = [("get", "/v1/jobs/{job_id}"), ("get", "/v1/jobs/{job_id}/result"), ("delete", "/v1/jobs/{job_id}")]
+_V2 = [("get", "/v2/models/{model_id}"), ("get", "/v2/models/{model_id}/ready"), ("post", "/v2/models/{model_id}/infer")]
+# What an answer's id is good for: (operation, status, where the id stands, parameter, operations that take it).
+_LINKS: list[tuple[tuple[str, str], str, str, str, list[tuple[str, str]]]] = [
+    (("post", "/v1/jobs"), "202", "/id", "job_id", _JOB),
+    (("get", "/v1/jobs"), "200", "/data/0/id", "job_id", _JOB),
+    (("get", "/v1/jobs/{job_id}"), "200", "/id", "job_id", _JOB[1:]),
+    (("delete", "/v1/jobs/{job_id}"), "200", "/id", "job_id", _JOB),
+    (("get", "/v1/models"), "200", "/data/0/id", "model_id", [("get", "/v1/models/{model_id}"), *_V2]),
+    (("get", "/v1/models/{model_id}"), "200", "/id", "model_id", _V2),
+    (("get", "/v1/experiments"), "200", "/data/0/id", "experiment_id", [("get", "/v1/experiments/{experiment_id}")]),
+]
+
+
 def describe(app: FastAPI, service: Service) -> None:
     """Give the application its description, built at the first request for it."""
 
@@ -50,6 +64,7 @@ def describe(app: FastAPI, service: Service) -> None:
                 for method, operation in operations.items():
                     _errors(path, method, operation)
                     _examples(operation, examples.get((method, path), {}))
+            _links(schema["paths"])
             app.openapi_schema = schema
         return app.openapi_schema
 
@@ -64,12 +79,12 @@ def examples_of(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
     compared = mates[:2] if len(mates) > 1 else [mates[0], f"{mates[0]}@ddim-001"]
     prompt = {"prompt": manifest.classes[0].casefold()} if manifest.classes else {}
     tensor = {"name": "seed", "shape": [2], "datatype": "INT64", "data": [7, 8]}
-    named = dict(zip(("family", "name"), model.id.split("/"), strict=True))
+    named = {"model_id": model.id}
     versioned = {**named, "version": "1"}
     job = {"parameters": {"job_id": "the-id-of-a-posted-job"}}
     experiment = next(iter(service.experiments.configured), "the-id-of-an-experiment")
     ok: dict[str, Any] = {"answer": {"status": "ok"}}
-    v2 = "/v2/models/{family}/{name}"
+    v2 = "/v2/models/{model_id}"
     return {
         ("post", "/v1/images/generations"): {"body": {"model": model.id, **prompt, "n": 2, "seed": 7}},
         ("post", "/v1/images/interpolations"): {"body": {"model": model.id, **prompt, "seeds": [7, 8], "frames": 4}},
@@ -104,6 +119,15 @@ def _limits(components: dict[str, Any], service: Service) -> None:
     for body, field in (("GenerationRequest", "n"), ("ComparisonRequest", "n"), ("InterpolationRequest", "frames")):
         components[body]["properties"][field]["anyOf"][0]["maximum"] = service.settings.max_n
     components["JobRequest"]["properties"]["n"]["anyOf"][0]["maximum"] = service.settings.max_job_images
+
+
+def _links(paths: dict[str, Any]) -> None:
+    """Links from answers to the operations that take their ids."""
+    for (method, path), status, place, parameter, targets in _LINKS:
+        for target_method, target_path in targets:
+            target = paths[target_path][target_method]
+            link = {"operationId": target["operationId"], "parameters": {parameter: f"$response.body#{place}"}}
+            paths[path][method]["responses"][status].setdefault("links", {})[target["operationId"]] = link
 
 
 def _errors(path: str, method: str, operation: dict[str, Any]) -> None:

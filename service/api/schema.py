@@ -24,6 +24,7 @@ def _null_allowed(schema: dict[str, Any]) -> None:
 
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+ModelId = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class RequestBody(BaseModel):
@@ -54,15 +55,15 @@ class ImageRequest(RequestBody):
 class GenerationRequest(ImageRequest):
     """POST /v1/images/generations."""
 
-    model: str | None = Field(
+    model: ModelId | None = Field(
         default=None,
         description="an id of GET /v1/models, a variant, or auto: the best within max_latency_ms; default: the server's",
     )
     n: int = Field(default=1, ge=1, description="images")
-    response_format: ResponseFormat = "b64_json"
+    response_format: ResponseFormat = Field(default="b64_json", description="url: not with stream, nor with Accept: image/*")
     stream: bool = Field(default=False, description="send server-sent events as images are made")
     partial_images: int = Field(
-        default=0, ge=0, le=3, description="unfinished predictions per image on a stream; a plan of few steps has fewer"
+        default=0, ge=0, le=3, description="unfinished predictions per image; only with stream; a plan of few steps has fewer"
     )
     seed: Seed | None = Field(default=None, description="same seed, same bytes; random when absent")
     first_index: int = Field(default=0, ge=0, le=MAX_FIRST_INDEX, description="index of the first image under the seed")
@@ -83,7 +84,9 @@ class GenerationRequest(ImageRequest):
 class InterpolationRequest(ImageRequest):
     """POST /v1/images/interpolations."""
 
-    model: str | None = Field(default=None, description="an id of GET /v1/models or a variant; default: the server's choice")
+    model: ModelId | None = Field(
+        default=None, description="an id of GET /v1/models or a variant; default: the server's choice"
+    )
     seeds: list[Seed] = Field(min_length=2, max_length=2, description="where the walk begins and ends")
     frames: int = Field(default=8, ge=2, description="images, both ends included")
     response_format: ResponseFormat = "b64_json"
@@ -117,8 +120,10 @@ class ImageFacts(BaseModel):
     index: int
     class_label: int | None
     class_name: str | None
-    other_seed: int | None = Field(default=None, description="interpolations: the seed at the far end")
-    fraction: float | None = Field(default=None, description="interpolations: 0 at the first seed, 1 at the other")
+    other_seed: int | None = Field(default=None, description="the last seed of an interpolation; else null")
+    fraction: float | None = Field(
+        default=None, description="of an interpolation: 0 at the first seed, 1 at the last; else null"
+    )
 
 
 class ImageBody(ImageFacts):

@@ -16,6 +16,8 @@ from service.backend.choose import choose_backend
 from service.comparison import Isolation
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
+from service.engine.load import ModelStatus
+from service.engine.request import ModelFailedError, UnavailableError
 from service.experiments import Experiments
 from service.settings import Settings
 from service.store.base import Store
@@ -53,13 +55,22 @@ class Service:
     isolation: Isolation
 
     def resolve(self, model_id: str | None) -> Resolved:
-        """The model of a request, the default one when it names none. Raises UnknownModelError."""
+        """The model of a request, the default one for None. Raises UnknownModelError."""
         if model_id is not None and model_id in self.experiments.configured:
             raise UnknownModelError(
                 f"{model_id} is an experiment, which only image generations and jobs take; name one of its models: "
                 f"{', '.join(self.experiments.configured[model_id].arms)}."
             )
-        return self.catalogue.resolve(model_id or self.default_model)
+        return self.catalogue.resolve(self.default_model if model_id is None else model_id)
+
+    def require_loaded(self, model: Resolved) -> ModelStatus:
+        """The status of a loaded model. Raises ModelFailedError, and UnavailableError while it may still be loaded."""
+        status = self.engine.models[model.entry.id]
+        if status.state == "failed":
+            raise ModelFailedError(model.entry.id, status.reason)
+        if status.state != "loaded":
+            raise UnavailableError(f"The model {model.entry.id} is {status.state}; try again in a moment.")
+        return status
 
     def base_url(self, request: Request) -> str:
         """Where clients reach this service, without a slash at the end: public_url, else the host that was asked."""

@@ -35,6 +35,7 @@ from service.engine.request import (
     Finished,
     ImageSpec,
     LatencyError,
+    ModelFailedError,
     OverloadedError,
     RequestCancelledError,
     Timing,
@@ -204,7 +205,7 @@ class Engine:
         status = self._models[model.entry.id]
         if status.state == "failed":
             self._shed("model_failed")
-            raise UnavailableError(f"The model {model.entry.id} could not be loaded: {status.reason}")
+            raise ModelFailedError(model.entry.id, status.reason)
 
     def _cancel(self, ticket: Ticket) -> None:
         with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +17,8 @@ from service.engine.config import EngineConfig
 from service.engine.costs import StepCosts
 
 log = structlog.get_logger(__name__)
+
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:'\"]+/)+")
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,13 @@ def load(entry: Entry, backend: Backend, config: EngineConfig) -> Loaded | Model
         loaded = Loaded(network, calibrate(network, entry, backend.fingerprint, config))
     except Exception as error:  # runtimes raise what they like; one model must not stop the others
         log.error("model_failed", model=entry.id, reason=str(error))
-        return ModelStatus("failed", reason=str(error))
+        return ModelStatus("failed", reason=_without_folders(str(error), entry))
     status = loaded.status
     step_ms = {rows: round(ms, 3) for rows, ms in status.step_ms.items()}
     log.info("model_loaded", model=entry.id, provider=status.provider, precision=status.precision, step_ms=step_ms)
     return loaded
+
+
+def _without_folders(reason: str, entry: Entry) -> str:
+    """A reason for clients, who learn nothing of this machine's folders; the log has them."""
+    return _FOLDERS.sub("", reason.replace(str(entry.folder), entry.id))

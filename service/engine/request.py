@@ -5,7 +5,8 @@ A request asks one model for several images; each image is one row of the engine
 EngineError
 ├── OverloadedError          too much is waiting: try again after `retry_after_s`
 ├── LatencyError             no model asked for is that fast, even alone
-├── UnavailableError         not ready, draining, stopped, or the model failed to load
+├── UnavailableError         not ready, draining or stopped
+│   └── ModelFailedError     the model failed to load; trying again does not help
 ├── RowFailedError           the device failed or produced numbers that are not finite
 └── RequestCancelledError    the ticket was cancelled while someone was still reading it
 """
@@ -39,7 +40,15 @@ class LatencyError(EngineError):
 
 
 class UnavailableError(EngineError):
-    """The engine is starting, draining or stopped, or the model failed to load."""
+    """The engine is starting, draining or stopped."""
+
+
+class ModelFailedError(UnavailableError):
+    """The model failed to load, and will not before somebody mends it."""
+
+    def __init__(self, model_id: str, reason: str | None) -> None:
+        why = f": {reason.removesuffix('.')}" if reason else ""
+        super().__init__(f"The model {model_id} could not be loaded{why}; name another model.")
 
 
 class RowFailedError(EngineError):

@@ -18,6 +18,7 @@ configure_logging(sys.argv[1], "info")
 with structlog.contextvars.bound_contextvars(request_id="abc"):
     structlog.get_logger("ours").info("said", number=3)
     structlog.get_logger("ours").debug("not said")
+    structlog.get_logger("ours").info("request", path="/a\\0\\x1b[2J\\n/b\\u202e/é")
     logging.getLogger("uvicorn.error").info("theirs %d", 4, extra={"color_message": "in colour"})
     try:
         1 / 0
@@ -33,9 +34,10 @@ def lines(log_format: str) -> list[str]:
 
 
 def test_json_is_one_object_a_line_whoever_logs() -> None:
-    said, theirs, failed = [json.loads(line) for line in lines("json")]
+    said, request, theirs, failed = [json.loads(line) for line in lines("json")]
     assert (said["event"], said["number"], said["request_id"], said["level"]) == ("said", 3, "abc", "info")
     assert (theirs["event"], theirs["request_id"], theirs["logger"]) == ("theirs 4", "abc", "uvicorn.error")
+    assert request["path"] == "/a\0\x1b[2J\n/b\u202e/é"
     assert "color_message" not in theirs
     assert failed["exception"][0]["exc_type"] == "ZeroDivisionError"
 
@@ -43,3 +45,10 @@ def test_json_is_one_object_a_line_whoever_logs() -> None:
 @pytest.mark.parametrize("text", ["said", "theirs 4", "ZeroDivisionError", "request_id=abc"])
 def test_console_is_for_people(text: str) -> None:
     assert text in "\n".join(lines("console"))
+
+
+def test_control_characters_reach_no_terminal() -> None:
+    text = "\n".join(lines("console"))
+    assert r"path=/a\x00\x1b[2J\n/b\u202e/é" in text
+    assert not set("\0\x1b\u202e") & set(text)
+    assert 'Traceback (most recent call last):\n  File "<string>"' in text  # ours keeps its lines

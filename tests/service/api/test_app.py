@@ -24,7 +24,7 @@ async def test_unknown_routes_and_methods_have_openai_errors(client: httpx.Async
     assert "/v3/nothing" in missing.json()["error"]["message"]
     wrong = await client.delete("/v1/models")
     assert wrong.status_code == 405
-    assert wrong.headers["allow"] == "HEAD, GET"
+    assert wrong.headers["allow"] == "GET, HEAD, OPTIONS"
     assert "GET" in wrong.json()["error"]["message"]
     inference = await client.get("/v2/nothing")  # the Open Inference Protocol has a shape of its own
     assert inference.status_code == 404

@@ -67,7 +67,9 @@ async def test_other_models_belong_to_no_experiment(trial: httpx.AsyncClient) ->
 
 
 async def test_a_job_of_an_experiment_has_an_arm(trial: httpx.AsyncClient) -> None:
-    job = (await trial.post("/v1/jobs", json={"model": "steps", "user": "user 3"})).json()
+    posted = await trial.post("/v1/jobs", json={"model": "steps", "user": "user 3"})
+    job = posted.json()
+    assert (posted.headers["x-experiment"], posted.headers["x-arm"]) == ("steps", job["model"])
     assert job["model"] == (await generate(trial, user="user 3"))["model"]
 
 

@@ -138,6 +138,46 @@ async def test_accept_that_contradicts_the_body_is_refused(client: httpx.AsyncCl
 
 
 @pytest.mark.parametrize(
+    ("accept", "body", "param"),
+    [
+        ("image/png", {"response_format": "url"}, "response_format"),
+        ("image/*", {"stream": True}, "stream"),
+        ("image/png", {"stream": True, "partial_images": 1}, "stream"),
+        ("*/*", {"stream": True, "response_format": "url"}, "response_format"),
+        ("*/*", {"partial_images": 1}, "partial_images"),
+        ("application/json", {"stream": False, "partial_images": 3}, "partial_images"),
+    ],
+)
+async def test_fields_that_contradict_each_other_are_refused(
+    client: httpx.AsyncClient, accept: str, body: dict[str, Any], param: str
+) -> None:
+    response = await client.post(URL, json=body, headers={"accept": accept})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize(
+    ("accept", "body", "gets"),
+    [
+        ("application/json", {"stream": True}, "text/event-stream"),  # the official client
+        ("text/event-stream", {"stream": True, "partial_images": 0}, "text/event-stream"),
+        ("image/png, */*;q=0.1", {"stream": True, "response_format": "b64_json"}, "text/event-stream"),
+        ("application/json", {"partial_images": 0, "stream": False, "response_format": "url"}, "application/json"),
+        ("image/png, application/json", {"response_format": "url"}, "application/json"),
+        ("image/png", {"response_format": "b64_json"}, "image/png"),
+    ],
+)
+async def test_defaults_that_are_spelt_out_contradict_nothing(
+    client: httpx.AsyncClient, accept: str, body: dict[str, Any], gets: str
+) -> None:
+    response = await client.post(URL, json=body, headers={"accept": accept})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].split(";")[0] == gets
+
+
+@pytest.mark.parametrize(
     ("accept", "gets"),
     [
         ("image/png;q=0.5, application/json;q=0.9", "application/json"),
@@ -150,6 +190,12 @@ async def test_accept_that_contradicts_the_body_is_refused(client: httpx.AsyncCl
 async def test_accept_weighs_its_choices(client: httpx.AsyncClient, accept: str, gets: str) -> None:
     response = await client.post(URL, json={"seed": 1}, headers={"accept": accept})
     assert response.headers["content-type"] == gets
+
+
+async def test_a_stream_that_is_not_accepted_is_a_406(client: httpx.AsyncClient) -> None:
+    response = await client.post(URL, json={"stream": True}, headers={"accept": "text/html"})
+    assert response.status_code == 406
+    assert "text/event-stream" in response.json()["error"]["message"]
 
 
 async def test_what_nobody_accepts_is_a_406(client: httpx.AsyncClient) -> None:
