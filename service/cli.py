@@ -220,7 +220,7 @@ def compare(
     reference: Annotated[str | None, typer.Option(help="The model others are held to; default: the most steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noises and the order; default: random.")] = None,
     n: Annotated[int, typer.Option("-n", help="Images of each model.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Measured rounds.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Measured rounds.")] = 6,
     mode: Annotated[str, typer.Option(metavar="concurrent|isolated", help="Beside other traffic, or alone.")] = "concurrent",
     png: Annotated[Path | None, typer.Option(help="Write the images as a grid, one row a model.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report that holds everything by itself.")] = None,
@@ -244,10 +244,15 @@ def compare(
     if url is not None:
         result = watch_remote(url, body, _stderr)
     else:
-        settings = _settings(zoos=zoo, max_n=min(n, _MOST_IMAGES), max_backlog_s=_UNLIMITED_S, isolated_s=_MOST_ISOLATED_S)
+        limits: dict[str, Any] = {
+            "max_backlog_s": _UNLIMITED_S,
+            "max_comparison_s": _UNLIMITED_S,
+            "isolated_s": _MOST_ISOLATED_S,
+        }
+        settings = _settings(zoos=zoo, max_n=min(n, _MOST_IMAGES), **limits)
         result = asyncio.run(watch(settings, body, _stderr))
     _stdout().print(compare_report.table(result))
-    _stderr.print(f"seed {result.seed}, {result.rounds} rounds, {result.mode}, against {result.reference}")
+    _stderr.print(f"seed {result.seed}: {escape(compare_report.about_of(result))}")
     if png is not None:
         print(write(png, compare_report.grid_png(result, scale)))
     if html is not None:

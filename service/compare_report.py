@@ -53,7 +53,7 @@ def cells(comparison: ComparisonResponse, result: ModelResult) -> tuple[str, ...
         str(result.steps),
         *(f"{1000 * seconds:.1f}" for seconds in times),
         f"{speed.value:.1f}x" if speed else "reference" if reference else "",
-        f"{speed.low:.1f}-{speed.high:.1f}" if speed else "",
+        "" if speed is None or speed.low is None or speed.high is None else f"{speed.low:.1f}-{speed.high:.1f}",
         f"{agreement.psnr_db:.1f}" if agreement else "",
         f"{agreement.ssim:.3f}" if agreement else "",
         ", ".join(f"{name} {value:.4g}" for name, value in quality.metrics.items()) if quality else "",
@@ -83,7 +83,7 @@ def html(comparison: ComparisonResponse) -> str:
     title = f"{len(comparison.results)} models, {comparison.n} image(s), seed {comparison.seed}"
     return _PAGE.format(
         title=escape(title),
-        about=escape(f"{comparison.rounds} measured rounds, {comparison.mode}, against {comparison.reference}."),
+        about=escape(about_of(comparison)),
         head=head,
         numbers=numbers,
         notes=escape(_NOTES),
@@ -91,6 +91,12 @@ def html(comparison: ComparisonResponse) -> str:
         longest=max((max(sample.total_s for sample in result.samples) for result in comparison.results), default=0),
         bars="".join(_bar(comparison, result) for result in comparison.results),
     )
+
+
+def about_of(comparison: ComparisonResponse) -> str:
+    """What the numbers rest on, in a sentence or two."""
+    about = f"{comparison.rounds} measured round(s), {comparison.mode}, against {comparison.reference}."
+    return f"{about} {comparison.note}" if comparison.note else about
 
 
 def _row(result: ModelResult, *cells: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from models.manifest import Quality
-from service.api.schema import ImageBody, ImageRequest, Seed, TimingBody
+from service.api.schema import ImageBody, ImageRequest, ModelId, Seed, TimingBody
 from service.encode import ImageFormat
 
 Mode = Literal["concurrent", "isolated"]
@@ -18,14 +18,14 @@ MOST_REPEATS = 50
 class ComparisonRequest(ImageRequest):
     """POST /v1/comparisons."""
 
-    models: list[Annotated[str, Field(max_length=200)]] = Field(
+    models: list[ModelId] = Field(
         min_length=2,
         max_length=MOST_MODELS,
         description="ids of GET /v1/models, variants such as <family>/teacher@ddim-016 too",
     )
-    reference: str | None = Field(default=None, description="which of them the others are held to; default: the most steps")
+    reference: ModelId | None = Field(default=None, description="which of them the others are held to; default: the most steps")
     n: int = Field(default=1, ge=1, description="images of each model")
-    repeats: int = Field(default=5, ge=1, le=MOST_REPEATS, description="measured rounds")
+    repeats: int = Field(default=6, ge=1, le=MOST_REPEATS, description="measured rounds")
     seed: Seed | None = Field(default=None, description="of the noises and the order; random when absent")
     mode: Mode = Field(default="concurrent", description="beside the traffic of others, or alone where the server allows it")
     stream: bool = Field(default=False, description="send server-sent events as images and measurements are made")
@@ -39,11 +39,14 @@ class Spread(BaseModel):
 
 
 class Interval(BaseModel):
-    """A ratio of median total seconds, reference over model, and its 95 % bootstrap interval over rounds."""
+    """A ratio of median total seconds, reference over model, and its 95 % bootstrap interval over rounds.
+
+    low and high are null for fewer than six rounds, of which not even the whole range is a 95 % interval.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 class Agreement(BaseModel):
@@ -79,6 +82,7 @@ class ComparisonResponse(BaseModel):
     n: int
     repeats: int
     rounds: int
+    note: str | None = Field(default=None, description="what keeps the numbers from saying more, such as too few rounds")
     size: str
     output_format: ImageFormat
     results: list[ModelResult]

@@ -11,7 +11,7 @@ from contextlib import aclosing
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from models.catalogue import Resolved
+from models.catalogue import Resolved, UnknownModelError
 from models.noise import MAX_SEED
 from service.agreement import psnr, ssim
 from service.api.answers import Outcome, base64_of, image_body, outcome_of, timing_body, unless_client_leaves
@@ -33,7 +33,7 @@ from service.api.prompts import default_class
 from service.api.schema import ImageBody
 from service.api.state import Service, ServiceOf
 from service.api.stream import EVENT_STREAM, EventStream
-from service.comparison import Arrived, Comparison, Measured, Run, complete_rounds, speed_up
+from service.comparison import LEAST_ROUNDS, Arrived, Comparison, Measured, Run, complete_rounds, device_s, speed_up
 from service.encode import FileStyle
 from service.engine.request import Finished, ImageSpec
 
@@ -58,6 +58,8 @@ async def compare(body: ComparisonRequest, request: Request, service: ServiceOf)
     comparing = Comparing(body, service)
     outcome = Outcome(service.metrics, _METRIC)
     try:
+        for model in comparing.plan.models:  # rather than finding out in the middle
+            service.require_loaded(model)
         run = Run(service.engine, comparing.plan, service.isolation)
         events = comparing.events(run)
         if body.stream:
@@ -85,9 +87,10 @@ class Comparing:
     def __init__(self, body: ComparisonRequest, service: Service) -> None:
         self._body = body
         self._alone_s = service.isolation.seconds
-        models = [service.resolve(name) for name in body.models]
+        models = [_resolve(service, name, "models") for name in body.models]
         self._reference = _reference(body, models, service)
         _check(body, models, self._reference, service)
+        _check_work(body, models, service)
         manifest = self._reference.entry.manifest
         scale = scale_of(body.size, manifest.image, service.settings.max_side)
         self._style = FileStyle(body.output_format, scale, body.output_compression)
@@ -151,6 +154,7 @@ class Comparing:
             n=self._body.n,
             repeats=self._body.repeats,
             rounds=rounds,
+            note=_note(rounds, self._body.repeats),
             size=self._size,
             output_format=self._style.image_format,
             results=[self._result(model, images, bodies[model.id], counted) for model in self.plan.models],
@@ -164,7 +168,8 @@ class Comparing:
         reference_s = [event.timing.total_s for event in measured if event.model.id == reference]
         faster = agreement = None
         if model.id != reference:
-            value, low, high = speed_up(reference_s, [timing.total_s for timing in timings], self.plan.seed)
+            value, interval = speed_up(reference_s, [timing.total_s for timing in timings], self.plan.seed)
+            low, high = interval or (None, None)
             faster = Interval(value=value, low=low, high=high)
             agreement = _agreement(images[model.id], images[reference])
         return ModelResult(
@@ -182,11 +187,19 @@ class Comparing:
         )
 
 
+def _resolve(service: Service, name: str, field: str) -> Resolved:
+    """Service.resolve, naming the field of a comparison."""
+    try:
+        return service.resolve(name)
+    except UnknownModelError as error:
+        raise InvalidRequestError(str(error), field, "model_not_found", status=404) from error
+
+
 def _reference(body: ComparisonRequest, models: Sequence[Resolved], service: Service) -> Resolved:
     """The model that the others are held to. Raises InvalidRequestError when it is not among them."""
     if body.reference is None:
         return max(models, key=lambda model: len(model.plan))
-    wanted = service.resolve(body.reference)
+    wanted = _resolve(service, body.reference, "reference")
     if wanted.id not in [model.id for model in models]:
         raise InvalidRequestError(f"reference: {wanted.id} is not among the models; add it to them.", "reference")
     return wanted
@@ -211,6 +224,41 @@ def _check(body: ComparisonRequest, models: Sequence[Resolved], reference: Resol
         raise InvalidRequestError(
             "mode: isolated comparisons are switched off here; use concurrent, or set SFDDM_ISOLATED_S on the server.", "mode"
         )
+
+
+def _check_work(body: ComparisonRequest, models: Sequence[Resolved], service: Service) -> None:
+    """Raises InvalidRequestError, naming the field that helps most, for more device seconds than a comparison may take."""
+
+    def round_s(images: int) -> float:
+        return sum(device_s(service.engine.models[m.entry.id].step_ms, len(m.plan), images) for m in models)
+
+    limit_s, all_s = service.settings.max_comparison_s, (1 + body.repeats) * round_s(body.n)
+    if all_s <= limit_s:
+        return
+    most = int(limit_s / round_s(body.n)) - 1
+    if most >= 1:
+        field, remedy = "repeats", f"send at most {most}, or a smaller n"
+    elif 2 * round_s(1) <= limit_s:
+        field, remedy = "n", "send a smaller one"
+    else:
+        slowest = max(models, key=lambda model: len(model.plan)).id
+        field, remedy = "models", f"leave out the slowest, {slowest}"
+    raise InvalidRequestError(
+        f"{field}: a warm-up and {body.repeats} round(s) of {body.n} image(s) of these models take about {all_s:.3g} s of the "
+        f"device, more than the {limit_s:g} s that one comparison may take here; {remedy}.",
+        field,
+        "too_much_work",
+    )
+
+
+def _note(rounds: int, repeats: int) -> str | None:
+    """What limits the numbers of so many measured rounds."""
+    notes = []
+    if rounds < repeats:
+        notes.append(f"Time alone was up after {rounds} of {repeats} rounds.")
+    if rounds < LEAST_ROUNDS:
+        notes.append(f"{rounds} round(s) are too few for an interval of the speed-up; {LEAST_ROUNDS} are the fewest.")
+    return " ".join(notes) or None
 
 
 def _spread(seconds: Sequence[float]) -> Spread:

@@ -65,7 +65,8 @@ function table(answer) {
       interval ? `${duration(interval[0])} – ${duration(interval[1])}` : "too few rounds",
       duration(result.total_s.p95),
       duration(result.queue_s.median),
-      faster ? `${times(faster.value)} (${times(faster.low)} – ${times(faster.high)})` : "reference",
+      !faster ? "reference" : faster.low === null ? times(faster.value)
+        : `${times(faster.value)} (${times(faster.low)} – ${times(faster.high)})`,
       result.agreement ? `${result.agreement.psnr_db.toFixed(1)} dB` : "",
       result.agreement ? result.agreement.ssim.toFixed(3) : "",
     ];

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -100,12 +101,14 @@ def test_a_server_gives_the_same_image(tiny_zoo: Path, tmp_path: Path, server: S
     assert "…" not in listed.stdout
 
 
-@pytest.mark.parametrize("remote", [False, True])
-def test_compare_writes_a_table_a_grid_and_a_report(tiny_zoo: Path, tmp_path: Path, server: Server, remote: bool) -> None:
+@pytest.mark.parametrize(("remote", "rounds"), [(False, 6), (True, 1)])
+def test_compare_writes_a_table_a_grid_and_a_report(
+    tiny_zoo: Path, tmp_path: Path, server: Server, remote: bool, rounds: int
+) -> None:
     png, html = tmp_path / "grid.png", tmp_path / "report.html"
     where = ("--url", server.url) if remote else ("--zoo", str(tiny_zoo))
     models = ("tiny/student-004", "tiny/teacher", "tiny/teacher@dpmpp-004")
-    options = ("--seed", "4", "-n", "2", "--repeats", "3", "--png", str(png), "--html", str(html))
+    options = ("--seed", "4", "-n", "2", "--repeats", str(rounds), "--png", str(png), "--html", str(html))
     result = sfddm("compare", *models, *where, *options)
     assert result.returncode == 0, result.stderr
     assert all(text in result.stdout for text in (*models, "reference", "PSNR", str(png), str(html)))
@@ -113,7 +116,10 @@ def test_compare_writes_a_table_a_grid_and_a_report(tiny_zoo: Path, tmp_path: Pa
     page = html.read_text()
     assert all(model in page for model in models)
     assert page.count("data:image/png;base64,") == 6
-    assert page.count("<circle") == 9
+    assert page.count("<circle") == 3 * rounds
+    for text in (result.stderr, page):  # one measurement has no interval, and both say so
+        assert ("too few for an interval" in text) == (rounds == 1)
+    assert bool(re.search(r"\d\.\dx \(\d+\.\d-\d+\.\d\)", result.stdout)) == (rounds == 6)
     assert "http" not in page.replace("http-equiv", "")
     mistake = sfddm("compare", models[0], *where)
     assert mistake.returncode == 1
