@@ -6,10 +6,12 @@ import asyncio
 import base64
 import io
 import re
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -18,6 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.conftest import PATIENCE_S, Server, launched, serving
+from tests.tiny import break_graph
 
 LONG = {"model": "tiny/teacher", "prompt": "dog", "n": 128}  # with the options below 4096 evaluations, one after another
 SLOW = ("--max-n", "512", "--max-batch", "1", "--threads", "1", "--default-model", "tiny/student-004")
@@ -157,12 +160,71 @@ def test_overload_is_retried_after_the_time_that_the_server_names(tiny_zoo: Path
         assert sample(server, refusals) >= 2
 
 
-def test_a_server_that_starts_is_waited_for(tmp_path: Path) -> None:
-    """The shipped models take seconds to load and calibrate, so the client's first attempts meet models that are loading."""
+@pytest.mark.anyio
+async def test_a_server_that_starts_is_waited_for(tmp_path: Path) -> None:
+    """The shipped models take seconds to load and calibrate, so the clients' first attempts meet models that are loading."""
     options = ("--max-batch", "2", "--threads", "1")
+    body = {"prompt": "sneaker", "model": "fashion-mnist/student-004"}
     with launched(tmp_path / "log", *options, SFDDM_CACHE_DIR="") as server, connect(server, max_retries=300) as client:
-        assert client.images.generate(prompt="sneaker", model="fashion-mnist/student-004").data
-        assert sample(server, 'sfddm_shed_total{reason="starting"}') >= 1
+        early = httpx.post(f"{server.url}/v1/images/generations", json=body)
+        assert early.status_code == 503
+        assert 1 <= int(early.headers["retry-after"]) <= 120
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=300) as waiting:
+            answers = await asyncio.gather(
+                asyncio.to_thread(client.images.generate, **body),  # type: ignore[arg-type]
+                waiting.images.generate(**body),  # type: ignore[call-overload]
+            )
+        assert all(answer.data for answer in answers)
+        assert sample(server, 'sfddm_shed_total{reason="starting"}') >= 3
+
+
+@pytest.mark.anyio
+async def test_a_model_that_failed_to_load_is_asked_once(tiny_zoo: Path, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    shutil.copytree(tiny_zoo, zoo)
+    break_graph(zoo / "tiny" / "student-008")
+    options = ("--zoo", str(zoo), "--default-model", "tiny/student-004", "--threads", "1")
+    with serving(tmp_path / "log", *options) as server, connect(server) as client:
+        with pytest.raises(openai.InternalServerError) as refused:
+            client.images.generate(model="tiny/student-008", prompt="dog")
+        assert (refused.value.status_code, refused.value.code) == (503, "model_failed")
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused") as another:
+            with pytest.raises(openai.InternalServerError):
+                await another.images.generate(model="tiny/student-008", prompt="dog")
+        assert sample(server, 'sfddm_shed_total{reason="model_failed"}') == 2
+        assert client.images.generate(prompt="dog").data
+
+
+def test_a_key_is_answered_once(slow: Server) -> None:
+    """The second request with the key meets the first one at work, is told to wait (409), and gets its answer."""
+    with connect(slow, max_retries=100) as client, ThreadPoolExecutor() as pool:
+        keyed = {"Idempotency-Key": "sync"}
+        first = pool.submit(client.images.generate, **LONG, extra_headers=keyed)  # type: ignore[arg-type]
+        while not sample(slow, "sfddm_running_rows"):
+            time.sleep(0.01)
+        with pytest.raises(openai.ConflictError) as conflict:
+            client.with_options(max_retries=0).images.generate(**LONG, extra_headers=keyed)  # type: ignore[call-overload]
+        assert (conflict.value.code, conflict.value.response.headers["retry-after"]) == ("idempotency_key_in_use", "1")
+        replayed = client.images.with_raw_response.generate(**LONG, extra_headers=keyed)  # type: ignore[call-overload]
+        assert replayed.headers["idempotency-replayed"] == "true"
+        assert replayed.parse() == first.result()
+        with pytest.raises(openai.UnprocessableEntityError) as reused:
+            client.images.generate(prompt="cat", extra_headers=keyed)
+        assert reused.value.code == "idempotency_key_reused"
+
+
+@pytest.mark.anyio
+async def test_async_a_key_is_answered_once(slow: Server) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{slow.url}/v1", api_key="unused", max_retries=100) as client:
+        keyed = {"Idempotency-Key": "async"}
+        first = asyncio.create_task(client.images.generate(**LONG, extra_headers=keyed))  # type: ignore[call-overload]
+        while not sample(slow, "sfddm_running_rows"):
+            await asyncio.sleep(0.01)
+        with pytest.raises(openai.ConflictError):
+            await client.with_options(max_retries=0).images.generate(**LONG, extra_headers=keyed)  # type: ignore[call-overload]
+        replayed = await client.images.with_raw_response.generate(**LONG, extra_headers=keyed)  # type: ignore[call-overload]
+        assert replayed.headers["idempotency-replayed"] == "true"
+        assert replayed.parse() == await first
 
 
 def test_a_server_that_drains_says_so(tiny_zoo: Path, tmp_path: Path) -> None:

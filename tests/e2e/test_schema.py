@@ -5,23 +5,45 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.e2e.conftest import ROOT, serving
+import pytest
 
-BOUND = ("--max-examples", "3", "--seed", "1", "--phases", "examples,coverage,fuzzing")
+from tests.e2e.conftest import ROOT, Server, serving
+
+COMMAND = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml"), "run"]
 
 
-def test_nothing_is_found_on_all_checks(tiny_zoo: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml"), "run"]
+@pytest.fixture(scope="module")
+def bounded(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose limits and experiment are small enough to be met."""
     options = ("--zoo", str(tiny_zoo), "--default-model", "tiny/student-004", "--max-n", "2", "--threads", "1")
     experiments = json.dumps({"steps": {"arms": {"tiny/student-004": 1, "tiny/student-008": 1}}})
-    with serving(tmp_path / "log", *options, SFDDM_MAX_JOB_IMAGES="4", SFDDM_EXPERIMENTS=experiments) as server:
-        result = subprocess.run(
-            [*command, f"{server.url}/openapi.json", "--checks", "all", *BOUND],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    log = tmp_path_factory.mktemp("schema") / "log"
+    with serving(log, *options, SFDDM_MAX_JOB_IMAGES="4", SFDDM_EXPERIMENTS=experiments) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        ("--max-examples", "3", "--phases", "examples,coverage,fuzzing"),
+        # Along the links, from the id in one answer to the next request: a job is posted, watched, cancelled, taken home.
+        ("--max-examples", "20", "--phases", "stateful", "--include-path-regex", "^/v1/jobs"),
+        ("--max-examples", "10", "--phases", "stateful", "--exclude-path-regex", "^/v1/jobs"),
+    ],
+    ids=["stateless", "jobs", "links"],
+)
+def test_nothing_is_found_on_all_checks(bounded: Server, tmp_path: Path, bound: tuple[str, ...]) -> None:
+    result = subprocess.run(
+        [*COMMAND, f"{bounded.url}/openapi.json", "--checks", "all", "--seed", "1", *bound],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stdout
+    if "stateful" in bound:
+        assert "API Links:    0 covered" not in result.stdout
+        assert "API Links:" in result.stdout
