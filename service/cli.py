@@ -66,11 +66,11 @@ def main() -> None:
         usage = isinstance(error, _click_error())
         if not usage and not isinstance(error, _expected()):
             raise
-        if usage and not getattr(error, "message", ""):  # no command at all: the help has been printed
-            sys.exit(2)
         message = f"{describe_error(error)}." if isinstance(error, ValidationError) else str(error)
         if usage:
             message = error.format_message()  # type: ignore[attr-defined]  # names the option
+            if not message:  # no command at all: the help has been printed
+                sys.exit(2)
         _stderr.print("[bold red]Error:[/]", escape(message))
         sys.exit(2 if usage else 1)
 

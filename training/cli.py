@@ -318,8 +318,9 @@ def _one_sentence(run: Callable[[], Any]) -> int:
     try:
         return run() or 0
     except usage as error:
-        if getattr(error, "message", ""):  # else no command was given, and the help has been printed
-            print(f"sfddm-train: {error.format_message()}", file=sys.stderr)  # type: ignore[attr-defined]  # names the option
+        message = error.format_message()  # type: ignore[attr-defined]  # names the option
+        if message:  # else no command was given, and the help has been printed
+            print(f"sfddm-train: {message}", file=sys.stderr)
         return 2
     except (TrainingError, ManifestError, UnknownModelError, ValueError) as error:
         message = describe_error(error) if isinstance(error, ValidationError) else str(error)

@@ -126,6 +126,21 @@ def test_compare_writes_a_table_a_grid_and_a_report(
     assert mistake.stderr.startswith("Error: models:")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("compare",), "Missing argument 'MODEL...'"),
+        (("generate", "-n", "many"), "Invalid value for '-n'"),
+        (("comparison",), "No such command 'comparison'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
+    result = sfddm(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"Error: {sentence}")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_help_names_the_commands() -> None:
     result = sfddm("--help")
     assert result.returncode == 0

@@ -161,8 +161,6 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
             "either the student's number of steps or its phi",
         ),
         (("export", "nowhere", "--family", "f", "--name", "n"), "cannot load 'nowhere'"),
-        (("export", "/nowhere/teacher", "--family", "f", "--name", "n"), "there is no model at '/nowhere/teacher'"),
-        (("sample", "./teachr"), "there is no model at './teachr'"),
         (("export", "teacher", "--family", "F F", "--name", "n"), "family"),
         (("evaluate", "zoo", "--family", "other"), "needs exactly one teacher"),
         (("evaluate", "zoo", "--family", "shapes", "--model", "student-009"), "neither a model of shapes"),
@@ -187,14 +185,14 @@ def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: 
     ("arguments", "sentence"),
     [
         (("evaluate", "zoo"), "Missing option '--family'"),
-        (("evaluate",), "Missing argument 'ZOO'"),
+        (("evaluate",), "Missing argument 'zoo'"),
         (("distill", "--out", "x", "--teacher", "teacher", "--k", "none"), "Invalid value for '--k'"),
         (("evaluate", "zoo", "--family", "shapes", "--evaluations", "a"), "--evaluations takes whole numbers"),
         (("teach",), "No such command 'teach'"),
     ],
 )
-def test_a_wrong_command_line_is_one_sentence(workshop: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    result = run(*arguments, cwd=workshop)
+def test_a_wrong_command_line_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    result = run(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("sfddm-train: ")
     assert len(result.stderr.splitlines()) == 1

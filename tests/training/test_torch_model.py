@@ -131,3 +131,9 @@ def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read once, at import
     with pytest.raises(CheckpointError, match="check the name and the network"):
         load_model("nobody/no-such-model")
+
+
+@pytest.mark.parametrize("spec", ["/nowhere/teacher", "./teachr", "~/teacher", "../runs/teacher", "runs/teacher/7"])
+def test_a_path_that_is_not_there_is_no_name_on_a_hub(spec: str) -> None:
+    with pytest.raises(CheckpointError, match="there is no model at"):
+        load_model(spec)
