@@ -8,11 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from service.settings import Settings
 from tests.service.api.conftest import serving, tiny_app
 
 pytestmark = pytest.mark.anyio
+AWAY = "redis://127.0.0.1:1/0"  # nobody listens there
 BODY: dict[str, Any] = {"prompt": "dog", "seed": 5, "n": 2, "output_format": "webp", "output_compression": 40, "size": "16x16"}
 
 
@@ -65,3 +67,14 @@ async def test_urls_expire(tiny_zoo: Path) -> None:
 
 def test_an_hour_is_the_default() -> None:
     assert Settings().url_expire_s == 3600
+
+
+@pytest.mark.parametrize(("redis_url", "secret", "warned"), [(AWAY, None, True), (AWAY, "s", False), (None, None, False)])
+async def test_replicas_that_would_not_read_each_others_urls_are_warned_of(
+    tiny_zoo: Path, redis_url: str | None, secret: str | None, warned: bool
+) -> None:
+    app = tiny_app(tiny_zoo, redis_url=redis_url, url_secret=secret)
+    with structlog.testing.capture_logs() as lines:
+        async with app.router.lifespan_context(app):
+            pass
+    assert ("url_secret_random" in [line["event"] for line in lines]) == warned
