@@ -55,6 +55,10 @@ function draw() {
   }));
 }
 
+/** A speed-up and its interval, which one round does not have. */
+const speed = ({ value, low, high }) =>
+  (low == null || low === high ? times(value) : `${times(value)} (${times(low)} – ${times(high)})`);
+
 function table(answer) {
   const heads = ["Model", "Steps", "Median", "95 % interval", "95th percentile", "Queued", "Faster than the reference", "PSNR", "SSIM"];
   const rows = answer.results.map((result) => {
@@ -65,7 +69,7 @@ function table(answer) {
       interval ? `${duration(interval[0])} – ${duration(interval[1])}` : "too few rounds",
       duration(result.total_s.p95),
       duration(result.queue_s.median),
-      faster ? `${times(faster.value)} (${times(faster.low)} – ${times(faster.high)})` : "reference",
+      faster ? speed(faster) : "reference",
       result.agreement ? `${result.agreement.psnr_db.toFixed(1)} dB` : "",
       result.agreement ? result.agreement.ssim.toFixed(3) : "",
     ];
