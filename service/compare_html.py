@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 
 from service.api.comparison_schema import ComparisonResponse, ModelResult
-from service.compare_report import COLUMNS, cells
+from service.compare_report import COLUMNS, about_of, cells
 
 _NOTES = (
     "Times are medians over the measured rounds in milliseconds, p95 is of the total; the interval is a bootstrap over rounds. "
@@ -17,27 +17,36 @@ _NOTES = (
 )
 _MARGIN = 1.15  # by which the axis of times goes beyond the fastest and the slowest
 _MOST_TICKS = 6
+_MOST_TICKS_ON_A_PHONE = 3
 
 
 def html(comparison: ComparisonResponse) -> str:
     """The report: images, the time of every round, the numbers, and the stored quality of models that have it."""
     results = comparison.results
-    images, rounds = _counted(comparison.n, "image"), _counted(comparison.rounds, "measured round")
+    names = _names(results)
+    images = _counted(comparison.n, "image")
     measured = f"{datetime.fromtimestamp(comparison.created, UTC):%Y-%m-%d %H:%M} UTC"
     return _PAGE.format(
         style=(files("service") / "page" / "style.css").read_text(),
         title=f"{len(results)} models, {images}, seed {comparison.seed}",
-        about=escape(f"{rounds}, {comparison.mode}, against {comparison.reference}. {measured}."),
+        about=escape(f"{about_of(comparison)} {measured}."),
         sheets="".join(_sheet(comparison, result) for result in results),
-        bars=_bars(results),
-        numbers=_table(COLUMNS, {result.model: cells(comparison, result) for result in results}, "Numbers"),
+        bars=_bars(results, names),
+        numbers=_table(COLUMNS, {names[result.model]: cells(comparison, result) for result in results}, "Numbers"),
         notes=_NOTES,
-        quality=_quality(results),
+        quality=_quality(results, names),
     )
 
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def _names(results: Sequence[ModelResult]) -> dict[str, str]:
+    """Model id -> what tables call it: without the family where all are of one, so that they fit a phone."""
+    ids = [result.model for result in results]
+    alike = len({name.partition("/")[0] for name in ids}) == 1
+    return {name: name.partition("/")[2] if alike else name for name in ids}
 
 
 def _kind(result: ModelResult) -> str:
@@ -75,35 +84,38 @@ class _Axis:
         return f'<line class="{name}" x1="{self.place(seconds)}" x2="{self.place(seconds)}" y1="0" y2="100%"/>'
 
 
-def _bars(results: Sequence[ModelResult]) -> str:
+def _bars(results: Sequence[ModelResult], names: dict[str, str]) -> str:
     """A row a model: a dot a round, a line at the median; below them the axis."""
     axis = _Axis([sample.total_s for result in results for sample in result.samples])
     grid = "".join(axis.vertical(tick, "grid") for tick in axis.ticks)
     rows = []
     for result in results:
         dots = "".join(f'<circle cx="{axis.place(sample.total_s)}" cy="50%" r="4"/>' for sample in result.samples)
-        median, name = result.total_s.median, escape(result.model)
+        median, name = result.total_s.median, escape(names[result.model])
         rows.append(
             f'<li class="{_kind(result)}"><span class="name">{name}</span>'
             f'<svg class="track" role="img" aria-label="{_counted(len(result.samples), "round")} of {name}">'
-            f'{grid}{dots}{axis.vertical(median, "median")}</svg><span class="value">{_milliseconds(median)}</span></li>'
+            f'{grid}{dots}{axis.vertical(median, "median")}</svg><span class="value">{_duration(median)}</span></li>'
         )
-    labels = "".join(f'<text x="{axis.place(tick)}" y="75%">{_milliseconds(tick)}</text>' for tick in axis.ticks)
-    rows.append(f'<li aria-hidden="true"><span class="name"></span><svg class="ticks">{labels}</svg></li>')
+    labels = "".join(f'<text x="{axis.place(tick)}" y="75%">{_duration(tick)}</text>' for tick in axis.ticks)
+    many = " many" if len(axis.ticks) > _MOST_TICKS_ON_A_PHONE else ""
+    rows.append(f'<li aria-hidden="true"><span class="name"></span><svg class="ticks{many}">{labels}</svg></li>')
     return "".join(rows)
 
 
-def _milliseconds(seconds: float) -> str:
+def _duration(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
     return f"{1000 * seconds:.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.2g} ms"
 
 
-def _quality(results: Sequence[ModelResult]) -> str:
+def _quality(results: Sequence[ModelResult], shown: dict[str, str]) -> str:
     """What the manifests hold, a column a metric; nothing where no model has any."""
     names = list(dict.fromkeys(name for result in results if result.quality for name in result.quality.metrics))
     if not names:
         return ""
     rows = {
-        result.model: [f"{result.quality.metrics[name]:.4g}" if name in result.quality.metrics else "" for name in names]
+        shown[result.model]: [f"{result.quality.metrics[name]:.4g}" if name in result.quality.metrics else "" for name in names]
         + [str(result.quality.images)]
         for result in results
         if result.quality
@@ -113,7 +125,7 @@ def _quality(results: Sequence[ModelResult]) -> str:
     return f'<section class="wide" aria-labelledby="quality"><h2 id="quality">{title}</h2>{table}</section>'
 
 
-def _table(columns: Sequence[str], rows: dict[str, Sequence[str]], label: str) -> str:
+def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]], label: str) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("model", *columns))
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row)}</tr>'
@@ -137,6 +149,7 @@ h2 + .note, h2 + .scroll {{ margin-block-start: 0; }}
 svg.track, svg.ticks {{ width: 100%; overflow: visible; }}
 svg.ticks {{ height: 1.3rem; }}
 .track circle {{ fill: var(--kind); fill-opacity: .55; }}
+@media (max-width: 32rem) {{ .many text:nth-of-type(even) {{ display: none; }} }}
 .median {{ stroke: var(--text); stroke-width: 2; }}
 </style>
 </head>

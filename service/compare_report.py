@@ -64,3 +64,8 @@ def grid_png(comparison: ComparisonResponse, scale: int = 1, gap: int = 2) -> by
             top, left = row * (height + gap), column * (width + gap)
             sheet[:, top : top + height, left : left + width] = image
     return encode(sheet, "png", scale)
+
+
+def about_of(comparison: ComparisonResponse) -> str:
+    """What the numbers rest on."""
+    return f"{comparison.rounds} measured round(s), {comparison.mode}, against {comparison.reference}."

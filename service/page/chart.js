@@ -102,7 +102,7 @@ function layout(measured, teachers, width, rem) {
   const spread = Math.max(...values) - Math.min(...values) || 1;
   const plot = {
     width, height,
-    left: 3.2 * rem, right: width - 0.5 * rem, top: 1.7 * rem, bottom: height - 3 * rem,
+    left: 3.2 * rem, right: width - 0.5 * rem, top: 2.2 * rem, bottom: height - 3 * rem,
     low: Math.min(...values) - 0.06 * spread, high: Math.max(...values) + 0.08 * spread,
     fastest: Math.min(...seconds) / 1.4, slowest: Math.max(...seconds) * 1.4,
   };

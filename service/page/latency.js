@@ -80,7 +80,7 @@ function table(answer) {
     element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col", textContent: text })))),
     element("tbody", {}, ...rows));
   $("table-note").textContent = `${answer.rounds} rounds of one image, seed ${answer.seed}, beside whatever else the server did. `
-    + `${short(answer.reference)} is the reference, for speed and for the agreement of the images.`;
+    + `${short(answer.reference)} is the reference, for speed and for the agreement of the images. ${answer.note ?? ""}`;
   $("table-region").hidden = false;
 }
 

@@ -88,7 +88,7 @@ def server(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: Playwright's event loop would be in the way of asynchronous tests
 def browser() -> Iterator[Browser]:
     executable = shutil.which("chromium")
     if executable is None:
