@@ -229,7 +229,7 @@ def compare(
     url: Url = None,
 ) -> None:
     """Compare models on the same noises, on this machine, or on a server with --url."""
-    from service import compare_report
+    from service import compare_html, compare_report
     from service.api.comparison_schema import ComparisonRequest
     from service.local import check_output, write
     from service.logs import configure_logging
@@ -256,7 +256,7 @@ def compare(
     if png is not None:
         print(write(png, compare_report.grid_png(result, scale)))
     if html is not None:
-        print(write(html, compare_report.html(result).encode()))
+        print(write(html, compare_html.html(result).encode()))
 
 
 @app.command()

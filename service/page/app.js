@@ -41,6 +41,7 @@ async function changed(state, message) {
     return setTimeout(() => sign.dataset.state === state && changed(state, message), AGAIN_MS);
   }
   refresh();
+  if (state === "unready" && !met) say($("race-status"), "Generate as soon as the server is ready.", "wait");
   if (state !== "ready" || sign.dataset.state !== "ready") return undefined;
   if (models.usable().length === 0) return say($("race-status"), "No model of this server can be used.", "bad");
   enable(true);

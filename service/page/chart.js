@@ -1,45 +1,45 @@
 // Measured quality, from the manifests, against latency: steps times the milliseconds of a step that the server measured.
 
-import { $, duration, element, options, svg } from "./dom.js";
-import { ours, variant } from "./models.js";
+import { $, duration, element, options, short, svg } from "./dom.js";
+import { metric, named, reading } from "./metrics.js";
+import { estimate, ours, variant } from "./models.js";
 
-const METRICS = {
-  psnr_db: ["PSNR against the teacher, dB", "higher"],
-  psnr_p10_db: ["PSNR of the worst tenth, dB", "higher"],
-  ssim: ["SSIM against the teacher", "higher"],
-  rmse: ["RMSE against the teacher, of 255", "lower"],
-  class_agreement: ["Images that a classifier recognises", "higher"],
-  kid: ["KID", "lower"],
-  fid: ["FID", "lower"],
-};
-const SERIES = [["student", "students"], ["ddim", "teacher, DDIM"], ["dpmpp", "teacher, DPM-Solver++"], ["ddpm", "teacher, DDPM"]];
-const figure = $("chart");
+const SOLVERS = { ddim: "teacher, DDIM", dpmpp: "teacher, DPM-Solver++", ddpm: "teacher, DDPM" };
+const BETTER = { higher: " · ↑ better", lower: " · ↓ better" };
+const figure = $("chart"), select = $("metric");
 
-/** Every measured plan: {series, id, steps, seconds, metrics}. */
+/** Every measured plan: {series, label, id, steps, seconds, images, metrics}. Students of another name are another series. */
 function points() {
-  return ours().flatMap((model) => Object.entries(model.quality).flatMap(([plan, quality]) => {
+  return ours().flatMap((model) => Object.entries(model.quality).flatMap(([plan, { images, metrics }]) => {
     const [sampler, steps] = [plan.split("-")[0], Number(plan.split("-")[1])];
-    const ms = model.ms_per_step[1];
-    if (!ms) return [];
-    const own = steps === model.steps;
-    const series = model.kind === "student" ? "student" : sampler;
-    const id = own ? model.id : variant(model, sampler, steps);
-    return [{ series, id, steps, seconds: (steps * ms) / 1000, metrics: quality.metrics }];
+    const seconds = estimate({ ...model, steps });
+    if (seconds === undefined) return [];
+    const id = steps === model.steps ? model.id : variant(model, sampler, steps);
+    const name = short(model.id).replace(/-?\d+/, "");
+    const of = model.kind === "student" ? { series: "student", label: name === "student" ? "students" : name }
+      : { series: sampler, label: SOLVERS[sampler] ?? sampler };
+    return [{ ...of, id, steps, seconds, images, metrics }];
   }));
 }
+
+/** The teacher and its seconds, where it has no value of its own since the others are measured against it. */
+const references = (measured) => ours()
+  .filter((model) => model.kind === "teacher" && !measured.some(({ id }) => id === model.id))
+  .map((model) => ({ model, seconds: estimate(model) })).filter(({ seconds }) => seconds !== undefined);
 
 const nice = (range, count) => {
   const rough = range / count, power = 10 ** Math.floor(Math.log10(rough));
   return [1, 2, 5, 10].map((m) => m * power).find((step) => step >= rough);
 };
 
-function mark(series, x, y, r) {
+function mark({ series, label }, x, y, r) {
+  if (series === "student" && label !== "students") return svg("circle", { cx: x, cy: y, r, class: "hollow" });
   if (series === "student") return svg("circle", { cx: x, cy: y, r });
   if (series === "ddim") return svg("rect", { x: x - r, y: y - r, width: 2 * r, height: 2 * r });
   return svg("path", { d: `M${x} ${y - 1.3 * r}L${x + 1.3 * r} ${y + r}H${x - 1.3 * r}Z` });
 }
 
-function axes(plot, rem) {
+function axes(plot, rem, about) {
   const { left, right, top, bottom, x, y, low, high, fastest, slowest } = plot, parts = [];
   const step = nice(high - low, 5), digits = Math.max(0, -Math.floor(Math.log10(step)));
   for (let value = Math.ceil(low / step) * step; value <= high + step / 1e6; value += step) {
@@ -51,72 +51,121 @@ function axes(plot, rem) {
     parts.push(svg("line", { x1: at, x2: at, y1: top, y2: bottom, class: "grid" }),
       svg("text", { x: at, y: bottom + rem * 1.2, class: "tick x" }, duration(10 ** power).replace(/\.0+(?= )/, "")));
   }
-  parts.push(svg("text", { x: (left + right) / 2, y: bottom + rem * 2.5, class: "axis" }, "seconds for one image, logarithmic"));
+  parts.push(svg("text", { x: (left + right) / 2, y: bottom + rem * 2.5, class: "axis" }, "time for one image, logarithmic"),
+    svg("text", { x: 0, y: rem * 0.8, class: "axis start" }, about.title + (BETTER[about.better] ?? "")));
   return parts;
 }
 
-function draw() {
-  const metric = $("metric").value, rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
-  const measured = points().filter((point) => point.metrics[metric] !== undefined);
-  const width = figure.clientWidth, height = Math.max(16 * rem, Math.min(0.55 * width, 26 * rem));
-  if (measured.length === 0 || width === 0) return;
-  const values = measured.map((point) => point.metrics[metric]), seconds = measured.map((point) => point.seconds);
+/** A place for a point's label above or below it where it lies on no other text; undefined where there is none. */
+function room(x, y, { bottom }, rem, taken) {
+  const free = [y - 0.75 * rem, y + 1.45 * rem].find((at) => at < bottom
+    && taken.every((other) => Math.abs(other.x - x) > 2 * rem || Math.abs(other.at - at) > rem));
+  if (free !== undefined) taken.push({ x, at: free });
+  return free;
+}
+
+function series(line, plot, rem, taken) {
+  const group = svg("g", { class: `series ${line[0].series}` });
+  const at = line.map((point) => [plot.x(point.seconds), plot.y(point.value)]);
+  group.append(svg("path", { class: "line", d: `M${at.map((place) => place.join(" ")).join("L")}` }));
+  line.forEach((point, place) => {
+    const [x, y] = at[place], spot = mark(point, x, y, 0.3 * rem);
+    const error = { x1: x, x2: x, y1: plot.y(point.low), y2: plot.y(point.high), class: "error" };
+    if (point.low !== undefined) group.append(svg("line", error));
+    spot.append(svg("title", {}, `${short(point.id)}: ${point.text}, ${duration(point.seconds)}`));
+    group.append(spot);
+    const label = point.series === "student" ? room(x, y, plot, rem, taken) : undefined;
+    if (label !== undefined) group.append(svg("text", { x, y: label, class: "steps" }, point.steps));
+  });
+  return group;
+}
+
+function key(name, drawn, label) {
+  return element("li", { className: `series ${name}` }, svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, drawn), label);
+}
+
+/** The points that have this metric, with its value, interval and both as text. */
+function measure(about) {
+  const digits = (number) => Number(number.toPrecision(4)).toString();
+  return points().filter((point) => point.metrics[about.name] !== undefined).map((point) => {
+    const { value, low, high } = reading(about, point.metrics, point.images);
+    const text = digits(value) + (low === undefined ? "" : ` (${digits(low)} – ${digits(high)})`);
+    return { ...point, value, low, high, text };
+  });
+}
+
+/** Where what is drawn: margins, and the scales x(seconds) and y(value). */
+function layout(measured, teachers, width, rem) {
+  const height = Math.max(17 * rem, Math.min(0.55 * width, 27 * rem));
+  const values = measured.flatMap(({ value, low = value, high = value }) => [low, high]);
+  const seconds = [...measured, ...teachers].map((point) => point.seconds);
   const spread = Math.max(...values) - Math.min(...values) || 1;
   const plot = {
-    left: 3.2 * rem, right: width - 1.5 * rem, top: 0.8 * rem, bottom: height - 3 * rem,
+    width, height,
+    left: 3.2 * rem, right: width - 0.5 * rem, top: 2.2 * rem, bottom: height - 3 * rem,
     low: Math.min(...values) - 0.06 * spread, high: Math.max(...values) + 0.08 * spread,
     fastest: Math.min(...seconds) / 1.4, slowest: Math.max(...seconds) * 1.4,
   };
   plot.x = (s) => plot.left + ((plot.right - plot.left) * Math.log(s / plot.fastest)) / Math.log(plot.slowest / plot.fastest);
   plot.y = (v) => plot.bottom - ((plot.bottom - plot.top) * (v - plot.low)) / (plot.high - plot.low);
+  return plot;
+}
 
-  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "chart-heading chart-note" });
-  drawing.append(...axes(plot, rem));
-  const legend = [];
-  for (const [series, name] of SERIES) {
-    const line = measured.filter((point) => point.series === series).sort((a, b) => a.steps - b.steps);
+function draw() {
+  const rem = parseFloat(getComputedStyle(document.documentElement).fontSize), width = figure.clientWidth;
+  const about = metric(select.value, ours()[0]?.ranking), measured = measure(about), teachers = references(measured);
+  if (measured.length === 0 || width === 0) return;
+  const plot = layout(measured, teachers, width, rem);
+  const drawing = svg("svg", { viewBox: `0 0 ${width} ${plot.height}`, role: "img", "aria-labelledby": "chart-heading chart-about" });
+  drawing.append(...axes(plot, rem, about));
+  const legend = [], taken = [];
+  for (const label of ["students", ...new Set(measured.map((point) => point.label).filter((name) => name !== "students"))]) {
+    const line = measured.filter((point) => point.label === label).sort((a, b) => a.steps - b.steps);
     if (line.length === 0) continue;
-    const places = line.map((point) => [plot.x(point.seconds), plot.y(point.metrics[metric])]);
-    const group = svg("g", { class: `series ${series}` }, svg("path", { class: "line", d: `M${places.map((at) => at.join(" ")).join("L")}` }));
-    line.forEach((point, place) => {
-      const [x, y] = places[place], spot = mark(series, x, y, 0.3 * rem);
-      spot.append(svg("title", {}, `${point.id}: ${point.metrics[metric]}, ${duration(point.seconds)}`));
-      group.append(spot);
-      if (series === "student") group.append(svg("text", { x, y: y - 0.75 * rem, class: "steps" }, point.steps));
-    });
-    drawing.append(group);
-    const key = svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, mark(series, 8, 8, 5));
-    legend.push(element("li", { className: `series ${series}` }, key, name));
+    drawing.append(series(line, plot, rem, taken));
+    legend.push(key(line[0].series, mark(line[0], 8, 8, 5), label));
+  }
+  for (const { model, seconds: at } of teachers) {
+    const line = { y1: plot.top, y2: plot.bottom, x1: plot.x(at), x2: plot.x(at), class: "reference" };
+    drawing.append(svg("line", line, svg("title", {}, `${short(model.id)}: ${duration(at)}`)));
+    legend.push(key("ddim", svg("line", { x1: 8, x2: 8, y1: 0, y2: 16, class: "reference" }), `${short(model.id)}, ${model.steps} steps`));
   }
   figure.replaceChildren(drawing);
   $("legend").replaceChildren(...legend);
-  tabulate(measured, metric);
+  explain(measured, about);
+  tabulate(measured, about);
 }
 
-function tabulate(measured, metric) {
+function explain(measured, about) {
+  const intervals = measured.some((point) => point.low !== undefined) ? " Bars are 95 % intervals." : "";
+  const counts = [...new Set(measured.map((point) => point.images))].sort((a, b) => a - b).join(" or ");
+  const better = about.better ? `${about.better[0].toUpperCase()}${about.better.slice(1)} is better. ` : "";
+  $("chart-about").textContent =
+    `${better}${about.about ?? ""} Measured when the models were made, on ${counts} images each.${intervals}`;
+}
+
+function tabulate(measured, about) {
   const rows = measured.sort((a, b) => a.seconds - b.seconds).map((point) => element("tr", {},
-    element("th", { scope: "row", textContent: point.id }),
-    ...[point.steps, duration(point.seconds), point.metrics[metric]].map((text) => element("td", { textContent: text }))));
+    element("th", { scope: "row", textContent: short(point.id) }),
+    ...[point.steps, duration(point.seconds), point.text, point.images].map((text) => element("td", { textContent: text }))));
   $("chart-table").replaceChildren(
-    element("thead", {}, element("tr", {}, ...["Model", "Steps", "One image", METRICS[metric]?.[0] ?? metric]
+    element("thead", {}, element("tr", {}, ...["Model", "Steps", "One image", about.title, "Images measured"]
       .map((text) => element("th", { scope: "col", textContent: text })))),
     element("tbody", {}, ...rows));
 }
 
 /** Draw what the present family has; before models are loaded there is nothing to draw. */
 export function show() {
-  const found = points(), named = [...new Set(found.flatMap((point) => Object.keys(point.metrics)))];
-  const ranking = ours().find((model) => model.ranking)?.ranking;
-  const better = (name) => METRICS[name]?.[1] ?? (name === ranking?.metric ? ranking.better : undefined);
-  const text = (name) => `${METRICS[name]?.[0] ?? name}${better(name) ? ` (${better(name)} is better)` : ""}`;
-  const kept = $("metric").value || (named.includes("psnr_db") ? "psnr_db" : ranking?.metric);
-  options($("metric"), named.map((name) => [name, text(name)]), kept);
+  const found = points(), ranking = ours().find((model) => model.ranking)?.ranking;
+  const names = named(found.map((point) => point.metrics));
+  const usual = ["kid", "psnr_db", ranking?.metric].find((name) => names.includes(name));
+  options(select, names.map((name) => [name, metric(name, ranking).title]), select.value || usual);
   $("chart-empty").hidden = found.length > 0;
   $("chart-full").hidden = found.length === 0;
   draw();
 }
 
-$("metric").addEventListener("change", draw);
+select.addEventListener("change", draw);
 let before;
 new ResizeObserver(([entry]) => {
   if (entry.contentRect.width !== before) draw();

@@ -30,6 +30,13 @@ export function duration(seconds) {
 
 export const times = (ratio) => `${ratio < 10 ? ratio.toFixed(2) : ratio.toPrecision(3)}×`;
 
+/** Call tell(seconds) ten times a second until the function that this returns is called. */
+export function ticking(tell) {
+  const began = performance.now();
+  const timer = setInterval(() => tell((performance.now() - began) / 1000), 100);
+  return () => clearInterval(timer);
+}
+
 /** An image of an answer or event; pixels stay pixels when they are enlarged. */
 export function picture(image, format, alt) {
   return element("img", { src: `data:image/${format};base64,${image.b64_json}`, alt, title: alt });

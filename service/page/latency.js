@@ -55,6 +55,10 @@ function draw() {
   }));
 }
 
+/** A speed-up and its interval, which one round does not have. */
+const speed = ({ value, low, high }) =>
+  (low == null || low === high ? times(value) : `${times(value)} (${times(low)} – ${times(high)})`);
+
 function table(answer) {
   const heads = ["Model", "Steps", "Median", "95 % interval", "95th percentile", "Queued", "Faster than the reference", "PSNR", "SSIM"];
   const rows = answer.results.map((result) => {
@@ -65,8 +69,7 @@ function table(answer) {
       interval ? `${duration(interval[0])} – ${duration(interval[1])}` : "too few rounds",
       duration(result.total_s.p95),
       duration(result.queue_s.median),
-      !faster ? "reference" : faster.low === null ? times(faster.value)
-        : `${times(faster.value)} (${times(faster.low)} – ${times(faster.high)})`,
+      faster ? speed(faster) : "reference",
       result.agreement ? `${result.agreement.psnr_db.toFixed(1)} dB` : "",
       result.agreement ? result.agreement.ssim.toFixed(3) : "",
     ];
@@ -77,7 +80,7 @@ function table(answer) {
     element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col", textContent: text })))),
     element("tbody", {}, ...rows));
   $("table-note").textContent = `${answer.rounds} rounds of one image, seed ${answer.seed}, beside whatever else the server did. `
-    + `${short(answer.reference)} is the reference, for speed and for the agreement of the images.`;
+    + `${short(answer.reference)} is the reference, for speed and for the agreement of the images. ${answer.note ?? ""}`;
   $("table-region").hidden = false;
 }
 

@@ -40,7 +40,7 @@ export function estimate(model, n = 1) {
   const measured = Object.entries(model.ms_per_step).map(([batch, ms]) => [Number(batch), ms]).sort((a, b) => a[0] - b[0]);
   if (measured.length === 0) return undefined;
   const [batch, ms] = measured.findLast(([size]) => size <= n) ?? measured[0];
-  return (model.steps * ms * n) / batch / 1000;
+  return (model.steps * ms * Math.max(1, n / batch)) / 1000; // fewer images than the smallest batch are padded to it
 }
 
 // Few steps, about sixteen, and all of them: what one comes to see.

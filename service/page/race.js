@@ -1,13 +1,17 @@
-// All chosen models denoise the same noise at once; each card shows the clean image that its model predicts on the way.
+// All chosen models denoise the same noise at once; each card shows the clean image that its model predicts on the way, and at
+// the end how far it is from the image of the most steps.
 
+import { difference, pixels, psnr } from "./agreement.js";
 import { Disconnected, aborted, patiently, stream } from "./api.js";
 import { suspect } from "./connection.js";
-import { $, breakable, duration, element, picture, say, short, times } from "./dom.js";
+import { $, breakable, duration, element, picture, say, short, ticking, times } from "./dom.js";
 import { picked } from "./models.js";
 import { task } from "./task.js";
 
-const PARTIALS = 3, TICK_MS = 100;
+const PARTIALS = 3;
 const status = $("race-status");
+
+const noise = (seed, index) => `seed ${seed}${index ? `, index ${index}` : ""}`;
 
 class Card {
   constructor(model) {
@@ -17,8 +21,10 @@ class Card {
     this.film.append(...Array.from({ length: Math.min(PARTIALS, model.steps - 1) + 1 }, () => element("span")));
     this.time = element("span", { className: "time" });
     this.note = element("span", { className: "note", textContent: `${model.steps} steps` });
+    this.apart = element("span", { className: "apart" });
     this.node = element("figure", { className: `card ${model.kind}` }, this.picture, this.film, element("figcaption", {},
-      element("strong", { title: model.id }, ...breakable(model.id)), element("span", { className: "facts" }, this.note, this.time)));
+      element("strong", { title: model.id }, ...breakable(model.id)),
+      element("span", { className: "facts" }, this.note, this.time), this.apart));
   }
 
   state(name, text = "") {
@@ -27,9 +33,8 @@ class Card {
   }
 
   begin() {
-    const began = performance.now();
     this.state("busy", "noise");
-    this.clock = setInterval(() => { this.time.textContent = duration(Math.max(0.01, (performance.now() - began) / 1000)); }, TICK_MS);
+    this.stop = ticking((seconds) => { this.time.textContent = duration(seconds); });
   }
 
   show(event, alt) {
@@ -39,7 +44,17 @@ class Card {
   }
 
   end() {
-    clearInterval(this.clock);
+    this.stop?.();
+  }
+
+  /** Hold it to another one's image. */
+  compare(ours, reference, name) {
+    this.apart.textContent = `PSNR ${psnr(ours, reference).toFixed(1)} dB`;
+    this.apart.title = `against the image of ${name}`;
+    const canvas = difference(ours, reference);
+    canvas.role = "img";
+    canvas.ariaLabel = `difference between ${short(this.model.id)} and ${name}`;
+    this.picture.append(canvas);
   }
 }
 
@@ -54,7 +69,7 @@ async function run(card, body, signal, admitted) {
       card.note.textContent = `step ${event.step} of ${event.steps}`;
     } else {
       card.end();
-      card.show(event, `${event.class_name ?? "image"} by ${short(model.id)}, seed ${event.seed}`);
+      card.show(event, `${event.class_name ?? "image"} by ${short(model.id)}, ${noise(event.seed, event.index)}`);
       card.note.textContent = `${event.steps} steps`;
       card.time.textContent = duration(event.timing.total_s);
       card.state("done");
@@ -84,12 +99,24 @@ async function finish(card, body, signal, admitted) {
   }
 }
 
-function summary(results, seed) {
+/** Every finished card against the teacher's, or that of the most steps. */
+async function compare(cards) {
+  const finished = cards.filter((card) => card.node.dataset.state === "done");
+  const reference = finished.find((card) => card.model.kind === "teacher") ?? finished.at(-1);
+  const others = finished.filter((card) => card !== reference);
+  if (others.length === 0) return;
+  const theirs = await pixels(reference.picture.firstChild);
+  for (const card of others) card.compare(await pixels(card.picture.firstChild), theirs, short(reference.model.id));
+  reference.apart.textContent = "the reference";
+  $("differences-field").hidden = false;
+}
+
+function summary(results, which) {
   const done = results.filter((result) => result.seconds !== undefined);
   const [first, last] = [done[0], done.at(-1)];
-  if (done.length < 2) return `Seed ${seed} is done.`;
+  if (done.length < 2) return `One image of ${which}.`;
   const gained = times(last.seconds / first.seconds);
-  return `Same noise, seed ${seed}. ${short(first.card.model.id)} took ${duration(first.seconds)}, `
+  return `Same noise, ${which}. ${short(first.card.model.id)} took ${duration(first.seconds)}, `
     + `${short(last.card.model.id)} ${duration(last.seconds)}: ${gained} as long, all of them running at once.`;
 }
 
@@ -97,21 +124,26 @@ task($("form"), status, async (signal) => {
   const models = picked();
   if (models.length === 0) return say(status, "Choose at least one model.", "bad");
   delete status.dataset.waiting;
-  const seed = Number($("seed").value), body = { prompt: $("class").value, seed };
+  $("differences-field").hidden = true;
+  $("differences").checked = false;
+  const seed = Number($("seed").value), index = Number($("index").value), which = noise(seed, index);
+  const body = { prompt: $("class").value, seed, first_index: index };
   const cards = models.map((model) => new Card(model));
   $("race").replaceChildren(...cards.map((card) => card.node));
-  say(status, `${models.length === 1 ? "One model denoises" : `${models.length} models denoise`} seed ${seed}…`);
+  say(status, `${models.length === 1 ? "One model denoises" : `${models.length} models denoise`} ${which}…`);
   // Admitted one after another, fewest steps first: the work of a teacher that is already queued can be enough to refuse the rest.
   const finishing = [];
   for (const card of cards) await new Promise((admitted) => finishing.push(finish(card, body, signal, admitted)));
   const results = await Promise.all(finishing);
   signal.throwIfAborted();
+  await compare(cards);
   const failed = results.find((result) => result.error);
   if (failed) return say(status, failed.error.message, "bad");
-  return say(status, summary(results.sort((a, b) => a.seconds - b.seconds), seed));
+  return say(status, summary(results.sort((a, b) => a.seconds - b.seconds), which));
 });
 
 $("dice").addEventListener("click", () => {
   $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0];
+  $("index").value = 0;
   $("form").requestSubmit();
 });

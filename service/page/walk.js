@@ -1,7 +1,7 @@
 // The walk between two seeds, by two models, one strip above the other.
 
 import { patiently, post } from "./api.js";
-import { $, duration, element, options, picture, say, short } from "./dom.js";
+import { $, duration, element, options, picture, say, short, ticking } from "./dom.js";
 import { estimate, usable } from "./models.js";
 import { task } from "./task.js";
 
@@ -41,15 +41,21 @@ async function fill(one, body, signal) {
     state("wait");
     one.time.textContent = `busy; next try in ${left} s`;
   };
-  state("busy");
+  const attempt = async () => {
+    state("busy");
+    const stop = ticking((seconds) => { one.time.textContent = `${one.model.steps} steps, ${duration(seconds)}`; });
+    try {
+      return await post("v1/images/interpolations", { ...body, model: one.model.id }, signal);
+    } finally {
+      stop();
+    }
+  };
   try {
-    const answer = await patiently(() => {
-      state("busy");
-      return post("v1/images/interpolations", { ...body, model: one.model.id }, signal);
-    }, wait, signal);
+    const answer = await patiently(attempt, wait, signal);
     answer.data.forEach((image, place) => one.cells[place].replaceChildren(picture(image, answer.output_format,
       `${short(one.model.id)}, ${Math.round(100 * (image.fraction ?? 0))} % of the way to seed ${body.seeds[1]}`)));
-    one.time.textContent = `${answer.steps} steps, ${duration(answer.timing.total_s)}`;
+    const recalled = answer.data.every((image) => image.cached);
+    one.time.textContent = `${answer.steps} steps, ${recalled ? "recalled from the cache" : duration(answer.timing.total_s)}`;
     state("done");
   } catch (error) {
     state("bad");
