@@ -42,7 +42,8 @@ class Settings(BaseSettings):
     )
     deterministic: bool = Field(default=False, description="fill every batch up to max_batch on devices where its size matters")
     cache_dir: Path | None = Field(
-        default_factory=lambda: user_cache_path("sfddm"), description="folder for calibrations; empty: nowhere"
+        default_factory=lambda: user_cache_path("sfddm"),
+        description="folder for calibrations and choices of a runtime; empty: nowhere",
     )
     isolated_s: float = Field(
         default=0.0, ge=0, le=60, description="device seconds a minute that isolated comparisons may have alone; 0: none"

@@ -121,7 +121,7 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
         cache_dir=settings.cache_dir,
     )
     gpu_memory = None if settings.gpu_memory_mb is None else settings.gpu_memory_mb << 20
-    backend = choose_backend(settings.provider, threads=settings.threads, gpu_memory=gpu_memory)
+    backend = choose_backend(settings.provider, threads=settings.threads, gpu_memory=gpu_memory, cache_dir=settings.cache_dir)
     engine = Engine(catalogue, backend, config, metrics)
     default = choose_default(catalogue, settings.default_model)
     store = open_store(settings)

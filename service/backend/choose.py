@@ -1,9 +1,17 @@
-"""Which runtime serves here: a GPU where there is one, else the fastest on this CPU whose images hold the bar."""
+"""Which runtime serves here: a GPU where there is one, else the fastest on this CPU whose images hold the bar.
+
+Where two runtimes can serve, each model's choice is measured once and remembered beside the calibrations, so that a restart
+gives the bytes that it gave before.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 import structlog
@@ -12,21 +20,30 @@ from models.catalogue import Entry
 from service.backend.base import Backend, BackendError, Network
 from service.backend.cuda import CUDA, CudaBackend, find_gpu
 from service.backend.onnx import CPU, OnnxBackend
-from service.backend.probe import ROWS, agrees, probe_inputs
+from service.backend.probe import ROWS, Agreement, agrees, probe_inputs
+from service.remembered import recall, remember
 
 log = structlog.get_logger(__name__)
 
 OPENVINO = "OpenVINO"
 PROVIDERS = (CPU, CUDA, OPENVINO)
 
+_KIND = "choice"
 _WORTH_IT = 1.1  # how many times faster the lower precision must be
 _ROUNDS = 5
 
 
-def choose_backend(provider: str | None = None, *, threads: int | None = None, gpu_memory: int | None = None) -> Backend:
+def choose_backend(
+    provider: str | None = None,
+    *,
+    threads: int | None = None,
+    gpu_memory: int | None = None,
+    cache_dir: Path | None = None,
+) -> Backend:
     """The backend of a provider, or the best one that this machine offers when provider is None.
 
-    threads: CPU threads of one evaluation; gpu_memory: most bytes of device memory for one model.
+    threads: CPU threads of one evaluation; gpu_memory: most bytes of device memory for one model; cache_dir: where choices
+    between runtimes are remembered from run to run, None: nowhere.
     Raises BackendError for a provider that is unknown or not installed.
     """
     if provider is not None:
@@ -41,7 +58,8 @@ def choose_backend(provider: str | None = None, *, threads: int | None = None, g
     except BackendError as error:
         return _logged(OnnxBackend(threads=threads), CPU, f"no GPU runtime is installed, and {error}")
     slower = OnnxBackend(threads=threads)
-    return _logged(FasterOf(slower, faster), f"{CPU} or {OPENVINO}", "no GPU runtime is installed; measured for each model")
+    reason = "no GPU runtime is installed; measured for each model, or remembered"
+    return _logged(FasterOf(slower, faster, cache_dir), f"{CPU} or {OPENVINO}", reason)
 
 
 def _configured(provider: str, threads: int | None, gpu_memory: int | None) -> Backend:
@@ -69,30 +87,65 @@ def _logged(backend: Backend, provider: str, reason: str) -> Backend:
     return backend
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Whether the candidate serves a model, and what was measured: a step of the reference over one of the candidate's."""
+
+    candidate: bool
+    reason: str
+    times_faster: float
+    agreement: Agreement | None = None  # of the candidate's images, where it was fast enough to look at them
+
+
 class FasterOf:
     """Of two backends, the second for each model where it is faster and its images agree with the first's."""
 
-    def __init__(self, reference: Backend, candidate: Backend) -> None:
-        self._reference, self._candidate = reference, candidate
+    def __init__(self, reference: Backend, candidate: Backend, cache_dir: Path | None = None) -> None:
+        """cache_dir: where choices are remembered; without one they are measured at each start."""
+        self._reference, self._candidate, self._cache_dir = reference, candidate, cache_dir
 
     @property
     def fingerprint(self) -> str:
         return f"{self._reference.fingerprint} or {self._candidate.fingerprint}"
 
     def load(self, entry: Entry) -> Network:
-        """The better network. Raises BackendError when the reference cannot run the entry."""
-        reference = self._reference.load(entry)
+        """The better network, as remembered or else as measured. Raises BackendError when the reference cannot run the entry.
+
+        A candidate that fails is not remembered: the reference serves, and the next start tries again.
+        """
+        key = {"model": entry.id, "sha256": entry.manifest.sha256, "backends": self.fingerprint}
+        choice = recall(self._cache_dir, _KIND, key, _choice_of)
+        if choice is not None and not choice.candidate:
+            return _chosen(entry, self._reference.load(entry), f"remembered: {choice.reason}")
         try:
             candidate = self._candidate.load(entry)
-            gain = _times_faster(candidate, reference, entry)
-            if gain < _WORTH_IT:
-                return _chosen(entry, reference, f"{candidate.provider} takes {1 / gain:.2f} times as long")
-            found = agrees(candidate, reference, entry)
         except Exception as error:  # whatever the candidate raises, the reference serves
+            return _chosen(entry, self._reference.load(entry), f"the other runtime failed: {error}")
+        if choice is not None:
+            return _chosen(entry, candidate, f"remembered: {choice.reason}")
+        reference = self._reference.load(entry)
+        try:
+            choice = _measured(candidate, reference, entry)
+        except Exception as error:
             return _chosen(entry, reference, f"the other runtime failed: {error}")
-        if not found.holds:
-            return _chosen(entry, reference, f"images of {candidate.provider} differ: {found}")
-        return _chosen(entry, candidate, f"{gain:.2f} times faster in {candidate.precision}; {found}")
+        remember(self._cache_dir, _KIND, key, asdict(choice))
+        return _chosen(entry, candidate if choice.candidate else reference, choice.reason)
+
+
+def _measured(candidate: Network, reference: Network, entry: Entry) -> Choice:
+    gain = _times_faster(candidate, reference, entry)
+    if gain < _WORTH_IT:
+        return Choice(False, f"{candidate.provider} takes {1 / gain:.2f} times as long", gain)
+    found = agrees(candidate, reference, entry)
+    if not found.holds:
+        return Choice(False, f"images of {candidate.provider} differ: {found}", gain, found)
+    return Choice(True, f"{gain:.2f} times faster in {candidate.precision}; {found}", gain, found)
+
+
+def _choice_of(stored: Mapping[str, Any]) -> Choice:
+    """The choice among remembered fields."""
+    agreement = None if stored["agreement"] is None else Agreement(**stored["agreement"])
+    return Choice(bool(stored["candidate"]), str(stored["reason"]), float(stored["times_faster"]), agreement)
 
 
 def _chosen(entry: Entry, network: Network, reason: str) -> Network:
