@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks import common
-from benchmarks.common import print_table, shown, spread
+from benchmarks.common import print_machine, print_table, shown, spread
 from models.catalogue import Entry, default_zoo, discover, variant_plan
 from service.backend.base import Network
 from service.backend.onnx import CPU, OnnxBackend, OnnxNetwork, open_session, session_options, usable_cores
@@ -34,7 +34,7 @@ from service.backend.probe import ROWS, agreement, probe_inputs, sample
 from service.logs import configure_logging
 
 STUDENT = "fashion-mnist/student-016"
-DEFAULT = "default"
+DEFAULT, OPENVINO = "default", "OpenVINO bf16"
 _PAUSE_S = 0.002
 _SIZES = (1, 2, 3, 5, 8, 16, 31, 32)  # compared with 64; each takes a compilation
 
@@ -79,7 +79,7 @@ def variants(entry: Entry, threads: int) -> dict[str, Network]:
     if find_spec("openvino") is not None:
         from service.backend.openvino import OpenVinoBackend
 
-        networks["OpenVINO bf16"] = OpenVinoBackend(threads=threads).load(entry)
+        networks[OPENVINO] = OpenVinoBackend(threads=threads).load(entry)
     return networks
 
 
@@ -124,6 +124,28 @@ def openvino_agreement(entry: Entry, threads: int, most_steps: int) -> dict[str,
     return {"evaluations": steps, **vars(found), "holds": found.holds, "differing_sizes": differing}
 
 
+def report(result: Mapping[str, Any]) -> None:
+    """The result as Markdown."""
+    print_machine(result)
+    kept = {rows: rounds[1:] for rows, rounds in result["rounds"].items()}  # the first round is warm-up
+    table = []
+    for name in (*OPTIONS, OPENVINO):
+        if name not in next(iter(kept.values()))[0]:
+            continue
+        cells = []
+        for rounds in kept.values():
+            if name == DEFAULT:
+                cells.append(shown(spread([1000 * measured[name] for measured in rounds])) + " ms")
+            else:
+                cells.append(shown(spread([measured[name] / measured[DEFAULT] for measured in rounds])))
+        table.append([name, *cells])
+    print_table(["setting", *(f"{rows} rows" for rows in kept)], table)
+    if result["agreement"]:
+        print()
+        columns = ["model", "evaluations", "PSNR dB", "within one level", "largest", "holds", "sizes that differ"]
+        print_table(columns, [[model, *cell.values()] for model, cell in result["agreement"].items()])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
@@ -147,24 +169,10 @@ def main() -> None:
             rounds.append(measured)
             common.save(arguments.out, result)
     for model, other in catalogue.entries.items():
-        if not arguments.quick and "OpenVINO bf16" in networks and model not in result["agreement"]:
+        if not arguments.quick and OPENVINO in networks and model not in result["agreement"]:
             result["agreement"][model] = openvino_agreement(other, arguments.threads, arguments.steps)
             common.save(arguments.out, result)
-    rows_of_table = []
-    for name in networks:
-        cells = []
-        for rows in sizes:
-            kept = result["rounds"][str(rows)][1:]  # the first round is warm-up
-            if name == DEFAULT:
-                cells.append(shown(spread([1000 * measured[name] for measured in kept])) + " ms")
-            else:
-                cells.append(shown(spread([measured[name] / measured[DEFAULT] for measured in kept])))
-        rows_of_table.append([name, *cells])
-    print_table(["setting", *(f"{rows} rows" for rows in sizes)], rows_of_table)
-    if result["agreement"]:
-        print()
-        columns = ["model", "evaluations", "PSNR dB", "within one level", "largest", "holds", "sizes that differ"]
-        print_table(columns, [[model, *cell.values()] for model, cell in result["agreement"].items()])
+    report(result)
 
 
 if __name__ == "__main__":
