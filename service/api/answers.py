@@ -7,7 +7,6 @@ import base64
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -173,12 +172,12 @@ def class_name(model: Resolved, spec: ImageSpec) -> str | None:
 
 def timing_body(timing: Timing) -> TimingBody:
     """A timing as JSON."""
-    return TimingBody(**asdict(timing))
+    return TimingBody(**vars(timing))
 
 
 def device_body(device: Device) -> DeviceBody:
     """What made an image, as JSON."""
-    return DeviceBody(**asdict(device))
+    return DeviceBody(**vars(device))
 
 
 def arm_body(assignment: Assignment | None) -> ExperimentArm | None:

@@ -157,7 +157,7 @@ def check_experiments(settings: Settings, catalogue: Catalogue) -> None:
                 raise StartupError(f"The experiment {name!r} has the arm {arm!r}; write it {canonical!r}.")
 
 
-def _service_of(request: Request) -> Service:
+async def _service_of(request: Request) -> Service:  # a plain function would be run in a thread for every request
     service: Service = request.app.state.service
     return service
 
