@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import onnxruntime as ort
@@ -30,7 +31,8 @@ PROVIDERS = (CPU, CUDA, OPENVINO)
 
 _KIND = "choice"
 _WORTH_IT = 1.1  # how many times faster the lower precision must be
-_ROUNDS = 5
+_ROUNDS = 7
+_STEADY = 2.0  # how far apart the rounds' ratios may be, largest over smallest; a busy machine's are farther
 
 
 def choose_backend(
@@ -89,12 +91,21 @@ def _logged(backend: Backend, provider: str, reason: str) -> Backend:
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether the candidate serves a model, and what was measured: a step of the reference over one of the candidate's."""
+    """Whether the candidate serves a model, and what was measured.
+
+    times_faster: a step of the reference over one of the candidate's, round by round; agreement: of the candidate's images,
+    where it was fast enough to look at them.
+    """
 
     candidate: bool
     reason: str
-    times_faster: float
-    agreement: Agreement | None = None  # of the candidate's images, where it was fast enough to look at them
+    times_faster: list[float]
+    agreement: Agreement | None = None
+
+    @property
+    def steady(self) -> bool:
+        """Whether the rounds are alike enough to decide for the runs to come."""
+        return max(self.times_faster) <= _STEADY * min(self.times_faster)
 
 
 class FasterOf:
@@ -111,7 +122,8 @@ class FasterOf:
     def load(self, entry: Entry) -> Network:
         """The better network, as remembered or else as measured. Raises BackendError when the reference cannot run the entry.
 
-        A candidate that fails is not remembered: the reference serves, and the next start tries again.
+        What was measured on a busy machine is not remembered, nor is a candidate that fails: the reference serves, and the
+        next start tries again.
         """
         key = {"model": entry.id, "sha256": entry.manifest.sha256, "backends": self.fingerprint}
         choice = recall(self._cache_dir, _KIND, key, _choice_of)
@@ -128,24 +140,28 @@ class FasterOf:
             choice = _measured(candidate, reference, entry)
         except Exception as error:
             return _chosen(entry, reference, f"the other runtime failed: {error}")
-        remember(self._cache_dir, _KIND, key, asdict(choice))
+        if choice.steady:
+            remember(self._cache_dir, _KIND, key, asdict(choice))
+        else:
+            log.warning("choice_not_kept", model=entry.id, reason="the machine is busy", times_faster=choice.times_faster)
         return _chosen(entry, candidate if choice.candidate else reference, choice.reason)
 
 
 def _measured(candidate: Network, reference: Network, entry: Entry) -> Choice:
-    gain = _times_faster(candidate, reference, entry)
+    ratios = _times_faster(candidate, reference, entry)
+    gain = median(ratios)
     if gain < _WORTH_IT:
-        return Choice(False, f"{candidate.provider} takes {1 / gain:.2f} times as long", gain)
+        return Choice(False, f"{candidate.provider} takes {1 / gain:.2f} times as long", ratios)
     found = agrees(candidate, reference, entry)
     if not found.holds:
-        return Choice(False, f"images of {candidate.provider} differ: {found}", gain, found)
-    return Choice(True, f"{gain:.2f} times faster in {candidate.precision}; {found}", gain, found)
+        return Choice(False, f"images of {candidate.provider} differ: {found}", ratios, found)
+    return Choice(True, f"{gain:.2f} times faster in {candidate.precision}; {found}", ratios, found)
 
 
 def _choice_of(stored: Mapping[str, Any]) -> Choice:
     """The choice among remembered fields."""
     agreement = None if stored["agreement"] is None else Agreement(**stored["agreement"])
-    return Choice(bool(stored["candidate"]), str(stored["reason"]), float(stored["times_faster"]), agreement)
+    return Choice(bool(stored["candidate"]), str(stored["reason"]), list(map(float, stored["times_faster"])), agreement)
 
 
 def _chosen(entry: Entry, network: Network, reason: str) -> Network:
@@ -153,13 +169,15 @@ def _chosen(entry: Entry, network: Network, reason: str) -> Network:
     return network
 
 
-def _times_faster(candidate: Network, reference: Network, entry: Entry) -> float:
-    """Seconds of the reference over the candidate's for one batch, each the shortest of a few interleaved steps."""
+def _times_faster(candidate: Network, reference: Network, entry: Entry) -> list[float]:
+    """Seconds of the reference over the candidate's for one batch, in several rounds of one step each."""
     inputs = probe_inputs(entry, ROWS)
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(_ROUNDS):
-        for is_candidate, network in ((True, candidate), (False, reference)):
-            start = time.perf_counter()
-            network.step(*inputs)
-            seconds[is_candidate].append(time.perf_counter() - start)
-    return min(seconds[False]) / min(seconds[True])
+
+    def seconds(network: Network) -> float:
+        start_s = time.perf_counter()
+        network.step(*inputs)
+        return time.perf_counter() - start_s
+
+    for network in (candidate, reference):  # the first step of a size is another matter
+        network.step(*inputs)
+    return [seconds(reference) / seconds(candidate) for _ in range(_ROUNDS)]
