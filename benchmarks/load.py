@@ -127,7 +127,8 @@ def print_promises(cells: Mapping[str, Mapping[str, float]]) -> None:
         for name, cell in cells.items()
         if "estimate_ratio" in cell
     ]
-    print_table(["answers of", "time / estimate, median", "median error", "done by the estimate"], rows)
+    if rows:
+        print_table(["answers of", "time / estimate, median", "median error", "done by the estimate"], rows)
 
 
 def _elsewhere(specification: Mapping[str, Any]) -> Load:

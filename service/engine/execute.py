@@ -62,11 +62,10 @@ def gather(rows: Sequence[Row]) -> tuple[Float32, Float32, Int64, Int64 | None, 
     return x, x0_prev, timestep, np.array(labels, dtype=np.int64) if labels else None, coefficients
 
 
-def _together(arrays: Sequence[NDArray[Any] | None]) -> Float32:
-    """What np.stack gives, as float32, in half its time: it makes a view of every array first. Running rows have no None."""
-    first = arrays[0]
-    assert first is not None
-    return np.concatenate(arrays, dtype=np.float32, casting="same_kind").reshape(len(arrays), *first.shape)  # type: ignore[arg-type]
+def _together(arrays: Sequence[Any]) -> Float32:
+    """What np.stack gives, as float32, in half its time, which goes to a view of every array."""
+    together: Float32 = np.concatenate(arrays, dtype=np.float32, casting="same_kind")
+    return together.reshape(len(arrays), *arrays[0].shape)
 
 
 def _halved(network: Network, rows: Sequence[Row], now_s: float, error: Exception) -> Evaluation:
