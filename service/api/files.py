@@ -35,7 +35,7 @@ async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
                 raise InvalidRequestError(
                     "The model or the runtime behind this url has changed; request the image again.",
                     None,
-                    "url_outdated",
+                    "url_expired",
                     status=410,
                 )
             (file,) = await encode_all(finished, link.style)

@@ -64,7 +64,7 @@ async def test_a_url_of_an_image_that_another_runtime_made_is_gone(tiny_zoo: Pat
         same, gone = [await client.get(elsewhere.link("", model, one, FileStyle(), b"")) for one in (image, other)]
     assert same.content == FileStyle().encode(image.pixels)
     assert gone.status_code == 410
-    assert gone.json()["error"]["code"] == "url_outdated"
+    assert gone.json()["error"]["code"] == "url_expired"
 
 
 async def test_an_altered_url_is_refused(client: httpx.AsyncClient) -> None:
