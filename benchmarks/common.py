@@ -22,7 +22,7 @@ import onnxruntime as ort
 import psutil
 
 from models.catalogue import default_zoo
-from service.backend.onnx import cpu_name, usable_cores
+from service.backend.onnx import CPU, cpu_name, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_S = 300.0
@@ -89,6 +89,15 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def print_machine(result: Mapping[str, Any]) -> None:
+    """One line on where and when a result was measured."""
+    at = result["machine"]
+    print(
+        f"{at['processor']}, {at['cores']} cores, load average {at['load_average']:.2f} at the start; Python {at['python']}, "
+        f"ONNX Runtime {at['onnxruntime']}; {at['started'][:10]}\n"
+    )
 
 
 def cpu_seconds(pid: int) -> float:
@@ -160,8 +169,8 @@ def zoo_of(models: Sequence[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def serving_ours(models: Sequence[str], threads: int) -> Iterator[Server]:
-    """This project's server with these models, on ONNX Runtime's CPU provider, admitting whatever comes."""
+def serving_ours(models: Sequence[str], threads: int, provider: str = CPU) -> Iterator[Server]:
+    """This project's server with these models, on the runtime that is compared, admitting whatever comes."""
     port = free_port()
     call = "from service.cli import main; main()"
     with zoo_of(models) as zoo:
@@ -169,7 +178,7 @@ def serving_ours(models: Sequence[str], threads: int) -> Iterator[Server]:
         environment = {
             "SFDDM_THREADS": str(threads),
             "SFDDM_LOG_LEVEL": "warning",
-            "SFDDM_PROVIDER": "CPUExecutionProvider",  # what is compared is the serving: the peers' runtime
+            "SFDDM_PROVIDER": provider,
             "SFDDM_CACHE_BYTES": "0",  # every image is computed, though clients of several rounds repeat their seeds
         }
         with serving(command, port, "/readyz", environment) as server:

@@ -8,6 +8,9 @@ takes the ratio of its step to the default's in the same round; the table has th
 slower than the default). OpenVINO is one more variant, compiled for the batch size as the service does. Steps follow a
 short sleep, as threads that spin while they wait cost the next process and not their own.
 
+With a neighbour: the same beside a process that computes for 4 ms in every 40, about what serving takes of a core at
+saturation. Threads that share a step evenly wait for the one that was held up; a setting that mends this shows here.
+
 Agreement (without --quick): 16 images of each model, ONNX Runtime in float32 against OpenVINO in bf16, through the model's
 own plan where it has at most --steps evaluations, and whether rows give the same bytes at batch sizes from 1 to 64.
 """
@@ -16,8 +19,11 @@ from __future__ import annotations
 
 import argparse
 import random
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +32,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks import common
-from benchmarks.common import print_table, shown, spread
+from benchmarks.common import print_machine, print_table, shown, spread
 from models.catalogue import Entry, default_zoo, discover, variant_plan
 from service.backend.base import Network
 from service.backend.onnx import CPU, OnnxBackend, OnnxNetwork, open_session, session_options, usable_cores
@@ -34,8 +40,16 @@ from service.backend.probe import ROWS, agreement, probe_inputs, sample
 from service.logs import configure_logging
 
 STUDENT = "fashion-mnist/student-016"
-DEFAULT = "default"
+DEFAULT, OPENVINO = "default", "OpenVINO bf16"
 _PAUSE_S = 0.002
+_NEIGHBOUR = """
+import time
+while True:
+    until_s = time.perf_counter() + 0.004
+    while time.perf_counter() < until_s:
+        pass
+    time.sleep(0.036)
+"""
 _SIZES = (1, 2, 3, 5, 8, 16, 31, 32)  # compared with 64; each takes a compilation
 
 
@@ -55,6 +69,14 @@ def _no_pattern(options: ort.SessionOptions) -> None:
     options.enable_mem_pattern = False
 
 
+def _smaller_blocks(options: ort.SessionOptions) -> None:
+    options.add_session_config_entry("session.dynamic_block_base", "4")
+
+
+def _one_more_thread(options: ort.SessionOptions) -> None:
+    options.intra_op_num_threads += 1
+
+
 def _one_thread(options: ort.SessionOptions) -> None:
     options.intra_op_num_threads = 1
 
@@ -65,6 +87,8 @@ OPTIONS: dict[str, Callable[[ort.SessionOptions], None]] = {
     "threads spin while they wait": _spinning,
     "no arena": _no_arena,
     "no memory pattern": _no_pattern,
+    "work shared out in smaller blocks": _smaller_blocks,
+    "one thread more": _one_more_thread,
     "one thread": _one_thread,
 }
 
@@ -79,7 +103,7 @@ def variants(entry: Entry, threads: int) -> dict[str, Network]:
     if find_spec("openvino") is not None:
         from service.backend.openvino import OpenVinoBackend
 
-        networks["OpenVINO bf16"] = OpenVinoBackend(threads=threads).load(entry)
+        networks[OPENVINO] = OpenVinoBackend(threads=threads).load(entry)
     return networks
 
 
@@ -103,6 +127,17 @@ def one_round(networks: dict[str, Network], entry: Entry, rows: int, steps: int,
     }
 
 
+@contextmanager
+def neighbour() -> Iterator[None]:
+    """A process that takes a tenth of a core."""
+    process = subprocess.Popen([sys.executable, "-c", _NEIGHBOUR])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def openvino_agreement(entry: Entry, threads: int, most_steps: int) -> dict[str, Any]:
     """How the images of one model differ, and the batch sizes whose rows differ from those of the largest."""
     from service.backend.openvino import OpenVinoBackend
@@ -124,6 +159,28 @@ def openvino_agreement(entry: Entry, threads: int, most_steps: int) -> dict[str,
     return {"evaluations": steps, **vars(found), "holds": found.holds, "differing_sizes": differing}
 
 
+def report(result: Mapping[str, Any]) -> None:
+    """The result as Markdown."""
+    print_machine(result)
+    kept = {rows: rounds[1:] for rows, rounds in result["rounds"].items()}  # the first round is warm-up
+    table = []
+    for name in (*OPTIONS, OPENVINO):
+        if name not in next(iter(kept.values()))[0]:
+            continue
+        cells = []
+        for rounds in kept.values():
+            if name == DEFAULT:
+                cells.append(shown(spread([1000 * measured[name] for measured in rounds])) + " ms")
+            else:
+                cells.append(shown(spread([measured[name] / measured[DEFAULT] for measured in rounds])))
+        table.append([name, *cells])
+    print_table(["setting", *kept], table)
+    if result["agreement"]:
+        print()
+        columns = ["model", "evaluations", "PSNR dB", "within one level", "largest", "holds", "sizes that differ"]
+        print_table(columns, [[model, *cell.values()] for model, cell in result["agreement"].items()])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
@@ -140,31 +197,18 @@ def main() -> None:
     catalogue = discover([default_zoo()])
     entry = catalogue.entries[STUDENT]
     networks = variants(entry, arguments.threads)
-    for rows in sizes:
-        rounds = result["rounds"].setdefault(str(rows), [])
+    for rows, busy in [*((rows, False) for rows in sizes), (sizes[-1], True)]:
+        rounds = result["rounds"].setdefault(f"{rows} rows{', with a neighbour' if busy else ''}", [])
         while len(rounds) < arguments.rounds:
-            measured = one_round(networks, entry, rows, repeats, len(rounds) - 1)
+            with neighbour() if busy else nullcontext():
+                measured = one_round(networks, entry, rows, repeats, len(rounds) - 1)
             rounds.append(measured)
             common.save(arguments.out, result)
     for model, other in catalogue.entries.items():
-        if not arguments.quick and "OpenVINO bf16" in networks and model not in result["agreement"]:
+        if not arguments.quick and OPENVINO in networks and model not in result["agreement"]:
             result["agreement"][model] = openvino_agreement(other, arguments.threads, arguments.steps)
             common.save(arguments.out, result)
-    rows_of_table = []
-    for name in networks:
-        cells = []
-        for rows in sizes:
-            kept = result["rounds"][str(rows)][1:]  # the first round is warm-up
-            if name == DEFAULT:
-                cells.append(shown(spread([1000 * measured[name] for measured in kept])) + " ms")
-            else:
-                cells.append(shown(spread([measured[name] / measured[DEFAULT] for measured in kept])))
-        rows_of_table.append([name, *cells])
-    print_table(["setting", *(f"{rows} rows" for rows in sizes)], rows_of_table)
-    if result["agreement"]:
-        print()
-        columns = ["model", "evaluations", "PSNR dB", "within one level", "largest", "holds", "sizes that differ"]
-        print_table(columns, [[model, *cell.values()] for model, cell in result["agreement"].items()])
+    report(result)
 
 
 if __name__ == "__main__":

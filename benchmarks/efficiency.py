@@ -5,8 +5,11 @@
 
 Efficiency: images/s of student-16 through HTTP at saturation over images/s of a loop that only calls ONNX Runtime, at the
 best of several batch sizes. Each round measures both, one after the other, in random order; the ratio is taken within the
-round. Server, clients and the bare loop share the same cores, so the clients' CPU time is measured and told: `efficiency`
-charges it to the server, `without clients` takes their share of the cores away from the bare loop as well.
+round. Images leave in bunches, as many as a batch holds, so the server's are counted in the steps that its metrics tell at
+both ends of the window; every request must be answered. Server, clients and the bare loop share the same cores, so the
+clients' CPU time is measured and told: `efficiency` charges it to the server, `without clients` takes their share of the
+cores away from the bare loop as well. CPU time an image, which what else runs on the machine hardly changes, says what
+serving costs; the rest is time in which cores had nothing to do, for instance while the other core was not done yet.
 
 Own time per step: process CPU time of a step through the real engine, whose network returns its input at once.
 """
@@ -16,18 +19,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import common
-from benchmarks.common import Server, print_table, serving_ours, shown, spread
+from benchmarks.common import Server, print_machine, print_table, serving_ours, shown, spread
 from benchmarks.idle import IdleBackend
-from benchmarks.load import closed_loop
+from benchmarks.load import Load, closed_loop
 from models.catalogue import Catalogue, Entry, default_zoo, discover
-from service.backend.onnx import OnnxBackend
+from service.backend.choose import PROVIDERS, choose_backend
+from service.backend.onnx import CPU
 from service.backend.probe import probe_inputs
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
@@ -57,46 +65,104 @@ async def own_step_seconds(rows: int) -> float:
     return cpu_s / _OWN_STEPS
 
 
-def bare_images_per_second(entry: Entry, batch: int, seconds: float, threads: int) -> float:
-    """A loop that only evaluates the network, at one batch size."""
-    network, inputs = OnnxBackend(threads=threads).load(entry), probe_inputs(entry, batch)
+def bare_loop(entry: Entry, batch: int, seconds: float, threads: int, provider: str) -> dict[str, float]:
+    """Images/s, and CPU seconds an image, of a loop that only evaluates the network, at one batch size."""
+    network, inputs = choose_backend(provider, threads=threads).load(entry), probe_inputs(entry, batch)
+    network.prepare([batch])
     network.step(*inputs)
-    steps, start_s = 0, time.perf_counter()
+    steps, start_s, cpu_s = 0, time.perf_counter(), time.process_time()
     while (passed_s := time.perf_counter() - start_s) < seconds:
         network.step(*inputs)
         steps += 1
-    return steps * batch / entry.manifest.steps / passed_s
+    images = steps * batch / entry.manifest.steps
+    return {"images_per_s": images / passed_s, "cpu_s_per_image": (time.process_time() - cpu_s) / images}
 
 
-def http_images_per_second(server: Server, clients: int, seconds: float) -> dict[str, float]:
-    """Images/s of one-image requests once batches are full, and the CPU seconds an image costs server and clients."""
-    before_s = common.cpu_seconds(server.pid)
+def at_saturation(server: Server, clients: int, seconds: float, steps: int) -> dict[str, float]:
+    """Images/s of one-image requests in the last three quarters of the load, and where the time went.
+
+    Raises RuntimeError when a request was not answered.
+    """
     bodies = [{"model": STUDENT, "prompt": "", "class_label": seed % 10, "seed": seed} for seed in range(1000)]
-    load = closed_loop(f"{server.url}/v1/images/generations", bodies, clients, seconds)
-    server_cpu_s = common.cpu_seconds(server.pid) - before_s
-    ramp_s = seconds / 4
-    ended = [o.at_s + o.latency_s for o in load.outcomes if o.status == 200]
+    loads: list[Load] = []
+    url = f"{server.url}/v1/images/generations"
+    load = threading.Thread(target=lambda: loads.append(closed_loop(url, bodies, clients, seconds)))
+    load.start()
+    time.sleep(seconds / 4)
+    before = _reading(server)
+    time.sleep(seconds * 3 / 4)
+    passed = {name: value - before[name] for name, value in _reading(server).items()}
+    load.join()
+    failed = sum(outcome.status != 200 for outcome in loads[0].outcomes) if loads else clients
+    if failed:
+        raise RuntimeError(f"{failed} requests were not answered; what is left says nothing about efficiency")
+    images = passed["row_steps"] / steps
     return {
-        "images_per_s": sum(ramp_s <= end <= seconds for end in ended) / (seconds - ramp_s),
-        "client_cores": load.client_cpu_s / load.wall_s,
-        "server_cpu_s_per_image": server_cpu_s / max(1, len(ended)),
+        "images_per_s": images / passed["clock_s"],
+        "client_cores": loads[0].client_cpu_s / loads[0].wall_s,
+        "cpu_s_per_image": passed["cpu_s"] / images,
+        "rows": passed["row_steps"] / passed["batches"],
+        "in_step": passed["step_s"] / passed["clock_s"],
     }
+
+
+def _reading(server: Server) -> dict[str, float]:
+    """The server's CPU time and counters now."""
+    wanted = {"sfddm_steps_total": "row_steps", "sfddm_step_seconds_sum": "step_s", "sfddm_step_seconds_count": "batches"}
+    found = dict.fromkeys(wanted.values(), 0.0)
+    text = httpx.get(f"{server.url}/metrics", timeout=60).raise_for_status().text
+    found |= {"clock_s": time.perf_counter(), "cpu_s": common.cpu_seconds(server.pid)}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name in wanted:
+                found[wanted[sample.name]] += sample.value
+    return found
 
 
 def one_round(server: Server, entry: Entry, number: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """The bare loop at each batch size and the server, in random order."""
-    bare: dict[int, float] = {}
+    bare: dict[int, dict[str, float]] = {}
     http: dict[str, float] = {}
     parts: list[int | None] = [*arguments.batches, None]
     for batch in random.Random(number).sample(parts, len(parts)):
         if batch is None:
-            http = http_images_per_second(server, arguments.clients, arguments.seconds)
+            http = at_saturation(server, arguments.clients, arguments.seconds, entry.manifest.steps)
         else:
-            bare[batch] = bare_images_per_second(entry, batch, arguments.seconds / 2, arguments.threads)
-    best = max(bare.values())
-    left = 1 - http["client_cores"] / arguments.threads
-    ratio = http["images_per_s"] / best
-    return {"bare": bare, "http": http, "efficiency": ratio, "without_clients": ratio / left}
+            bare[batch] = bare_loop(entry, batch, arguments.seconds / 2, arguments.threads, arguments.provider)
+    best = max(bare.values(), key=lambda loop: loop["images_per_s"])
+    left = 1 - http["client_cores"] / common.usable_cores()
+    ratio = http["images_per_s"] / best["images_per_s"]
+    return {"bare": bare, "best": best, "http": http, "efficiency": ratio, "without_clients": ratio / left}
+
+
+def report(result: Mapping[str, Any]) -> None:
+    """The result as Markdown."""
+    print_machine(result)
+    print_table(
+        ["rows", "engine's own CPU time a step, us", "us a row"],
+        [[rows, us, us / int(rows)] for rows, us in result["own_step_us"].items()],
+    )
+    slope, constant = np.polyfit([int(rows) for rows in result["own_step_us"]], list(result["own_step_us"].values()), 1)
+    print(f"\nFit: {constant:.0f} us + {slope:.1f} us a row\n")
+    rounds = result["rounds"]
+
+    def row(name: str, part: str, field: str, unit: float = 1.0) -> list[str]:
+        return [name, shown(spread([unit * (one[part] if part else one)[field] for one in rounds]))]
+
+    print_table(
+        ["what", f"median of {len(rounds)} rounds (lowest - highest)"],
+        [
+            row("bare ONNX Runtime loop, best batch, images/s", "best", "images_per_s"),
+            row("over HTTP, images/s", "http", "images_per_s"),
+            row("efficiency", "", "efficiency"),
+            row("efficiency without clients", "", "without_clients"),
+            row("bare loop's CPU time an image, ms", "best", "cpu_s_per_image", 1000),
+            row("server's CPU time an image, ms", "http", "cpu_s_per_image", 1000),
+            row("rows in a batch", "http", "rows"),
+            row("share of the time in which the device was in a step", "http", "in_step"),
+            row("cores that the clients used", "http", "client_cores"),
+        ],
+    )
 
 
 def main() -> None:
@@ -107,39 +173,24 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=128)
     parser.add_argument("--threads", type=int, default=common.usable_cores())
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--provider", choices=PROVIDERS, default=CPU, help="runtime of the server and of the bare loop")
     parser.add_argument("--quick", action="store_true", help="one short round, few sizes")
     arguments = parser.parse_args()
     configure_logging("console", "warning")
     sizes = [2**power for power in range(9)]
     if arguments.quick:
-        arguments.rounds, arguments.seconds, arguments.batches, arguments.clients, sizes = 1, 3.0, [16], 32, [1, 16, 256]
+        arguments.rounds, arguments.seconds, arguments.batches, arguments.clients, sizes = 1, 4.0, [16], 32, [1, 16, 256]
     result = common.resume(arguments.out) or {"machine": common.machine(), "own_step_us": {}, "rounds": []}
     for rows in sizes:
         if str(rows) not in result["own_step_us"]:
             result["own_step_us"][str(rows)] = 1e6 * asyncio.run(own_step_seconds(rows))
             common.save(arguments.out, result)
     entry = discover([default_zoo()]).entries[STUDENT]
-    with serving_ours([STUDENT], arguments.threads) as server:
+    with serving_ours([STUDENT], arguments.threads, arguments.provider) as server:
         while len(result["rounds"]) < arguments.rounds:
             result["rounds"].append(one_round(server, entry, len(result["rounds"]), arguments))
             common.save(arguments.out, result)
-    rounds = result["rounds"]
-    print_table(
-        ["rows", "engine's own CPU time a step, us", "us a row"],
-        [[rows, us, us / int(rows)] for rows, us in result["own_step_us"].items()],
-    )
-    slope, constant = np.polyfit([int(rows) for rows in result["own_step_us"]], list(result["own_step_us"].values()), 1)
-    print(f"\nFit: {constant:.0f} us + {slope:.1f} us a row\n")
-    print_table(
-        ["what", f"median of {len(rounds)} rounds (lowest - highest)"],
-        [
-            ["bare ONNX Runtime loop, best batch, images/s", shown(spread([max(r["bare"].values()) for r in rounds]))],
-            ["over HTTP, images/s", shown(spread([r["http"]["images_per_s"] for r in rounds]))],
-            ["efficiency", shown(spread([r["efficiency"] for r in rounds]))],
-            ["efficiency without clients", shown(spread([r["without_clients"] for r in rounds]))],
-            ["cores that the clients used", shown(spread([r["http"]["client_cores"] for r in rounds]))],
-        ],
-    )
+    report(result)
 
 
 if __name__ == "__main__":

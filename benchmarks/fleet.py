@@ -1,12 +1,10 @@
 """Fleet simulation: the engine's own scheduler and admission on measured step times, as hundreds of replicas of one day.
 
-    python benchmarks/fleet.py --out fleet.json        on step times of this machine, calibrated or recalled
-    python benchmarks/fleet.py --one-core              on the CPU time of one core, where this machine is busy
-    python benchmarks/fleet.py --curves curves.json    on step times measured elsewhere: {model: {rows: seconds}}
+    python -m benchmarks.fleet --out fleet.json        on step times of this machine, calibrated or recalled
+    python -m benchmarks.fleet --one-core              on the CPU time of one core, where this machine is busy
+    python -m benchmarks.fleet --curves curves.json    on step times measured elsewhere: {model: {rows: seconds}}
 
-A replica is one scheduler driven as the engine drives it (schedule, charge, advance; admission; estimates), on a clock that
-advances by the calibrated time of each batch, with 5 % noise. The day has five ten-minute windows; within each, arrivals are
-Poisson with bursts of twice the calm rate, and 1 % of the clients leave before their answer.
+How replicas and clients behave is told in benchmarks/simulation.py. The day has five ten-minute windows.
 
 Sampling, said plainly: replicas differ by chance only, so of the hundreds that a window needs only --sample are simulated,
 with their share of the arrivals. Each request goes to the less loaded of two of them drawn at random, as a load balancer
@@ -20,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import heapq
 import json
 import math
 import os
@@ -28,21 +25,16 @@ import platform
 import random
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.simulation import Mix, Tally, simulate
 from models.catalogue import Catalogue, Resolved, default_zoo, discover
 from service.api.generation import by_quality
 from service.backend.onnx import OnnxBackend
-from service.engine import admission
 from service.engine.calibrate import choose_buckets, sweep
 from service.engine.config import EngineConfig
-from service.engine.costs import StepCosts
 from service.engine.engine import Engine
-from service.engine.request import EngineError
-from service.engine.scheduler import Batch, Scheduler
 from service.logs import configure_logging
 from service.settings import Settings
 from service.telemetry import Metrics
@@ -50,178 +42,8 @@ from service.telemetry import Metrics
 PEAK = 10_000.0  # images a second
 DAY = {"04:00": 0.2, "08:00": 0.55, "12:00": 0.8, "16:00": 0.7, "20:00": 1.0}
 LOADS = (0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)  # of the best throughput there is
-BURST, BURST_S, CALM_S = 2.0, 5.0, 35.0
 SIZING_SEEDS = (4000, 7, 8)  # the first is that of the peak
-OBJECTIVE_S, LIMIT_S, LEAVES, NOISE = 1.0, 60.0, 0.01, 0.05
-
-
-@dataclass
-class Request:
-    """One request: images of one model; deadline_s counts from its arrival."""
-
-    model: Resolved
-    images: int
-    arrived_s: float
-    deadline_s: float | None
-    estimate_s: float = 0.0
-    left: int = 0
-    numbers: range = range(0)
-
-
-@dataclass
-class Tally:
-    """What became of a window's requests and of the device's time."""
-
-    latency: dict[str, list[float]] = field(default_factory=dict)
-    ratios: list[float] = field(default_factory=list)
-    quality: list[float] = field(default_factory=list)
-    offered: int = 0
-    refused: int = 0
-    late: int = 0
-    busy_s: float = 0.0
-    steps: int = 0
-    wasted: int = 0
-
-
-@dataclass
-class Mix:
-    """A kind of traffic: draws a request's candidate models (best first), images and deadline."""
-
-    name: str
-    draw: Callable[[random.Random], tuple[Sequence[Resolved], int, float | None]]
-    row_steps: float  # mean row-steps of an image: what a replica's throughput is divided by
-    weights: Mapping[str, float] = field(default_factory=dict)
-
-
-class Replica:
-    """The engine's schedule -> execute -> deliver, with the calibrated time of a batch in place of the device."""
-
-    def __init__(
-        self, costs: Mapping[str, dict[int, float]], mix: Mix, tally: Tally, quality: Mapping[str, float], seed: int
-    ) -> None:
-        self.scheduler = Scheduler()
-        for model, curve in costs.items():
-            self.scheduler.add_model(model, StepCosts(curve), mix.weights.get(model, 1.0))
-        self._truth = {model: StepCosts(curve) for model, curve in costs.items()}
-        self._requests: dict[int, Request] = {}
-        self._numbers = count()
-        self._tally, self._quality, self._random = tally, quality, random.Random(seed)
-        self.batch: Batch | None = None
-        self._seconds = 0.0
-
-    def submit(self, models: Sequence[Resolved], images: int, now_s: float, deadline_s: float | None) -> Request | None:
-        """Admit as Engine.choose and Engine.submit do; None when refused."""
-        self._tally.offered += 1
-        try:
-            model = models[0]
-            if deadline_s is not None:
-                model = admission.choose(self.scheduler, models, images, deadline_s, LIMIT_S, now_s, flex=False)
-            admission.check_backlog(self.scheduler, model, LIMIT_S, flex=False)
-        except EngineError:
-            self._tally.refused += 1
-            return None
-        entry, steps = model.entry.id, len(model.plan)
-        request = Request(model, images, now_s, deadline_s, self.scheduler.completion_s(entry, images, steps), images)
-        first = next(self._numbers)
-        request.numbers = range(first, first + images)
-        for _ in range(images - 1):
-            next(self._numbers)
-        self._requests.update(dict.fromkeys(request.numbers, request))
-        due_s, promised = now_s + min(deadline_s or LIMIT_S, LIMIT_S), deadline_s is not None
-        self.scheduler.admit(entry, request.numbers, steps, deadline_s=due_s, promised=promised)
-        return request
-
-    def leave(self, request: Request) -> None:
-        """The client is gone: its rows leave at the next step boundary."""
-        for number in request.numbers:
-            if self._requests.pop(number, None) is not None:
-                self._tally.wasted += len(request.model.plan) - self.scheduler.remove(number)
-
-    def begin(self) -> float | None:
-        """Start the next batch; its seconds, None when there is nothing to run."""
-        self.batch = self.scheduler.schedule()
-        if self.batch is None:
-            return None
-        noise = 1 + NOISE * self._random.gauss(0, 1)
-        self._seconds = self._truth[self.batch.model].seconds(len(self.batch.rows)) * max(noise, 0.5)
-        return self._seconds
-
-    def end(self, now_s: float) -> None:
-        """The batch is done at now_s."""
-        assert self.batch is not None
-        tally = self._tally
-        tally.busy_s += self._seconds
-        tally.steps += len(self.batch.rows)
-        self.scheduler.charge(self.batch, self._seconds)
-        for number in self.scheduler.advance(self.batch):
-            request = self._requests.pop(number)
-            request.left -= 1
-            if request.left == 0:
-                took_s = now_s - request.arrived_s
-                tally.latency.setdefault(request.model.entry.manifest.kind, []).append(took_s)
-                tally.ratios.append(took_s / request.estimate_s)
-                tally.quality.append(self._quality.get(request.model.id, math.nan))
-                tally.late += request.deadline_s is not None and took_s > request.deadline_s
-        self.batch = None
-
-
-def arrivals(rate: float, window_s: float, images: float, chance: random.Random) -> Iterator[float]:
-    """Arrival times of requests of `images` images in the mean, `rate` images a second in the mean, in bursts."""
-    calm = rate / images / ((CALM_S + BURST * BURST_S) / (CALM_S + BURST_S))
-    now_s, bursting = 0.0, False
-    until_s = chance.expovariate(1 / CALM_S)
-    while now_s < window_s:
-        gap_s = chance.expovariate(calm * (BURST if bursting else 1))
-        if now_s + gap_s > until_s:
-            now_s, bursting = until_s, not bursting
-            until_s += chance.expovariate(1 / (BURST_S if bursting else CALM_S))
-            continue
-        now_s += gap_s
-        yield now_s
-
-
-def simulate(
-    costs: Mapping[str, dict[int, float]],
-    mix: Mix,
-    rate: float,
-    replicas: int,
-    window_s: float,
-    quality: Mapping[str, float],
-    seed: int,
-) -> Tally:
-    """One window of `rate` images a second on so many replicas; what is not done at its end is run to its end."""
-    tally, chance = Tally(), random.Random(seed)
-    fleet = [Replica(costs, mix, tally, quality, seed + number) for number in range(replicas)]
-    order = count()
-    events: list[tuple[float, int, Callable[[float], None]]] = []
-
-    def at(when_s: float, what: Callable[[float], None]) -> None:
-        heapq.heappush(events, (when_s, next(order), what))
-
-    def run(replica: Replica, now_s: float) -> None:
-        seconds = replica.begin()
-        if seconds is not None:
-            at(now_s + seconds, lambda then_s: (replica.end(then_s), run(replica, then_s))[1])
-
-    mean_images = sum(mix.draw(random.Random(i))[1] for i in range(2000)) / 2000
-    for when_s in arrivals(rate, window_s, mean_images, chance):
-        while events and events[0][0] <= when_s:
-            then_s, _, what = heapq.heappop(events)
-            what(then_s)
-        pair = chance.sample(fleet, min(2, replicas))
-        replica = min(pair, key=lambda one: one.scheduler.backlog_s())
-        models, images, deadline_s = mix.draw(chance)
-        request = replica.submit(models, images, when_s, deadline_s)
-        if request is None:
-            continue
-        if chance.random() < LEAVES:
-            at(when_s + chance.uniform(0, 2 * request.estimate_s), lambda _, r=replica, q=request: r.leave(q))  # type: ignore[misc]
-        if replica.batch is None:
-            run(replica, when_s)
-    while events:
-        then_s, _, what = heapq.heappop(events)
-        what(then_s)
-    return tally
+OBJECTIVE_S = 1.0
 
 
 def percentile(values: Sequence[float], share: float) -> float:

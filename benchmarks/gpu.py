@@ -5,9 +5,14 @@
 
 For every model of the zoo: 8-bit images of the same seeds against ONNX Runtime on the CPU, in float32 and float16, and the
 nodes that did not run on the GPU. For student-16: milliseconds per step at 1 ... 256 rows with CUDA graphs on and off and
-channels first and last, and in PyTorch eager and compiled (needs the extra train); the card's own ceilings and the
-operations of a step, to put the milliseconds in proportion. For 64x64 and 128x128 networks with random weights:
-milliseconds per step, and where memory ends. Each measurement is saved when it is done.
+channels first and last, in PyTorch eager and compiled, and in diffusers' own loop (needs the extra train); the card's own
+ceilings and the operations of a step, to put the milliseconds in proportion. For 64x64 and 128x128 networks with random
+weights: milliseconds per step, and where memory ends. Each measurement is saved when it is done.
+
+Over HTTP, at saturation and beside other servers, a GPU is measured as a CPU is:
+
+    SFDDM_MAX_BATCH=256 python -m benchmarks.efficiency --provider CUDAExecutionProvider --batches 64 128 256 --clients 1024
+    python -m benchmarks.peers --provider CUDAExecutionProvider --max-batch 64
 """
 
 from __future__ import annotations
@@ -17,15 +22,14 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from benchmarks import common
-from benchmarks.common import print_table
+from benchmarks.common import print_machine, print_table
 from models.catalogue import Entry, default_zoo, discover
 from service.backend.base import DeviceMemoryError, Network, Precision
 from service.backend.cuda import CUDA, BoundNetwork, CudaBackend, find_gpu, provider_options
@@ -45,7 +49,7 @@ def load(entry: Entry, device: str, precision: Precision, *, graphs: bool = True
         return CudaBackend(precision=precision, graphs=graphs, nhwc=nhwc).load(entry)
     graph = half_graph(entry.graph) if precision == "float16" else str(entry.graph)
     session = open_session(entry, graph, session_options(usable_cores()), [CPU])
-    return BoundNetwork(session, entry, precision, device="cpu", captured=False)
+    return BoundNetwork(session, entry, precision, device="cpu")
 
 
 def agreement_cell(entry: Entry, device: str, precision: Precision) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def nodes_elsewhere(entry: Entry, device: str, precision: Precision) -> dict[str
         options = session_options(usable_cores())
         options.enable_profiling, options.profile_file_prefix = True, f"{folder}/step"
         session = open_session(entry, graph, options, chosen)
-        BoundNetwork(session, entry, precision, device=device, captured=False).step(*probe_inputs(entry, 2))
+        BoundNetwork(session, entry, precision, device=device).step(*probe_inputs(entry, 2))
         events = json.loads(Path(session.end_profiling()).read_text())
     found: dict[str, int] = {}
     for event in events:
@@ -102,6 +106,22 @@ def torch_cell(entry: Entry, device: str, precision: Precision, compiled: bool, 
     from benchmarks.torch_network import TorchNetwork  # torch comes with the extra train
 
     return curve_cell(TorchNetwork(entry.folder, device, precision, compiled=compiled), entry, sizes)
+
+
+def diffusers_cell(entry: Entry, device: str, precision: Precision, sizes: list[int]) -> dict[str, float | None]:
+    """Median milliseconds of a step of diffusers' own loop, over whole images."""
+    from benchmarks.torch_network import DiffusersLoop
+
+    loop, curve = DiffusersLoop(entry.folder, device, precision), {}
+    for rows in sizes:
+        loop.images(rows)
+        seconds = []
+        for _ in range(5):
+            start_s = time.perf_counter()
+            loop.images(rows)
+            seconds.append(time.perf_counter() - start_s)
+        curve[str(rows)] = 1000 * float(np.median(seconds)) / loop.steps
+    return curve
 
 
 def ceilings_cell(entry: Entry, device: str, side: int) -> dict[str, float]:
@@ -169,6 +189,12 @@ def cells(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, C
                     f"curve {STUDENT} {precision} PyTorch compiled={compiled}",
                     lambda precision=precision, compiled=compiled: torch_cell(student, device, precision, compiled, sizes),
                 )
+    for precision in PRECISIONS:
+        if device == "cuda" or precision == "float32":
+            yield (
+                f"curve {STUDENT} {precision} diffusers",
+                lambda precision=precision: diffusers_cell(student, device, precision, sizes),
+            )
     yield "ceilings", lambda: ceilings_cell(student, device, 64 if arguments.quick else 8192)
     bigger = {8: (32, 32)} if arguments.quick else {64: (128, 256, 256, 512), 128: (128, 128, 256, 256, 512)}
     for side, widths in bigger.items():
@@ -180,6 +206,33 @@ def cells(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, C
                 return curve_cell(load(entry, device, precision), entry, sizes)
 
             yield f"curve random-{side} {precision}", cell
+
+
+def report(result: Mapping[str, Any]) -> None:
+    """The result as Markdown."""
+    print(f"{result['gpu'] or 'no GPU'}; ", end="")
+    print_machine(result)
+    found = result["cells"]
+    agreements = {name.removeprefix("agreement "): cell for name, cell in found.items() if name.startswith("agreement")}
+    columns = ["images of", "PSNR dB", "within one level", "largest difference", "mean difference", "nodes elsewhere"]
+    fields = ("psnr_db", "within_one", "largest", "mean", "elsewhere")
+    print_table(columns, [[name, *(cell[field] for field in fields)] for name, cell in agreements.items()])
+    curves = {name.removeprefix("curve "): cell for name, cell in found.items() if name.startswith("curve")}
+    sizes = [rows for cell in curves.values() for rows in cell]
+    columns = sorted(set(sizes), key=int)
+    print("\nMilliseconds of a step by rows; - where memory did not suffice:\n")
+    print_table(["network", *columns], [[name, *(cell.get(rows) or "-" for rows in columns)] for name, cell in curves.items()])
+    if "ceilings" not in found:
+        return
+    print("\nShare of the operations a second that the card's matrix products attain in the same precision:\n")
+    table = []
+    for name, cell in curves.items():
+        if name.startswith(STUDENT):
+            most = found["ceilings"]["float16_flops" if "float16" in name else "float32_flops"]
+            busy = found["ceilings"]["flops_per_row"] / most
+            table.append([name, *(1000 * int(rows) * busy / cell[rows] if cell.get(rows) else "-" for rows in columns)])
+    print_table(["network", *columns], table)
+    print(f"\nA copy moves {found['ceilings']['bytes_per_s'] / 1e9:.0f} GB/s, read and written.")
 
 
 def main() -> None:
@@ -203,8 +256,7 @@ def main() -> None:
             print(name, file=sys.stderr, flush=True)
             result["cells"][name] = cell()
             common.save(arguments.out, result)
-    print(f"{result['gpu'] or 'no GPU'}, onnxruntime {ort.__version__}")
-    print_table(["measurement", "result"], [[name, json.dumps(cell)] for name, cell in result["cells"].items()])
+    report(result)
 
 
 if __name__ == "__main__":

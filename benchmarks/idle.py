@@ -22,20 +22,24 @@ class IdleBackend:
         return IdleNetwork(self.going)
 
 
-class IdleNetwork:
-    """Every batch size, no work."""
-
-    provider = "idle"
-    precision: Precision = "float32"
-
-    def __init__(self, going: threading.Event) -> None:
-        self._going = going
+class AnySize:
+    """The part of a network that takes every batch size as it comes."""
 
     def prepare(self, buckets: Sequence[int]) -> None:
         pass
 
     def padded(self, rows: int) -> int:
         return rows
+
+
+class IdleNetwork(AnySize):
+    """No work."""
+
+    provider = "idle"
+    precision: Precision = "float32"
+
+    def __init__(self, going: threading.Event) -> None:
+        self._going = going
 
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32

@@ -42,13 +42,17 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request: latency from its intended time, and by how much the generator was late to send it."""
+    """What became of a request: latency from its intended time, and by how much the generator was late to send it.
+
+    ratio: time to the images over what the server estimated, both as its answer tells them; None where it tells none.
+    """
 
     tag: str
     at_s: float
     latency_s: float
     lag_s: float
     status: int
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,10 @@ def closed_loop(url: str, bodies: Sequence[Mapping[str, Any]], concurrency: int,
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float, objective_s: float) -> dict[str, float]:
-    """Throughput, goodput (answers within the objective) per second, latency percentiles in seconds, share of failures."""
+    """Throughput, goodput (answers within the objective) per second, latency percentiles in seconds, share of failures.
+
+    Where the server tells estimates also what they are worth, see `promises`.
+    """
     good = [outcome.latency_s for outcome in outcomes if outcome.status == 200]
     p50, p95, p99 = np.percentile(good, [50, 95, 99]).tolist() if good else [float("nan")] * 3
     return {
@@ -97,7 +104,31 @@ def summary(outcomes: Sequence[Outcome], seconds: float, objective_s: float) -> 
         "p95_s": p95,
         "p99_s": p99,
         "failed": 1 - len(good) / len(outcomes) if outcomes else 0.0,
+        **promises([outcome.ratio for outcome in outcomes if outcome.ratio is not None]),
     }
+
+
+def promises(ratios: Sequence[float]) -> dict[str, float]:
+    """Of outcomes over estimates: the median, the median error (distance from 1), and the share done by the estimate."""
+    if not ratios:
+        return {}
+    found = np.asarray(ratios)
+    return {
+        "estimate_ratio": float(np.median(found)),
+        "estimate_error": float(np.median(np.abs(found - 1))),
+        "estimate_coverage": float((found <= 1).mean()),
+    }
+
+
+def print_promises(cells: Mapping[str, Mapping[str, float]]) -> None:
+    """A table of `promises` by what was measured, leaving out what has none."""
+    rows = [
+        [name, *(cell[key] for key in ("estimate_ratio", "estimate_error", "estimate_coverage"))]
+        for name, cell in cells.items()
+        if "estimate_ratio" in cell
+    ]
+    if rows:
+        print_table(["answers of", "time / estimate, median", "median error", "done by the estimate"], rows)
 
 
 def _elsewhere(specification: Mapping[str, Any]) -> Load:
@@ -123,12 +154,16 @@ async def _run(specification: Mapping[str, Any]) -> dict[str, Any]:
 
         async def send(at_s: float, tag: str, url: str, body: Mapping[str, Any]) -> None:
             lag_s = time.perf_counter() - start_s - at_s
+            ratio = None
             try:
                 answer = await client.post(url, json=body)
                 status = answer.status_code
             except httpx.HTTPError:
                 status = 0
-            outcomes.append(Outcome(tag, at_s, time.perf_counter() - start_s - at_s, lag_s, status))
+            latency_s = time.perf_counter() - start_s - at_s
+            if status == 200:
+                ratio = _ratio(answer.content)
+            outcomes.append(Outcome(tag, at_s, latency_s, lag_s, status, ratio))
 
         if "arrivals" in specification:
             tasks = []
@@ -150,6 +185,14 @@ async def _run(specification: Mapping[str, Any]) -> dict[str, Any]:
             await asyncio.gather(*(client_loop() for _ in range(specification["concurrency"])))
         wall_s, cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s
     return {"outcomes": [list(asdict(o).values()) for o in outcomes], "wall_s": wall_s, "client_cpu_s": cpu_s}
+
+
+def _ratio(answer: bytes) -> float | None:
+    """Time over estimate of an answer of this project's server; None for the others', which have no such field."""
+    if b'"estimated_s"' not in answer:
+        return None
+    timing = json.loads(answer)["timing"]
+    return float(timing["total_s"] / timing["estimated_s"]) if timing["estimated_s"] else None
 
 
 async def _self_test(seconds: float) -> None:

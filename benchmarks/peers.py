@@ -15,7 +15,8 @@ Loads, after `saturating` has measured each server's capacity:
     poisson-80    the same at 80 %, poisson-120 at 120 %
     teacher       student-16 at 20 % of capacity beside one client that always has a teacher's request running
 
-The objective that goodput counts is 1 s for every student request.
+The objective that goodput counts is 1 s for every student request. What our server's estimates were worth under the same loads
+is told in a table of its own.
 """
 
 from __future__ import annotations
@@ -32,15 +33,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import onnxruntime as ort
 
 from benchmarks import common
-from benchmarks.common import Server, free_port, print_table, serving, serving_ours
-from benchmarks.load import Arrival, Load, closed_loop, open_loop, poisson, summary
+from benchmarks.common import Server, free_port, print_machine, print_table, serving, serving_ours
+from benchmarks.load import Arrival, Load, closed_loop, open_loop, poisson, print_promises, summary
+from service.backend.cuda import CUDA
+from service.backend.onnx import CPU
 
 FAMILY = "fashion-mnist"
 STUDENT, FAST, TEACHER = f"{FAMILY}/student-016", f"{FAMILY}/student-004", f"{FAMILY}/teacher"
 OBJECTIVE_S = 1.0
-PINS = ("onnxruntime==1.32.0", "numpy==2.4.6", "pydantic", "pillow")
 # Evaluations of the mix's mean request over those of student-16: (16 + 4) / 2 / 16.
 _MIX_WORK = 0.625
 
@@ -96,16 +100,18 @@ PEERS = {
 }
 
 
-def python_of(peer: Peer, environments: Path) -> Path:
-    """The interpreter that has the peer's framework, installed on first use."""
+def python_of(peer: Peer, environments: Path, provider: str) -> Path:
+    """The interpreter that has the peer's framework, installed on first use, beside the runtime that is installed here."""
     if peer.package is None:
         return Path(sys.executable)
-    folder = environments / peer.package.partition("[")[0]
+    folder = environments / (peer.package.partition("[")[0] + ("-cuda" if provider == CUDA else ""))
     python = folder / "bin" / "python"
     if not python.exists():
         print(f"Installing {peer.package} into {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", peer.package, *PINS], check=True)
+        runtime = "onnxruntime-gpu[cuda,cudnn]" if provider == CUDA else "onnxruntime"
+        pins = [f"{runtime}=={ort.__version__}", f"numpy=={np.__version__}", "pydantic", "pillow"]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", peer.package, *pins], check=True)
     return python
 
 
@@ -154,7 +160,7 @@ def _by_model(load: Load, models: tuple[str, ...]) -> dict[str, Any]:
 def running(peer: Peer, arguments: argparse.Namespace) -> Iterator[Server]:
     """The peer's server with both students and the teacher."""
     if peer.command is None:
-        with serving_ours((STUDENT, FAST, TEACHER), arguments.threads) as server:
+        with serving_ours((STUDENT, FAST, TEACHER), arguments.threads, arguments.provider) as server:
             yield server
         return
     port = free_port()
@@ -162,8 +168,9 @@ def running(peer: Peer, arguments: argparse.Namespace) -> Iterator[Server]:
         "BENCH_MODELS": ",".join((STUDENT, FAST, TEACHER)),
         "BENCH_THREADS": str(arguments.threads),
         "BENCH_MAX_BATCH": str(arguments.max_batch),
+        "BENCH_PROVIDER": arguments.provider,
     }
-    command = peer.command(python_of(peer, arguments.environments), port)
+    command = peer.command(python_of(peer, arguments.environments, arguments.provider), port)
     with serving(command, port, peer.ready, environment) as server:
         yield server
 
@@ -183,6 +190,23 @@ def measure(name: str, load: str, capacity: float, arguments: argparse.Namespace
         return mixed(peer, server, share * capacity / _MIX_WORK, seconds, arguments.seed)
 
 
+def report(result: Mapping[str, Any]) -> None:
+    """The result as Markdown."""
+    print_machine(result)
+    columns = ["load", "server", "model", "offered/s", "answered/s", "goodput/s", "p50 s", "p95 s", "p99 s", "failed"]
+    wanted = ("offered", "throughput", "goodput", "p50_s", "p95_s", "p99_s", "failed")
+    cells = {
+        (load, name, model.rpartition("/")[2]): cell[model]
+        for load, servers in result["loads"].items()
+        for name, cell in servers.items()
+        for model in (STUDENT, FAST, TEACHER)
+        if model in cell
+    }
+    print_table(columns, [[*names, *(cell[key] for key in wanted)] for names, cell in cells.items()])
+    print()
+    print_promises({f"{model} under {load}": cell for (load, name, model), cell in cells.items() if name == "ours"})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
@@ -191,6 +215,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each load")
     parser.add_argument("--threads", type=int, default=common.usable_cores())
     parser.add_argument("--max-batch", type=int, default=16)
+    parser.add_argument("--provider", choices=[CPU, CUDA], default=CPU, help="ONNX Runtime's provider, for all servers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="ours and plain, 3 s a load, two loads")
     arguments = parser.parse_args()
@@ -208,15 +233,7 @@ def main() -> None:
                 print(f"{load}: {name}", file=sys.stderr, flush=True)
                 cells[name] = measure(name, load, capacity, arguments)
                 common.save(arguments.out, result)
-    columns = ["load", "server", "model", "offered/s", "answered/s", "goodput/s", "p50 s", "p95 s", "p99 s", "failed"]
-    rows = [
-        [load, name, model.rpartition("/")[2], *cell[model].values()]
-        for load, cells in result["loads"].items()
-        for name, cell in cells.items()
-        for model in (STUDENT, FAST, TEACHER)
-        if model in cell
-    ]
-    print_table(columns, rows)
+    report(result)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m benchmarks.scaling --out scaling.json       about 6 minutes; run it again to go on after a stop
     python -m benchmarks.scaling --quick                  half a minute: does it run?
 
-Clients: closed loops of 1 ... 512 clients with one-image requests of student-16. Memory: resident memory of a process
+Clients: closed loops of 1 ... 512 clients with one-image requests of student-16, and what the estimates were worth that the
+answers tell. Memory: resident memory of a process
 whose engine is given 0 ... 100,000 one-image requests while its device is held still; what a queued request costs is the
 slope. Nothing is measured on the device there, and nothing is computed.
 """
@@ -16,16 +17,16 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks import common
-from benchmarks.common import Server, print_table, serving_ours
+from benchmarks.common import Server, print_machine, print_table, serving_ours
 from benchmarks.idle import IdleBackend
-from benchmarks.load import closed_loop, summary
+from benchmarks.load import closed_loop, print_promises, summary
 from models.catalogue import Catalogue, default_zoo, discover
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
@@ -78,6 +79,22 @@ def clients(server: Server, count: int, seconds: float) -> dict[str, Any]:
     return {**summary(late, seconds - ramp_s, OBJECTIVE_S), "client_cores": load.client_cpu_s / load.wall_s}
 
 
+def report(result: Mapping[str, Any]) -> None:
+    """The result as Markdown."""
+    print_machine(result)
+    columns = ["clients", "images/s", "p50 s", "p95 s", "p99 s", "failed", "client cores"]
+    wanted = ("throughput", "p50_s", "p95_s", "p99_s", "failed", "client_cores")
+    print_table(columns, [[count, *(cell[key] for key in wanted)] for count, cell in result["clients"].items()])
+    print()
+    print_promises({f"{count} clients": cell for count, cell in result["clients"].items()})
+    print()
+    base = result["memory"]["0"]
+    print_table(
+        ["queued requests", "resident MiB", "bytes a request"],
+        [[n, rss / 2**20, (rss - base) / int(n) if int(n) else "-"] for n, rss in result["memory"].items()],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
@@ -97,15 +114,7 @@ def main() -> None:
             if str(count) not in result["clients"]:
                 result["clients"][str(count)] = clients(server, count, arguments.seconds)
                 common.save(arguments.out, result)
-    columns = ["clients", "images/s", "p50 s", "p95 s", "p99 s", "failed", "client cores"]
-    wanted = ("throughput", "p50_s", "p95_s", "p99_s", "failed", "client_cores")
-    print_table(columns, [[count, *(cell[key] for key in wanted)] for count, cell in result["clients"].items()])
-    print()
-    base = result["memory"]["0"]
-    print_table(
-        ["queued requests", "resident MiB", "bytes a request"],
-        [[n, rss / 2**20, (rss - base) / int(n) if int(n) else "-"] for n, rss in result["memory"].items()],
-    )
+    report(result)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DDIMPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.idle import AnySize
 from models.export import StepGraph
 from service.backend.base import Float32, Int64, Precision
-from training.torch_model import load_model
+from training.torch_model import load_model, save_pipeline
 
 
-class TorchNetwork:
+class TorchNetwork(AnySize):
     """A model folder's network behind the interface of service.backend.base, copies to and from the device included."""
 
     provider = "PyTorch"
@@ -28,12 +30,6 @@ class TorchNetwork:
         self._graph = torch.compile(graph, mode="reduce-overhead") if compiled else graph
         self._device = device
         self.precision = precision
-
-    def prepare(self, buckets: Sequence[int]) -> None:
-        pass
-
-    def padded(self, rows: int) -> int:
-        return rows
 
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
@@ -50,6 +46,38 @@ class TorchNetwork:
         with counter:
             self.step(*inputs)
         return counter.get_total_flops() / len(inputs[0])
+
+
+class DiffusersLoop:
+    """The usual loop of a student: diffusers' UNet2DModel and DDIMScheduler, images left on the device."""
+
+    def __init__(self, folder: Path, device: str, precision: Precision) -> None:
+        with tempfile.TemporaryDirectory() as pipeline:
+            save_pipeline(load_model(str(folder)), Path(pipeline))
+            stock = DDIMPipeline.from_pretrained(pipeline)
+        self._network, self._scheduler = stock.unet.eval().to(device), stock.scheduler
+        self._device, self._half = device, precision == "float16"
+
+    @torch.inference_mode()
+    def images(self, rows: int) -> None:
+        """Sample `rows` images from start to end."""
+        x = torch.randn(rows, *self._shape(), device=self._device)
+        label = torch.zeros(rows, dtype=torch.long, device=self._device) if self._network.class_embedding else None
+        self._scheduler.set_timesteps(self.steps)
+        for step in self._scheduler.timesteps:
+            with torch.autocast(self._device, torch.float16, enabled=self._half):
+                predicted = self._network(x, step, class_labels=label).sample
+            x = self._scheduler.step(predicted.float(), step, x, use_clipped_model_output=True).prev_sample
+        x.cpu()
+
+    @property
+    def steps(self) -> int:
+        """Steps of one image."""
+        return int(self._scheduler.config.num_train_timesteps)
+
+    def _shape(self) -> tuple[int, int, int]:
+        config = self._network.config
+        return config.in_channels, config.sample_size, config.sample_size
 
 
 def ceilings(device: str, side: int) -> dict[str, float]:

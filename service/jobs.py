@@ -36,6 +36,8 @@ class JobDocument(BaseModel):
 
     model: str
     model_sha256: str
+    provider: str  # the runtime, and its precision, of every image
+    precision: str
     steps: int
     seed: int
     first_index: int
@@ -156,6 +158,12 @@ class JobRunner:
             raise _HopelessError(f"The model {document.model} is not the one that the job began with; post the job again.")
         if status.state == "failed":
             raise _HopelessError(str(ModelFailedError(document.model, status.reason)))
+        runs_on = (status.provider, status.precision)
+        if status.state == "loaded" and runs_on != (document.provider, document.precision):
+            raise _HopelessError(
+                f"The job began on {document.provider} in {document.precision}, but {document.model} runs on {status.provider} "
+                f"in {status.precision} here, which gives other bytes; set SFDDM_PROVIDER on every replica and post it again."
+            )
         return model
 
     async def _images(self, model: Resolved, specs: list[ImageSpec]) -> list[Finished]:

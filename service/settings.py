@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     )
     deterministic: bool = Field(default=False, description="fill every batch up to max_batch on devices where its size matters")
     cache_dir: Path | None = Field(
-        default_factory=lambda: user_cache_path("sfddm"), description="folder for calibrations; empty: nowhere"
+        default_factory=lambda: user_cache_path("sfddm"),
+        description="folder for calibrations and choices of a runtime; empty: nowhere",
     )
     max_comparison_s: float = Field(
         default=600.0, gt=0, description="device seconds that one comparison may take, by the calibrated costs of its models"

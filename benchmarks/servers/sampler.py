@@ -1,7 +1,7 @@
 """What every peer serves: the usual request-level sampling loop on the same ONNX files, with the same session options.
 
 Settings come from the environment, as the frameworks start their own processes: BENCH_MODELS (ids, comma-separated),
-BENCH_THREADS, BENCH_MAX_BATCH, BENCH_WAIT_S.
+BENCH_THREADS, BENCH_MAX_BATCH, BENCH_WAIT_S, BENCH_PROVIDER.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from models.noise import initial_noise
 MODELS = os.environ.get("BENCH_MODELS", "fashion-mnist/student-016").split(",")
 THREADS = int(os.environ.get("BENCH_THREADS", "2"))
 MAX_BATCH = int(os.environ.get("BENCH_MAX_BATCH", "16"))
+PROVIDERS = list(dict.fromkeys((os.environ.get("BENCH_PROVIDER", "CPUExecutionProvider"), "CPUExecutionProvider")))
 WAIT_S = float(os.environ.get("BENCH_WAIT_S", "0.01"))  # how long the first request of a batch waits for company
 
 
@@ -36,11 +37,13 @@ class Sampler:
     def __init__(self, model: str) -> None:
         resolved = discover([default_zoo()]).resolve(model)
         self._plan, self._image = resolved.plan, resolved.entry.manifest.image.chw
+        if PROVIDERS[0] == "CUDAExecutionProvider":
+            ort.preload_dlls()
         options = ort.SessionOptions()
         options.intra_op_num_threads = THREADS
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(str(resolved.entry.graph), options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(str(resolved.entry.graph), options, providers=PROVIDERS)
         self([{"seed": 0, "class_label": 0}])  # warm
 
     def __call__(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, str]]:

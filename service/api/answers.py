@@ -7,7 +7,6 @@ import base64
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -173,12 +172,12 @@ def class_name(model: Resolved, spec: ImageSpec) -> str | None:
 
 def timing_body(timing: Timing) -> TimingBody:
     """A timing as JSON."""
-    return TimingBody(**asdict(timing))
+    return TimingBody(**vars(timing))
 
 
 def device_body(device: Device) -> DeviceBody:
     """What made an image, as JSON."""
-    return DeviceBody(**asdict(device))
+    return DeviceBody(**vars(device))
 
 
 def arm_body(assignment: Assignment | None) -> ExperimentArm | None:
@@ -219,14 +218,14 @@ def generation_response(
     finished: Sequence[Finished],
     files: Sequence[bytes],
     style: FileStyle,
-    link: Callable[[str, ImageSpec, FileStyle, bytes], str] | None,
+    link: Callable[[Resolved, Finished, FileStyle, bytes], str] | None,
     assignment: Assignment | None = None,
 ) -> GenerationResponse:
     """OpenAI's JSON for finished images and their files, inline unless `link` makes urls of them."""
     model = generation.model
     data = []
     for image, file in zip(finished, files, strict=True):
-        url = link(model.id, image.spec, style, file) if link else None
+        url = link(model, image, style, file) if link else None
         inline = None if link else base64_of(file)
         data.append(image_body(model, image, b64_json=inline, url=url))
     return GenerationResponse(

@@ -7,6 +7,8 @@ import time
 from fastapi import APIRouter, Request, Response
 
 from service.api.answers import IMAGE_FILES, encode_all, images_of, recorded
+from service.api.errors import InvalidRequestError
+from service.api.links import maker
 from service.api.state import ServiceOf
 
 router = APIRouter(tags=["images"])
@@ -21,7 +23,7 @@ router = APIRouter(tags=["images"])
 async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
     """The file, with the same bytes each time; made again from its seed when this replica no longer holds it.
 
-    403 for a url that was not signed here, 410 for one that has expired.
+    403 for a url that was not signed here, 410 for one that has expired, or whose bytes can no longer be made.
     """
     link = service.links.read(token)
     file = service.links.file(token)
@@ -29,6 +31,13 @@ async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
         model = service.resolve(link.model)
         with recorded(service.metrics, model.id):
             finished = await images_of(service, request, model, [link.spec])
+            if maker(model, finished[0]) != link.made_by:
+                raise InvalidRequestError(
+                    "The model or the runtime behind this url has changed; request the image again.",
+                    None,
+                    "url_expired",
+                    status=410,
+                )
             (file,) = await encode_all(finished, link.style)
     left_s = max(0, int(link.expires - time.time()))
     return Response(file, media_type=link.style.media_type, headers={"cache-control": f"private, max-age={left_s}, immutable"})

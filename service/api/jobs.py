@@ -22,6 +22,7 @@ from service.api.schema import MAX_FIRST_INDEX, GenerationRequest, ImageRequest,
 from service.api.state import Service, ServiceOf
 from service.archive import zip_stream
 from service.encode import ImageFormat
+from service.engine.load import ModelStatus
 from service.jobs import JobDocument, chunk_size
 from service.store.base import UNFINISHED, Job, Status
 
@@ -87,8 +88,9 @@ async def create_job(body: JobRequest, request: Request, response: Response, ser
     assignment = service.experiments.assign(body.model, body.user, body.seed)
     chosen = body.model_dump(exclude={"n"}) | ({"model": assignment.arm} if assignment else {})
     generation = plan_generation(GenerationRequest(**chosen), service)
-    document = _document(body, generation)
-    size = chunk_size(service.require_loaded(generation.model), document.steps, service.settings.job_chunk)
+    status = service.require_loaded(generation.model)
+    document = _document(body, generation, status)
+    size = chunk_size(status, document.steps, service.settings.job_chunk)
     job = Job(uuid.uuid4().hex, document.model_dump_json(), body.n, size, time.time())
     await service.store.jobs.add(job)
     response.headers["location"] = f"/v1/jobs/{job.id}"
@@ -136,15 +138,19 @@ async def job_result(job_id: str, service: ServiceOf) -> StreamingResponse:
     return StreamingResponse(zip_stream(_files(job, service)), media_type="application/zip", headers=headers)
 
 
-def _document(body: JobRequest, generation: Generation) -> JobDocument:
+def _document(body: JobRequest, generation: Generation, status: ModelStatus) -> JobDocument:
     model, seed = generation.model, generation.seed
     manifest = model.entry.manifest
+    assert status.provider is not None  # the model is loaded
+    assert status.precision is not None
     labels = [generation.images[0].class_label]
     if manifest.classes and not body.prompt.strip() and body.class_label is None:
         labels = [default_class(seed, body.first_index + position, manifest) for position in range(len(manifest.classes))]
     return JobDocument(
         model=model.id,
         model_sha256=manifest.sha256,
+        provider=status.provider,
+        precision=status.precision,
         steps=len(model.plan),
         seed=seed,
         first_index=body.first_index,
@@ -210,6 +216,7 @@ async def _files(job: Job, service: Service) -> AsyncIterator[tuple[str, bytes]]
             }
             listed.append(json.dumps(entry))
             yield name, file
-    head = document.model_dump(include={"model", "model_sha256", "steps", "seed", "first_index", "size", "output_format"})
+    told = {"model", "model_sha256", "provider", "precision", "steps", "seed", "first_index", "size", "output_format"}
+    head = document.model_dump(include=told)
     images = ",\n  ".join(listed)
     yield "manifest.json", f'{json.dumps(head)[:-1]}, "n": {job.total}, "images": [\n  {images}\n]}}\n'.encode()

@@ -1,7 +1,8 @@
 """Urls of images that expire.
 
 A url describes its image completely (model, seed, index, class, file style), so every replica that shares SFDDM_URL_SECRET
-can serve it: from the newest files, which are kept, or by making the image again. The signature is what makes it expire.
+can serve it: from the newest files, which are kept, or by making the image again. It also tells what made the image, since
+other weights or another runtime would make other bytes. The signature is what makes it expire.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from models.catalogue import Resolved
 from service.api.errors import InvalidRequestError
 from service.encode import FileStyle
-from service.engine.request import ImageSpec
+from service.engine.request import Finished, ImageSpec
 
 _KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a url says; expires is in Unix seconds."""
+    """What a url says; made_by is `maker` of its image, expires in Unix seconds."""
 
     model: str
     spec: ImageSpec
     style: FileStyle
+    made_by: str
     expires: int
+
+
+def maker(model: Resolved, image: Finished) -> str:
+    """What decides an image's bytes beside its spec: the weights, the runtime and its precision."""
+    return f"{model.entry.manifest.sha256[:16]} {image.device.provider} {image.device.precision}"
 
 
 class ImageLinks:
@@ -42,10 +50,11 @@ class ImageLinks:
         self._files: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def link(self, base_url: str, model: str, spec: ImageSpec, style: FileStyle, file: bytes) -> str:
+    def link(self, base_url: str, model: Resolved, image: Finished, style: FileStyle, file: bytes) -> str:
         """An absolute url of `file`."""
-        fields = [model, spec.seed, spec.index, spec.class_label, spec.blend]
-        fields += [style.image_format, style.scale, style.quality, int(time.time() + self._expire_s)]
+        spec = image.spec
+        fields = [model.id, spec.seed, spec.index, spec.class_label, spec.blend]
+        fields += [style.image_format, style.scale, style.quality, maker(model, image), int(time.time() + self._expire_s)]
         payload = _text(json.dumps(fields, separators=(",", ":")).encode())
         token = f"{payload}.{self._signature(payload)}"
         self._keep(token, file)
@@ -59,11 +68,11 @@ class ImageLinks:
                 "This url was not signed here, or was altered; request the image again.", None, "url_invalid", status=403
             )
         fields = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        model, seed, index, label, blend, image_format, scale, quality, expires = fields
+        model, seed, index, label, blend, image_format, scale, quality, made_by, expires = fields
         if time.time() >= expires:
             raise InvalidRequestError("This url has expired; request the image again.", None, "url_expired", status=410)
         spec = ImageSpec(seed, index, label, None if blend is None else (blend[0], blend[1]))
-        return Link(model, spec, FileStyle(image_format, scale, quality), expires)
+        return Link(model, spec, FileStyle(image_format, scale, quality), made_by, expires)
 
     def file(self, token: str) -> bytes | None:
         """The bytes, if they are still kept."""

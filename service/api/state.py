@@ -132,7 +132,7 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
         cache_dir=settings.cache_dir,
     )
     gpu_memory = None if settings.gpu_memory_mb is None else settings.gpu_memory_mb << 20
-    backend = choose_backend(settings.provider, threads=settings.threads, gpu_memory=gpu_memory)
+    backend = choose_backend(settings.provider, threads=settings.threads, gpu_memory=gpu_memory, cache_dir=settings.cache_dir)
     engine = Engine(catalogue, backend, config, metrics)
     default = choose_default(catalogue, settings.default_model)
     store = open_store(settings)
@@ -168,7 +168,7 @@ def check_experiments(settings: Settings, catalogue: Catalogue) -> None:
                 raise StartupError(f"The experiment {name!r} has the arm {arm!r}; write it {canonical!r}.")
 
 
-def _service_of(request: Request) -> Service:
+async def _service_of(request: Request) -> Service:  # a plain function would be run in a thread for every request
     service: Service = request.app.state.service
     return service
 

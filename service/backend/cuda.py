@@ -1,16 +1,21 @@
 """ONNX Runtime on an NVIDIA GPU.
 
 Every batch size has buffers of its own on the device, bound once: a step copies its inputs there, runs, and copies the
-results back. Fixed addresses and shapes are also what CUDA graphs need, so the first step of a size captures its graph and
-later ones replay it with one launch instead of one per kernel (ONNX Runtime's `enable_cuda_graph`; a run names its graph
-by `gpu_graph_id`). Capture is refused by the runtime where a node cannot run on the GPU; the model then runs without.
+results back. Fixed addresses and shapes are also what CUDA graphs need, so a size's graph is captured when its buffers are
+bound and replayed with one launch instead of one per kernel (ONNX Runtime's `enable_cuda_graph`; a run names its graph by
+`gpu_graph_id`). Where the runtime refuses (a node that cannot run on the GPU) or capture fails, the model runs without.
+
+The runtime keeps captured graphs for the thread that captured them, and no other thread may allocate on the GPU meanwhile:
+load, prepare and step belong to one thread.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +24,7 @@ import structlog
 
 from models.catalogue import Entry
 from models.plan import COEFFICIENTS
-from service.backend.base import BackendError, Float32, Int64, Precision
+from service.backend.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
 from service.backend.onnx import (
     CPU,
     OUTPUTS,
@@ -30,13 +35,14 @@ from service.backend.onnx import (
     raise_if_out_of_memory,
     session_options,
     step_feeds,
-    usable_cores,
 )
 from service.backend.probe import agrees
 
 log = structlog.get_logger(__name__)
 
 CUDA = "CUDAExecutionProvider"
+_NO_GRAPH = "-1"  # a run that neither captures nor replays
+_WARM_UPS = 2  # ONNX Runtime allocates in its first two runs of a shape, which a capture does not allow
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,9 @@ class CudaBackend:
     def _open(self, entry: Entry, graph: str | bytes, precision: Precision) -> BoundNetwork:
         def session(graphs: bool) -> ort.InferenceSession:
             chosen = provider_options(graphs=graphs, precision=precision, memory=self._memory, nhwc=self._nhwc)
-            return open_session(entry, graph, session_options(usable_cores()), [(CUDA, chosen), CPU])
+            options = session_options(1)  # the CPU computes shapes only
+            options.use_deterministic_compute = True
+            return open_session(entry, graph, options, [(CUDA, chosen), CPU])
 
         captured = self._graphs
         try:
@@ -132,17 +140,19 @@ class CudaBackend:
             log.warning("cuda_graphs_off", model=entry.id, reason=first_line(error))
         if opened.get_providers()[0] != CUDA:  # the runtime falls back by itself when CUDA's libraries do not load
             raise BackendError(f"ONNX Runtime cannot use CUDA for {entry.graph}; check that CUDA 13 and cuDNN 9 are installed")
-        return BoundNetwork(opened, entry, precision, device="cuda", captured=captured)
+        return BoundNetwork(
+            opened, entry, precision, device="cuda", without_graphs=partial(session, False) if captured else None
+        )
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """The device buffers of one batch size, and how to run on them."""
+    """The device buffers of one batch size, and the CUDA graph of a step on them."""
 
     inputs: dict[str, ort.OrtValue]
     outputs: tuple[ort.OrtValue, ort.OrtValue]
     binding: ort.IOBinding
-    options: ort.RunOptions
+    graph: str
 
 
 class BoundNetwork:
@@ -152,9 +162,19 @@ class BoundNetwork:
     """
 
     def __init__(
-        self, session: ort.InferenceSession, entry: Entry, precision: Precision, *, device: str, captured: bool
+        self,
+        session: ort.InferenceSession,
+        entry: Entry,
+        precision: Precision,
+        *,
+        device: str,
+        without_graphs: Callable[[], ort.InferenceSession] | None = None,
     ) -> None:
-        self._session, self._precision, self._device, self._captured = session, precision, device, captured
+        """without_graphs: opens the same session without CUDA graphs, for when capture fails; None: it has none as it is."""
+        self._session, self._precision, self._device = session, precision, device
+        self._without_graphs = without_graphs
+        self._graph_ids = itertools.count(1)  # a graph outlives its buffers, so no id is used again
+        self._id = entry.id
         self._image, self._conditional = entry.manifest.image.chw, bool(entry.manifest.classes)
         self._bound: dict[int, _Bound] = {}
         self._buckets: list[int] = []
@@ -171,7 +191,7 @@ class BoundNetwork:
         self._buckets = sorted(buckets)
         self._bound = {rows: bound for rows, bound in self._bound.items() if rows in self._buckets}
         for rows in reversed(self._buckets):  # the largest first: the arena grows once, and lack of memory shows at once
-            self._run(self._buffers(rows))
+            self._buffers(rows)
 
     def padded(self, rows: int) -> int:
         return padded_size(self._buckets, rows)
@@ -184,26 +204,48 @@ class BoundNetwork:
         bound = self._buffers(size)
         for name, value in step_feeds(x, x0_prev, timestep, class_label, coefficients, size).items():
             bound.inputs[name].update_inplace(value)
-        self._run(bound)
+        self._run(bound.binding, bound.graph)
         # A copy from another device is new memory; on the CPU `numpy` shows the buffer that the next step overwrites.
         x_next, x0 = (np.array(value.numpy()[:rows], copy=self._device == "cpu" or None) for value in bound.outputs)
         return x_next, x0
 
-    def _run(self, bound: _Bound) -> None:
+    def _run(self, binding: ort.IOBinding, graph: str) -> None:
+        options = ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", graph)
         try:
-            self._session.run_with_iobinding(bound.binding, bound.options)
+            self._session.run_with_iobinding(binding, options)
         except Exception as error:
             raise_if_out_of_memory(error)
             raise
 
     def _buffers(self, rows: int) -> _Bound:
+        """The buffers of a batch size: bound, warmed up and captured on first use."""
         if rows not in self._bound:
             try:
-                self._bound[rows] = self._bind(rows)
+                bound = self._bind(rows)
             except Exception as error:
                 raise_if_out_of_memory(error)
                 raise
+            for _ in range(_WARM_UPS):
+                self._run(bound.binding, _NO_GRAPH)
+            if bound.graph != _NO_GRAPH and not self._captures(bound):
+                return self._buffers(rows)
+            self._bound[rows] = bound
         return self._bound[rows]
+
+    def _captures(self, bound: _Bound) -> bool:
+        """Whether the graph of these buffers can be captured; if not, a session without graphs takes over."""
+        assert self._without_graphs is not None
+        try:
+            self._run(bound.binding, bound.graph)
+        except DeviceMemoryError:
+            raise
+        except Exception as error:
+            log.warning("cuda_graphs_off", model=self._id, reason=first_line(error))
+            self._bound.clear()  # what is bound to the session that is given up
+            self._session, self._without_graphs = self._without_graphs(), None
+            return False
+        return True
 
     def _bind(self, rows: int) -> _Bound:
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -227,7 +269,4 @@ class BoundNetwork:
         )
         for name, value in zip(OUTPUTS, outputs, strict=True):
             binding.bind_ortvalue_output(name, value)
-        options = ort.RunOptions()
-        # One graph a size; -1 says: none.
-        options.add_run_config_entry("gpu_graph_id", str(rows) if self._captured else "-1")
-        return _Bound(inputs, outputs, binding, options)
+        return _Bound(inputs, outputs, binding, _NO_GRAPH if self._without_graphs is None else str(next(self._graph_ids)))

@@ -23,9 +23,10 @@ def half_graph(path: Path) -> bytes:
     for number, node in enumerate(model.graph.node):  # the converter knows nodes by name
         node.name = node.name or f"node{number}"
     # Its package adds itself to sys.path when imported as a whole; the typed import would drag every transformer model in.
-    convert = importlib.import_module("onnxruntime.transformers.float16").convert_float_to_float16
+    converter = importlib.import_module("onnxruntime.transformers.float16")
     kept = [*_downstream(model.graph, "coefficients"), *_upstream(model.graph, _SINUSOIDS)]
-    converted = convert(model, keep_io_types=True, op_block_list=list(_NORMS), node_block_list=kept)
+    without_half = [*converter.DEFAULT_OP_BLOCK_LIST, *_NORMS]  # the defaults: what has no float16 kernel
+    converted = converter.convert_float_to_float16(model, keep_io_types=True, op_block_list=without_half, node_block_list=kept)
     _skip_round_trips(converted.graph)
     serialised: bytes = converted.SerializeToString()
     return serialised

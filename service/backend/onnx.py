@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: runs the step graph of a model folder.
 
 Full graph optimisation (NCHWc convolutions), threads that do not spin while they wait, one arena a session:
-benchmarks/cpu_options.py measures these choices, docs/performance.md has its numbers.
+benchmarks/cpu.py measures these choices, docs/performance.md has its numbers.
 """
 
 from __future__ import annotations

@@ -8,12 +8,9 @@ remember  in cache_dir, by everything the numbers depend on, so that a restart s
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import structlog
@@ -23,9 +20,11 @@ from models.noise import initial_noise
 from service.backend.base import BackendError, DeviceMemoryError, Network
 from service.engine.config import EngineConfig
 from service.engine.costs import StepCosts
+from service.remembered import recall, remember
 
 log = structlog.get_logger(__name__)
 
+_KIND = "calibration"
 _REPEATS = 3
 _SAME_THROUGHPUT = 0.98
 _WORTH_A_BUCKET = 0.9
@@ -50,7 +49,7 @@ def calibrate(network: Network, entry: Entry, fingerprint: str, config: EngineCo
         "max_step_ms": config.max_step_ms,
         "fixed": fixed,
     }
-    curve = _recall(config.cache_dir, key)
+    curve = recall(config.cache_dir, _KIND, key, lambda stored: _curve_of(stored, config.max_batch))
     if curve is not None and _measure(network, entry, max(curve)) < _TOO_QUICK * curve[max(curve)]:
         log.info("calibration_outdated", model=entry.id, reason="steps take less than half the time they took")
         curve = None
@@ -60,7 +59,7 @@ def calibrate(network: Network, entry: Entry, fingerprint: str, config: EngineCo
         buckets = [config.max_batch] if fixed else choose_buckets(sweep(network, entry, config), config.max_step_ms / 1000)
         network.prepare(buckets)
         curve = {rows: _measure(network, entry, rows) for rows in buckets}  # again: preparing may have changed the times
-        _remember(config.cache_dir, key, curve)
+        remember(config.cache_dir, _KIND, key, {"seconds": curve})
     if fixed and network.padded(1) != config.max_batch:
         raise BackendError(f"{network.provider} cannot fill up batches to {config.max_batch} rows as deterministic mode needs")
     return StepCosts(curve, network.padded)
@@ -117,39 +116,9 @@ def _measure(network: Network, entry: Entry, rows: int, clock: Callable[[], floa
     return min(durations[1:])
 
 
-def _place(folder: Path, key: Mapping[str, str | float]) -> Path:
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return folder / "calibration" / f"{digest[:32]}.json"
-
-
-def _recall(folder: Path | None, key: Mapping[str, str | float]) -> dict[int, float] | None:
-    """The curve stored under this key; None where there is none that makes sense."""
-    if folder is None:
-        return None
-    path = _place(folder, key)
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        curve = {int(rows): float(seconds) for rows, seconds in stored["seconds"].items()}
-        if stored["key"] != key or not 1 <= min(curve) <= max(curve) <= int(key["max_batch"]):
-            raise ValueError("it is of something else")
-        StepCosts(curve)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        log.warning("calibration_ignored", path=str(path), error=str(error))
-        return None
+def _curve_of(stored: Mapping[str, Any], max_batch: int) -> dict[int, float]:
+    """The curve among remembered fields. Raises ValueError for one without meaning."""
+    curve = {int(rows): float(seconds) for rows, seconds in stored["seconds"].items()}
+    if max(StepCosts(curve).buckets) > max_batch:
+        raise ValueError(f"it has batches of more than {max_batch} rows")
     return curve
-
-
-def _remember(folder: Path | None, key: Mapping[str, str | float], curve: Mapping[int, float]) -> None:
-    """Store a curve; a folder that cannot be written costs a warning and the next start its measuring."""
-    if folder is None:
-        return
-    path = _place(folder, key)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"key": key, "seconds": curve}, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        log.warning("calibration_not_kept", path=str(path), error=str(error))

@@ -20,7 +20,6 @@ from service.engine.request import Device, Finished, ImageSpec, Timing
 from service.store.base import Blobs, Room, StoreUnavailableError
 from service.telemetry import Metrics
 
-DETERMINISTIC_PROVIDERS = frozenset({"CPUExecutionProvider"})
 _NOT_COMPUTED = Timing(queue_s=0.0, compute_s=0.0, total_s=0.0, mean_batch=0.0, estimated_s=0.0)
 _RODE_IN_NO_BATCH = Device(provider="CPUExecutionProvider", precision="float32", smallest_batch=0, largest_batch=0)
 
@@ -32,7 +31,8 @@ def _machine() -> str:
     return platform.machine()
 
 
-_ROUNDING = f"{ort.__version__} {np.__version__} {_machine()}"
+_MADE_BY = f"{_RODE_IN_NO_BATCH.provider} {_RODE_IN_NO_BATCH.precision}"  # what `serves` lets through
+_ROUNDING = f"{_MADE_BY} {ort.__version__} {np.__version__} {_machine()}"
 
 Compute = Callable[[Sequence[ImageSpec]], Awaitable[list[Finished]]]
 
@@ -49,7 +49,7 @@ class ResultCache:
 
     def serves(self, provider: str | None) -> bool:
         """Whether images computed by this provider may be recalled."""
-        return self._room.max_bytes > 0 and provider in DETERMINISTIC_PROVIDERS
+        return self._room.max_bytes > 0 and provider == _RODE_IN_NO_BATCH.provider
 
     async def images(self, model: Resolved, specs: Sequence[ImageSpec], compute: Compute) -> list[Finished]:
         """The images in order. Recalled ones are `cached` and have no timing: nothing was computed.

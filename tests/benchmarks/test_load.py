@@ -14,9 +14,11 @@ from benchmarks.load import Arrival, Outcome, closed_loop, open_loop, poisson, s
 class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
+        body = b'{"timing": {"total_s": 3.0, "estimated_s": 2.0}}' if self.path == "/ours" else b"{}"
         self.send_response(503 if self.path == "/full" else 200)
-        self.send_header("content-length", "0")
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -50,11 +52,13 @@ def test_every_request_of_an_open_loop_is_accounted_for_from_its_intended_time(u
             Arrival(0.0, "fine", f"{url}/", {"seed": 1}),
             Arrival(-5.0, "late", f"{url}/", {"seed": 2}),  # should have left five seconds before the start
             Arrival(0.0, "full", f"{url}/full", {"seed": 3}),
+            Arrival(0.0, "ours", f"{url}/ours", {"seed": 4}),
         ]
     )
     late = load.of("late")[0]
     assert late.latency_s >= late.lag_s >= 5.0
-    assert {outcome.tag: outcome.status for outcome in load.outcomes} == {"fine": 200, "late": 200, "full": 503}
+    assert {outcome.tag: outcome.status for outcome in load.outcomes} == {"fine": 200, "late": 200, "full": 503, "ours": 200}
+    assert {outcome.tag: outcome.ratio for outcome in load.outcomes} == {"fine": None, "late": None, "full": None, "ours": 1.5}
     assert load.client_cpu_s > 0
 
 
@@ -73,3 +77,11 @@ def test_a_summary_counts_answers_and_good_answers() -> None:
     assert told["goodput"] == 1.5
     assert told["failed"] == pytest.approx(0.2)
     assert told["p50_s"] == pytest.approx(0.25)
+    assert "estimate_ratio" not in told
+
+
+def test_promises_are_judged_by_what_became_of_them() -> None:
+    told = summary([Outcome("", 0.0, 1.0, 0.0, 200, ratio) for ratio in (0.5, 0.9, 1.0, 3.0)], 1.0, 1.0)
+    assert told["estimate_ratio"] == pytest.approx(0.95)
+    assert told["estimate_error"] == pytest.approx(0.3)  # of 0.5, 0.1, 0 and 2
+    assert told["estimate_coverage"] == 0.75

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.common import resume, save, spread, zoo_of
-from benchmarks.efficiency import own_step_seconds
+from benchmarks.efficiency import bare_loop, own_step_seconds
 from benchmarks.scaling import resident_bytes
 from benchmarks.servers.sampler import Sampler
 from models.catalogue import default_zoo, discover
@@ -37,6 +37,13 @@ def test_a_zoo_of_links_holds_the_models_asked_for() -> None:
 
 def test_the_engine_runs_on_an_idle_device() -> None:
     assert asyncio.run(own_step_seconds(3)) > 0
+
+
+def test_the_bare_loop_counts_images() -> None:
+    entry = discover([default_zoo()]).entries[MODEL]
+    told = bare_loop(entry, 2, 0.01, threads=1, provider="CPUExecutionProvider")
+    assert told["images_per_s"] > 0
+    assert told["cpu_s_per_image"] > 0
 
 
 def test_requests_are_queued_while_the_device_is_held() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import httpx
 import pytest
 import structlog
 
+from service.api.links import ImageLinks
+from service.encode import FileStyle
+from service.engine.request import ImageSpec
 from service.settings import Settings
 from tests.service.api.conftest import serving, tiny_app
 
@@ -49,6 +53,20 @@ async def test_another_replica_with_the_secret_makes_the_same_bytes(tiny_zoo: Pa
         refused = await stranger.get(local)
         assert refused.status_code == 403
         assert refused.json()["error"]["code"] == "url_invalid"
+
+
+@pytest.mark.parametrize("device", [{"provider": "OpenVINO"}, {"precision": "bfloat16"}])
+async def test_a_url_of_an_image_that_another_runtime_made_is_gone(tiny_zoo: Path, device: dict[str, str]) -> None:
+    app, elsewhere = tiny_app(tiny_zoo, url_secret="s3cret"), ImageLinks("s3cret", 60)
+    async with serving(app) as client:
+        service = app.state.service
+        model = service.resolve("tiny/student-004")
+        (image,) = await service.engine.submit(model, [ImageSpec(5, 0, 1)]).images()
+        other = replace(image, device=replace(image.device, **device))
+        same, gone = [await client.get(elsewhere.link("", model, one, FileStyle(), b"")) for one in (image, other)]
+    assert same.content == FileStyle().encode(image.pixels)
+    assert gone.status_code == 410
+    assert gone.json()["error"]["code"] == "url_expired"
 
 
 async def test_an_altered_url_is_refused(client: httpx.AsyncClient) -> None:

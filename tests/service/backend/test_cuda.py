@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from models.catalogue import Catalogue, Entry
-from service.backend.base import BackendError, Precision
+from service.backend.base import BackendError, DeviceMemoryError, Precision
 from service.backend.cuda import BoundNetwork, CudaBackend, find_gpu, provider_options
 from service.backend.half import half_graph
 from service.backend.onnx import CPU, OnnxBackend, open_session, session_options
@@ -16,7 +19,7 @@ from service.backend.probe import agrees, probe_inputs
 
 def bound(entry: Entry, graph: str | bytes | None = None, precision: Precision = "float32") -> BoundNetwork:
     session = open_session(entry, graph or str(entry.graph), session_options(1), [CPU])
-    return BoundNetwork(session, entry, precision, device="cpu", captured=False)
+    return BoundNetwork(session, entry, precision, device="cpu")
 
 
 @pytest.mark.parametrize("model", ["tiny/teacher", "plain/teacher"])
@@ -45,25 +48,65 @@ def test_a_result_is_the_callers_to_keep(tiny_catalogue: Catalogue) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_each_size_names_a_graph_of_its_own(tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+class Graphs:
+    """A CPU session in the place of one with CUDA graphs: it runs, remembers which graphs it was asked for, and may refuse."""
+
+    def __init__(self, entry: Entry, refused: str = "") -> None:
+        self._inner = open_session(entry, str(entry.graph), session_options(1), [CPU])
+        self._refused = refused
+        self.ran: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def run_with_iobinding(self, binding: ort.IOBinding, options: ort.RunOptions) -> None:
+        self.ran.append(options.get_run_config_entry("gpu_graph_id"))
+        if self.ran[-1] != "-1" and self._refused:
+            raise RuntimeError(self._refused)
+        self._inner.run_with_iobinding(binding, options)
+
+    def network(self, entry: Entry, plain: Graphs) -> BoundNetwork:
+        session: Any = self
+        return BoundNetwork(session, entry, "float32", device="cpu", without_graphs=lambda: cast(Any, plain))
+
+
+def test_each_size_is_warmed_up_and_captured_before_it_serves(tiny_catalogue: Catalogue) -> None:
     entry = tiny_catalogue.entries["tiny/teacher"]
-    session = open_session(entry, str(entry.graph), session_options(1), [CPU])
-    network = BoundNetwork(session, entry, "float32", device="cpu", captured=True)
-    ran = []
-    monkeypatch.setattr(
-        session, "run_with_iobinding", lambda _, options: ran.append(options.get_run_config_entry("gpu_graph_id"))
-    )
-    network.prepare([1, 8, 2])
+    session = Graphs(entry)
+    network = session.network(entry, Graphs(entry))
+    network.step(*probe_inputs(entry, 1))
+    assert session.ran == ["-1", "-1", "1", "1"]
+    network.prepare([8, 2])
+    assert session.ran[4:] == ["-1", "-1", "2", "-1", "-1", "3"]
     network.step(*probe_inputs(entry, 7))
-    assert ran == ["8", "2", "1", "8"]
+    assert session.ran[10:] == ["2"]
+    network.prepare([1])
+    assert session.ran[-1] == "4", "the graph of buffers that are gone is not replayed on others"
+
+
+def test_a_model_whose_capture_fails_runs_without_graphs(tiny_catalogue: Catalogue) -> None:
+    entry = tiny_catalogue.entries["tiny/teacher"]
+    plain = Graphs(entry)
+    network = Graphs(entry, "CUDA failure 900: operation not permitted when stream is capturing").network(entry, plain)
+    network.prepare([2, 4])
+    inputs = probe_inputs(entry, 3)
+    np.testing.assert_array_equal(network.step(*inputs)[0], OnnxBackend(threads=1).load(entry).step(*inputs)[0])
+    assert set(plain.ran) == {"-1"}
+
+
+def test_lack_of_memory_during_capture_is_no_reason_to_run_without_graphs(tiny_catalogue: Catalogue) -> None:
+    entry = tiny_catalogue.entries["tiny/teacher"]
+    plain = Graphs(entry)
+    network = Graphs(entry, "CUDA failure 2: out of memory").network(entry, plain)
+    with pytest.raises(DeviceMemoryError):
+        network.prepare([2])
+    assert plain.ran == []
 
 
 def test_lack_of_memory_is_told_apart(tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.backend.base import DeviceMemoryError
-
     entry = tiny_catalogue.entries["tiny/teacher"]
     session = open_session(entry, str(entry.graph), session_options(1), [CPU])
-    network = BoundNetwork(session, entry, "float32", device="cpu", captured=False)
+    network = BoundNetwork(session, entry, "float32", device="cpu")
 
     def fail(*_: object) -> None:  # a message as the runtime writes it
         raise RuntimeError(

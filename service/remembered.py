@@ -1,0 +1,56 @@
+"""Measurements that outlive the process: a JSON file for each, named by the hash of everything that it depends on.
+
+A folder that is lost, damaged or read-only costs a warning and the next start its measuring, never a failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Key = Mapping[str, str | float]
+
+
+def recall(folder: Path | None, kind: str, key: Key, read: Callable[[Mapping[str, Any]], T]) -> T | None:
+    """What `read` makes of the fields remembered under this key; None where there are none that make sense to it."""
+    if folder is None:
+        return None
+    path = _place(folder, kind, key)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["key"] != key:
+            raise ValueError("it is of something else")
+        return read(stored)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        log.warning(f"{kind}_ignored", path=str(path), error=str(error))
+        return None
+
+
+def remember(folder: Path | None, kind: str, key: Key, fields: Mapping[str, Any]) -> None:
+    """Keep these fields, which JSON can hold, under this key."""
+    if folder is None:
+        return
+    path = _place(folder, kind, key)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"key": key, **fields}, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        log.warning(f"{kind}_not_kept", path=str(path), error=str(error))
+
+
+def _place(folder: Path, kind: str, key: Key) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return folder / kind / f"{digest[:32]}.json"
