@@ -74,10 +74,10 @@ def models_table(models: Sequence[ModelBody]) -> Table:
 
 
 def _latency(model: ModelBody) -> str:
-    """One image alone: every step at what one was measured to take."""
-    if 1 not in model.ms_per_step:
+    """One image alone: every step at what the smallest batch was measured to take."""
+    if not model.ms_per_step:
         return model.status
-    return f"{model.steps * model.ms_per_step[1]:.0f} ms"
+    return f"{model.steps * model.ms_per_step[min(model.ms_per_step)]:.0f} ms"
 
 
 def _quality(model: ModelBody) -> str:
