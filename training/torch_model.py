@@ -65,12 +65,12 @@ class TorchModel:
 
 
 def load_model(spec: str) -> TorchModel:
-    """Load a teacher or student. spec: a run folder, a model folder, a diffusers pipeline folder, or a hub id.
+    """Load a teacher or student. spec: a run folder, one of its snapshots, a model folder, a diffusers folder, or a hub id.
 
     Weights of a run are the averaged ones. Raises CheckpointError with one sentence.
     """
     path = Path(spec)
-    if path.is_file() and path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
         return _from_run(path)
     if (path / CHECKPOINT).is_file():
         return _from_run(path / CHECKPOINT)

@@ -8,26 +8,17 @@ import pytest
 import torch
 
 from models.network import predict
-from tests.training.conftest import tiny_loop, tiny_teacher_config
+from tests.training.conftest import tiny_loop
 from training.distill import DistillConfig, distill
 from training.errors import TrainingError
 from training.guidance import guided_model, load_guided
 from training.sampling import run_plan
-from training.teacher import train_teacher
 from training.torch_model import TorchModel, load_model
 
 
 @pytest.fixture(scope="module")
 def teacher(teacher_run: Path) -> TorchModel:
     return load_model(str(teacher_run))
-
-
-@pytest.fixture(scope="module")
-def snapshot(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An early snapshot of a teacher of the same shape."""
-    run = tmp_path_factory.mktemp("weak")
-    train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(320, snapshot_images=160)), run)
-    return run / "snapshots" / "ema-000000160.safetensors"
 
 
 def _inputs(teacher: TorchModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -23,7 +23,7 @@ from training.evaluation.features import source_features as features_of
 from training.evaluation.images import ImageCache, NoiseStarts, Starts, UInt8, labels_for
 from training.evaluation.paths import PathStarts, smoothness
 from training.evaluation.reconstruction import Originals, nearest_step
-from training.evaluation.samplers import Family, Float32, Sampler, StepNetwork
+from training.evaluation.samplers import TEACHER, Family, Float32, Sampler, StepNetwork
 
 TIMED_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _TIMED_REPEATS = 3
@@ -55,6 +55,7 @@ class Row:
     """One model measured. `metrics` by name (training.evaluation.tables says what each means); absent: not measured.
 
     kid_subsets: the estimates that the KID interval rests on, which pair up between rows with the same seed and images.
+    reference: the model that the row agrees with or not; empty for the reference itself and for real images.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Row:
     metrics: dict[str, float]
     kid_subsets: list[float] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ class Measurement:
 
     def _row(self, sampler: Sampler) -> Row:
         started = time.perf_counter()
-        count = self.plan.teacher_images if sampler.method == "teacher" else self.plan.images
+        at_all_steps = sampler.method.partition(",")[0] == TEACHER  # guided or not
+        count = self.plan.teacher_images if at_all_steps else self.plan.images
         is_reference = sampler.key == self.reference.key
         metrics: dict[str, float] = {}
         if self.judge is not None:
@@ -162,8 +165,18 @@ class Measurement:
                 self.step_seconds[sampler.weights] = step_seconds(self.images.network(sampler), sampler)
             metrics |= time_per_image(self.step_seconds[sampler.weights], len(sampler.plan))
         metrics["wall_s"] = time.perf_counter() - started
-        seeds = 0 if is_reference else self.plan.seeds
-        return Row(sampler.id, sampler.method, sampler.name, sampler.evaluations, count, seeds, metrics, subsets, sampler.facts)
+        return Row(
+            sampler.id,
+            sampler.method,
+            sampler.name,
+            sampler.evaluations,
+            count,
+            0 if is_reference else self.plan.seeds,
+            metrics,
+            subsets,
+            sampler.facts,
+            "" if is_reference else self.reference.id,
+        )
 
     def _test_row(self) -> Row:
         """The data set's own test images: as close to the training set as a perfect model comes."""

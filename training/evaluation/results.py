@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from training.errors import TrainingError
@@ -55,13 +56,21 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
 
 
 def merged(runs: Sequence[Run]) -> list[Row]:
-    """Rows of several runs, ordered; of a model measured twice the row with more images, the later one of equals."""
-    best: dict[str, Row] = {}
-    for run in runs:
-        for row in run.rows:
-            if row.model not in best or row.images >= best[row.model].images:
-                best[row.model] = row
-    return _ordered(best.values())
+    """Rows of several runs, ordered, one a model: of those with a KID the one with more images, the later one of equals.
+
+    What it lacks and does not rest on its N comes from the others: paths and noised images with the same reference, and times.
+    """
+    rows = [row for run in runs for row in run.rows]
+    made = []
+    for model in dict.fromkeys(row.model for row in rows):
+        mine = [row for row in rows if row.model == model]
+        best = max(reversed(mine), key=lambda row: ("kid" in row.metrics, row.images))
+        more: dict[str, float] = {}
+        for row in mine:
+            kept = ("ms_", "best_batch") if row.reference != best.reference else ("ms_", "best_batch", "path_", "from_")
+            more |= {name: value for name, value in row.metrics.items() if name.startswith(kept)}
+        made.append(replace(best, metrics={**more, **best.metrics}))
+    return _ordered(made)
 
 
 def _ordered(rows: Iterable[Row]) -> list[Row]:
@@ -72,11 +81,10 @@ def _main_tables(rows: Sequence[Row]) -> list[str]:
     parts = []
     if any("kid" in row.metrics for row in rows):
         parts += ["### KID times 1000 by method and evaluations", tables.pivot(rows, tables.kid)]
-    if any("psnr_db" in row.metrics for row in rows):
-        agreement = tables.pivot(rows, lambda r: f"{tables.value(r, 'psnr_db', '.1f')} ({tables.value(r, 'ssim', '.3f')})"
-                                 if "psnr_db" in r.metrics else "")  # fmt: skip
-        parts += ["### Agreement by method and evaluations: PSNR dB (SSIM)", agreement]
-    parts += ["### Everything measured", tables.table(rows, tables.QUALITY)]
+    for reference in tables.references(rows):
+        agreement = tables.pivot([row for row in rows if row.reference == reference], tables.agreement)
+        parts += [f"### Agreement with {reference} by method and evaluations: PSNR dB (SSIM)", agreement]
+    parts += ["### Everything measured", tables.quality(rows)]
     parts += ["### Cost", tables.table([row for row in rows if row.method != tables.TEST], tables.COST)]
     paths = [row for row in rows if "path_max_step" in row.metrics or "path_psnr_db" in row.metrics]
     if paths:
@@ -96,7 +104,7 @@ def _basis(runs: Sequence[Run]) -> str:
     lines = []
     for run in runs:
         facts = run.facts
-        words = [f"seed {run.plan['seed']}", f"reference {facts['reference']}"]
+        words = [f"images from seed {run.plan['seed']}", f"agreement with {facts['reference']}"]
         if "features" in facts:
             words += [f"features {facts['features']}", facts["resize"], f"against {facts['data']}", facts["fid"]]
         if "classifier_accuracy" in facts:

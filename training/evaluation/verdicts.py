@@ -67,6 +67,11 @@ def _find(rows: Iterable[Row], method: str, evaluations: int, metric: str = "kid
     return found[0] if found else None
 
 
+def _with_teacher(rows: Iterable[Row]) -> list[Row]:
+    """Rows whose agreement is with the plain teacher."""
+    return [row for row in rows if "/guided:" not in row.reference]
+
+
 def _untested(claim: str, reason: str) -> Verdict:
     return Verdict(claim, "could not be tested", reason)
 
@@ -97,8 +102,9 @@ def _lower_kid(claim: str, rows: Sequence[Row], ours: str, others: Sequence[str]
 def _agreement(rows: Sequence[Row]) -> Verdict:
     claim = "At 16, 32, 64 and 128 the student agrees with the teacher better than DDIM and DPM-Solver++ (PSNR)"
     passed, evidence = [], []
+    plain = _with_teacher(rows)
     for count in MANY:
-        found = [_find(rows, method, count, "psnr_db") for method in (STUDENT, DDIM, DPMPP)]
+        found = [_find(plain, method, count, "psnr_db") for method in (STUDENT, DDIM, DPMPP)]
         if found[0] is None or found[1] is None or found[2] is None:
             continue
         mine, *others = (row.metrics["psnr_db"] for row in found if row is not None)
@@ -109,7 +115,8 @@ def _agreement(rows: Sequence[Row]) -> Verdict:
 
 def _consistency(rows: Sequence[Row]) -> Verdict:
     claim = f"Semantic consistency: at least {SAME_NOISE:.0%} of a student's images are nearest to the teacher's own"
-    students = [r for r in rows if r.method == STUDENT and r.evaluations in MANY and "same_noise" in r.metrics]
+    plain = _with_teacher(rows)
+    students = [r for r in plain if r.method == STUDENT and r.evaluations in MANY and "same_noise" in r.metrics]
     if not students:
         return _untested(claim, "no student was compared with its teacher in features")
     evidence = [f"{r.evaluations}: {r.metrics['same_noise']:.1%} of {r.seeds}, {r.metrics['psnr_db']:.1f} dB" for r in students]
