@@ -33,12 +33,14 @@ class Run:
 
 
 def write_run(path: Path, family: str, report: Report, plan: Plan, command: str, ablation: str = "") -> None:
-    """Write the run's JSON, whole or not at all. Raises TrainingError when the disk refuses."""
-    run = Run(family, ablation, command, asdict(plan), report.facts, report.rows)
+    """Write the run's JSON, a line a row, whole or not at all. Raises TrainingError when the disk refuses."""
+    head = {"family": family, "ablation": ablation, "command": command, "plan": asdict(plan), "facts": report.facts}
+    rows = ",\n  ".join(json.dumps(asdict(row)) for row in report.rows)
+    text = json.dumps(head, indent=1).removesuffix("\n}") + f',\n "rows": [\n  {rows}\n ]\n}}\n'
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(run), indent=1) + "\n")
+        temporary.write_text(text)
         temporary.replace(path)
     except OSError as error:
         raise TrainingError(f"cannot write {path}: {error}; choose another --out, what was computed is in the cache") from error

@@ -35,7 +35,8 @@ def row(method: str, evaluations: int, kid: float, *, psnr: float | None = None,
     name = f"tiny/{NAMES.get(method, method)}-{evaluations:03d}" if method != "teacher" else "tiny/teacher"
     known = {"kind": "student", "teacher_steps": 1024, "phi": "uniform", **facts}
     reference = "" if method == "teacher" else "tiny/teacher"
-    return Row(name, method, f"ddim-{evaluations:03d}", evaluations, 200, 50, metrics, subsets.tolist(), known, reference)
+    each = [] if psnr is None else (psnr + np.linspace(-5, 5, 50)).tolist()
+    return Row(name, method, f"ddim-{evaluations:03d}", evaluations, 200, 50, metrics, subsets.tolist(), known, reference, each)
 
 
 def find(found: list[Verdict], start: str) -> Verdict:
@@ -131,6 +132,16 @@ def test_verdicts_follow_the_numbers() -> None:
     assert find(found, "Meaningful").verdict == "could not be tested"
     assert find(found, "Flexible").verdict == "holds"
     assert find(verdicts([], [row("student", 32, 0.01), row("student", 50, 0.02)]), "Flexible").verdict == "does not hold"
+
+
+def test_agreement_is_compared_seed_by_seed() -> None:
+    """A difference of 0.2 dB in images that differ by 10 dB among themselves: sharp where it is alike for all of them."""
+    rows = [row("student", 32, 0.01, psnr=40.2), row("DDIM", 32, 0.01, psnr=40.0)]
+    found = find(aims(rows), "At 16, 32")
+    assert (found.verdict, found.evidence) == ("holds", "32: +0.2 dB [+0.2, +0.2] over DDIM")
+    shuffled = replace(rows[1], psnr=rows[1].psnr[::-1])
+    assert find(aims([rows[0], shuffled]), "At 16, 32").verdict == "does not hold"
+    assert find(aims([rows[0], replace(rows[1], psnr=[])]), "At 16, 32").verdict == "could not be tested"
 
 
 def test_aims_follow_the_numbers() -> None:
