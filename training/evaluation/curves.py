@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.evaluation import tables
 from training.evaluation.measure import Row
@@ -12,6 +12,7 @@ from training.evaluation.measure import Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Style = dict[str, dict[str, Any]]  # method -> how its curve is drawn
 _MARKERS = "os^vDP*X<>ph"  # told apart without colours too
 
 
@@ -27,7 +28,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     panels = (1 if by_kid else 0) + len(by_psnr)
     if not panels:
         return
-    style = {name: {"color": f"C{i % 10}", "marker": _MARKERS[i % 12]} for i, name in enumerate(tables.methods(rows))}
+    style: Style = {name: {"color": f"C{i % 10}", "marker": _MARKERS[i % 12]} for i, name in enumerate(tables.methods(rows))}
     figure, axes = plt.subplots(1, panels, figsize=(6.5 * panels, 5), squeeze=False, layout="constrained")
     free = list(axes[0])
     if by_kid:
@@ -48,7 +49,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def _kid(axis: Axes, rows: Sequence[Row], style: dict[str, dict[str, str]]) -> None:
+def _kid(axis: Axes, rows: Sequence[Row], style: Style) -> None:
     for method, points in _curves(rows):
         values = [1000 * r.metrics["kid"] for r in points]
         error = [500 * (r.metrics["kid_high"] - r.metrics["kid_low"]) for r in points]
