@@ -40,8 +40,8 @@ def difference(a: Row, b: Row) -> tuple[float, float, float]:
 def verdicts(main: Sequence[Row], every: Sequence[Row]) -> list[Verdict]:
     """The paper's claims. main: the main table's rows; every: those and the ablations'."""
     return [
-        _lower_kid("The student is closer to the data than strided DDIM", main, STUDENT, [DDIM], MANY),
-        _lower_kid("The student is closer to the data than progressive distillation", main, STUDENT, [PROGRESSIVE], MANY),
+        _lower_kid("The student is closer to the data (KID) than strided DDIM", main, STUDENT, [DDIM], MANY),
+        _lower_kid("The student is closer to the data (KID) than progressive distillation", main, STUDENT, [PROGRESSIVE], MANY),
         _consistency(main),
         _interpolation(main),
         _subsequences(every),
@@ -158,7 +158,7 @@ def _subsequences(rows: Sequence[Row]) -> Verdict:
 
 
 def _guided(rows: Sequence[Row]) -> Verdict:
-    claim = "A guided student at 16 evaluations is closer to the data than the plain teacher at all of its steps"
+    claim = "A guided student at 16 evaluations is closer to the data (KID) than the plain teacher at all of its steps"
     student = _find(rows, GUIDED, 16)
     teacher = next((r for r in rows if r.method == TEACHER and "kid" in r.metrics), None)
     if student is None or teacher is None:

@@ -45,7 +45,7 @@ def test_grey_is_three_equal_channels_and_rows_are_independent() -> None:
 def test_pixels_are_scaled_as_the_network_was_trained() -> None:
     """On a photograph, the variances after the first convolution are those that its batch norm kept from ImageNet.
 
-    (v - 127)/128 gives them; scaling by ImageNet's mean and deviation gives four times as much, by 1/255 a quarter.
+    (v - 127)/128 gives them; scaling by ImageNet's mean and deviation gives five times as much, by 1/255 a fifth.
     """
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as photograph:
         pixels = to_square(photograph, 128, 3)

@@ -124,10 +124,10 @@ def test_verdicts_follow_the_numbers() -> None:
     good = [row("student", n, 0.010, psnr=40) for n in (4, 8, 16, 32)]
     ddim = [row("DDIM", n, kid, psnr=30) for n, kid in ((4, 0.03), (8, 0.02), (16, 0.02), (32, 0.009))]
     found = verdicts([*good, *ddim], [*good, *ddim, row("student", 50, 0.010)])
-    against = find(found, "The student is closer to the data than strided DDIM")
+    against = find(found, "The student is closer to the data (KID) than strided")
     assert against.verdict == "holds in part"  # at 16, not at 32
     assert "16: -10.00 [-10.00, -10.00] against DDIM" in against.evidence
-    assert find(found, "The student is closer to the data than progressive").verdict == "could not be tested"
+    assert find(found, "The student is closer to the data (KID) than progressive").verdict == "could not be tested"
     assert find(found, "Semantic").verdict == "holds"
     assert find(found, "Meaningful").verdict == "could not be tested"
     assert find(found, "Flexible").verdict == "holds"
@@ -214,7 +214,7 @@ def test_guided_and_plain_rows_are_not_compared_in_agreement(tmp_path: Path) -> 
     assert "40.0" in parts["tiny/teacher"]
     assert "50.0" not in parts["tiny/teacher"]
     assert "50.0" in parts["tiny/guided:2"]
-    assert "| reference" in text  # a column of the whole table, as there are two
+    assert "reference |" in text  # a column of the whole table, as there are two
     assert find(aims([*plain, *guided]), "At 16, 32").verdict == "holds"
     assert find(aims(guided), "At 16, 32").verdict == "could not be tested"
 
@@ -231,5 +231,9 @@ def test_the_page_holds_every_run(tmp_path: Path) -> None:
     for wanted in ("### Ablation: sub-steps k", "31.5", "10.00 [", "From noised images (cifar-clean-10)", "22.5",
                    "### Single fold against progressive distillation", "sfddm-train evaluate main", "![Quality"):  # fmt: skip
         assert wanted in text
+    folds = text.split("### Single fold against progressive distillation")[1].split("###")[0]
+    assert [cell.strip() for cell in folds.splitlines()[2].split("|")[1:-1]] == [
+        "model", "evaluations", "training evaluations", "KID", "PSNR dB"
+    ]  # fmt: skip
     assert (tmp_path / "results-tiny.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "runs/main.json").read_text())["rows"][0]["metrics"]["psnr_db"] == 31.5
