@@ -63,19 +63,25 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
 def merged(runs: Sequence[Run]) -> list[Row]:
     """Rows of several runs, ordered, one a model: of those with a KID the one with more images, the later one of equals.
 
-    What it lacks and does not rest on its N comes from the others: paths and noised images with the same reference, and times.
+    Guided models prefer a row whose reference is guided too, plain ones a plain one. What the row lacks and does not rest on
+    its N comes from the others: paths and noised images with the same reference, and times.
     """
     rows = [row for run in runs for row in run.rows]
     made = []
     for model in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == model]
-        best = max(reversed(mine), key=lambda row: ("kid" in row.metrics, row.images))
+        best = max(reversed(mine), key=lambda row: ("kid" in row.metrics, _alike(row), row.images))
         more: dict[str, float] = {}
         for row in mine:
             kept = ("ms_", "best_batch") if row.reference != best.reference else ("ms_", "best_batch", "path_", "from_")
             more |= {name: value for name, value in row.metrics.items() if name.startswith(kept)}
         made.append(replace(best, metrics={**more, **best.metrics}))
     return _ordered(made)
+
+
+def _alike(row: Row) -> bool:
+    """Whether a row is guided as its reference is."""
+    return row.method.endswith(", guided") == ("/guided:" in row.reference)
 
 
 def _ordered(rows: Iterable[Row]) -> list[Row]:

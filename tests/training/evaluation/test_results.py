@@ -190,6 +190,18 @@ def test_of_a_model_measured_twice_the_larger_measurement_stands(tmp_path: Path)
     assert found == replace(large, metrics={**large.metrics, "path_length": 3.0, "ms_alone": 2.0})
 
 
+def test_a_guided_student_is_shown_with_its_guided_teacher(tmp_path: Path) -> None:
+    """Whichever run is read last: the main one measures it too, against the plain teacher."""
+    alone = replace(row("student, guided", 16, 0.01, psnr=35.0), reference="tiny/guided:2")
+    plain = row("student", 16, 0.01, psnr=40.0)
+    write_run(tmp_path / "guided.json", "tiny", Report([alone, replace(plain, reference="tiny/guided:2")], FACTS), Plan(), "g")
+    among = replace(alone, reference="tiny/teacher", images=900)
+    write_run(tmp_path / "main.json", "tiny", Report([among, plain], FACTS), Plan(), "m")
+    found = merged([read_run(tmp_path / f"{name}.json") for name in ("main", "guided")])
+    assert {r.method: r.reference for r in found} == {"student": "tiny/teacher", "student, guided": "tiny/guided:2"}
+    assert merged([read_run(tmp_path / f"{name}.json") for name in ("guided", "main")]) == found
+
+
 def test_reports_from_before_rows_told_their_reference_still_read(tmp_path: Path) -> None:
     write_run(tmp_path / "a.json", "tiny", Report([row("student", 4, 0.01, psnr=30.0)], FACTS), Plan(), "command")
     data = json.loads((tmp_path / "a.json").read_text())
