@@ -1,33 +1,37 @@
 """Training throughput: our loops against a plain diffusers script with the same network, side by side.
 
-    python benchmarks/training_speed.py                     28 x 28 grey, the shipped teacher's network
-    python benchmarks/training_speed.py --quick             a few updates of a small network
-    python benchmarks/training_speed.py --size 32 --channels 3 --widths 128,256,256,256 --batch 128 --precision bf16 --compile
+    python -m benchmarks.training_speed             28 x 28 grey, the shipped teacher's network without classes
+    python -m benchmarks.training_speed --quick     a few updates of a small network
+    python -m benchmarks.training_speed --size 32 --channels 3 --widths 128,256,256,256 --batch 128 \\
+        --precision bf16 --compile
 
-The plain script is what diffusers' unconditional training example does: DDPMScheduler.add_noise, mean squared error, AdamW and
-EMAModel under accelerate. Distillation is compared with its own cost: one image of k teacher evaluations and a student update
-takes k + 3 network evaluations where a teacher's update takes 3. The loops take turns, round after round in random order, so
-that slow moments of the machine fall on all of them alike. Prints images/s and ratios; --out writes JSON.
+The plain script is the loop of diffusers' examples/unconditional_image_generation/train_unconditional.py: DDPMScheduler, mean
+squared error of the noise, AdamW, cosine schedule and EMAModel with the example's own settings, under accelerate. All loops
+read the same random images from memory, so decoding is in none of the figures. Distillation is compared with its own cost
+too: one image of k teacher evaluations and a student update takes k + 3 network evaluations where a teacher's update takes 3.
+The loops take turns, round after round in random order; ratios are taken within each round, so that slow moments of the
+machine fall on both sides. Prints a table in Markdown, medians with the range of the rounds; --out writes JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
-import statistics
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
+from benchmarks.common import print_table, save, spread
 from models.network import build_unet
 from models.schedule import alpha_bar_table
 from models.subsequence import uniform_phi
@@ -122,16 +126,18 @@ class Bench:
             )  # fmt: skip
 
     def diffusers(self, updates: int, clock: Clock) -> None:
-        """The plain script: the same network, batch, precision and optimiser, nothing of ours."""
+        """diffusers' own example, on the same network, batch and precision; its settings where it has a default."""
         accelerator = make_accelerator(self.arguments.precision)
-        model, scheduler = (
-            self.network(),
-            DDPMScheduler(STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
-        )
-        average = EMAModel(model.parameters(), use_ema_warmup=True)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.arguments.precision]
+        model, scheduler = self.network(), DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="linear")
+        average = EMAModel(
+            model.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75,
+            model_cls=UNet2DModel, model_config=model.config,
+        )  # fmt: skip
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
         loader = torch.utils.data.DataLoader(self.source, batch_size=self.arguments.batch, shuffle=True, drop_last=True)
-        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+        rate = get_scheduler("cosine", optimizer=optimizer, num_warmup_steps=500, num_training_steps=10_000)
+        model, optimizer, loader, rate = accelerator.prepare(model, optimizer, loader, rate)
         average.to(accelerator.device)
         if self.arguments.compile:
             model = torch.compile(model)
@@ -139,21 +145,43 @@ class Bench:
         while done < updates:
             for pixels, _ in loader:
                 clock.mark()
-                clean = pixels.float() / 127.5 - 1
-                noise = torch.randn_like(clean)
+                clean = (pixels.float() / 127.5 - 1).to(dtype)
+                noise = torch.randn(clean.shape, dtype=dtype, device=clean.device)
                 t = torch.randint(0, STEPS, (len(clean),), device=clean.device)
-                with accelerator.autocast():
+                with accelerator.accumulate(model):
                     prediction = model(scheduler.add_noise(clean, noise, t), t).sample
-                    loss = torch.nn.functional.mse_loss(prediction.float(), scheduler.get_velocity(clean, noise, t))
-                accelerator.backward(loss)
-                accelerator.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
+                    loss = torch.nn.functional.mse_loss(prediction.float(), noise.float())
+                    accelerator.backward(loss)
+                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
+                    rate.step()
+                    optimizer.zero_grad()
                 average.step(model.parameters())
-                loss.detach().item()
+                loss.detach().item()  # for its progress bar
                 done += 1
                 if done == updates:
                     break
+
+
+def summary(rates: dict[str, list[float]], evaluations: dict[str, int]) -> list[dict[str, Any]]:
+    """A row a loop: images/s of its rounds, and its ratios to the first loop, each within its round."""
+    plain, *_ = rates
+    rows = []
+    for name, seen in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(seen, rates[plain], strict=True)]
+        share = evaluations[name] / evaluations[plain]
+        rows.append({
+            "loop": name,
+            "images_per_s": spread(seen),
+            "ratio": spread(ratios),
+            "ratio_per_evaluation": spread([ratio * share for ratio in ratios]),
+        })  # fmt: skip
+    return rows
+
+
+def _shown(values: dict[str, float]) -> str:
+    """`median (low - high)`, thousands written out."""
+    return "{median:,.2f} ({low:,.2f} - {high:,.2f})".format(**values)
 
 
 def main() -> None:
@@ -182,29 +210,15 @@ def main() -> None:
             clock = Clock()
             loops[name](Clock.WARM_UP + 1 + arguments.updates, clock)
             rates[name].append(arguments.batch / clock.seconds())
-    evaluations = dict(zip(loops, (3, 3, 3 + arguments.k), strict=True))
-    plain = statistics.median(rates["diffusers script"])
-    rows = [
-        {
-            "loop": name,
-            "images_per_s": statistics.median(seen),
-            "slowest": min(seen),
-            "fastest": max(seen),
-            "ratio": statistics.median(seen) / plain,
-            "ratio_per_evaluation": statistics.median(seen) * evaluations[name] / (plain * 3),
-        }
-        for name, seen in rates.items()
-    ]
-    print("| loop | images/s | slowest | fastest | to the diffusers script | the same, per network evaluation |")
-    print("|---|---|---|---|---|---|")
-    for row in rows:
-        cells = (f"{row[key]:.2f}" for key in ("images_per_s", "slowest", "fastest", "ratio", "ratio_per_evaluation"))
-        print(f"| {row['loop']} | {' | '.join(cells)} |")
-    if arguments.out is not None:
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-        machine = {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        settings = {k: v for k, v in vars(arguments).items() if k != "out"}
-        arguments.out.write_text(json.dumps({**machine, **settings, "rows": rows}, indent=1) + "\n")
+    rows = summary(rates, dict(zip(loops, (3, 3, 3 + arguments.k), strict=True)))
+    keys = ("images_per_s", "ratio", "ratio_per_evaluation")
+    columns = ("loop", "images/s", "to the diffusers script", "the same, per network evaluation")
+    print_table(columns, [[row["loop"], *(_shown(row[key]) for key in keys)] for row in rows])
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    versions = {name: version(name) for name in ("torch", "diffusers", "accelerate")}
+    machine = {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
+    settings = {name: value for name, value in vars(arguments).items() if name != "out"}
+    save(arguments.out, {**machine, **settings, "rates": rates, "rows": rows})
 
 
 if __name__ == "__main__":

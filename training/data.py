@@ -207,15 +207,32 @@ def _fit(source: ImageSource, image_size: int | None, channels: int | None) -> I
 # Hugging Face -------------------------------------------------------------------------------------------------------
 
 
+def held_out_split(name: str) -> str | None:
+    """`test`, or else `validation`, of a Hugging Face data set; None where it has neither."""
+    import datasets
+
+    if _saved_to_disk(name):
+        return None  # one split by itself
+    try:
+        splits = datasets.get_dataset_split_names(name)
+    except Exception:  # as many kinds as there are ways to fail; opening the data set says which one it was
+        return None
+    return next((split for split in ("test", "validation") if split in splits), None)
+
+
+def _saved_to_disk(name: str) -> bool:
+    return (Path(name) / "dataset_info.json").is_file()
+
+
 def open_hub(name: str, split: str, image_size: int | None, channels: int | None) -> ImageSource:
     """A Hugging Face data set id (or a local `save_to_disk`/parquet folder path) with an image column."""
     import datasets
 
     try:
-        if Path(name).is_dir() and (Path(name) / "dataset_info.json").exists():
+        if _saved_to_disk(name):
             data = datasets.load_from_disk(name)
         else:
-            data = datasets.load_dataset(name, split=split)
+            data = datasets.load_dataset(name, split=split if split == "train" else held_out_split(name) or split)
     except Exception as error:
         raise DataError(
             f"cannot load the Hugging Face data set {name!r} ({type(error).__name__}: {str(error).splitlines()[0]}); check the "

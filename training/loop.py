@@ -76,8 +76,13 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """An Accelerator with the precision asked for; `auto` is bf16 where the hardware has it, else float32."""
+    """An Accelerator with the precision asked for; `auto` is bf16 where the hardware has it, else float32.
+
+    Raises TrainingError for fp16 on a CPU, whose gradients nothing scales.
+    """
     AcceleratorState._reset_state()  # accelerate allows one precision a process; we may train more than once in one
+    if precision == "fp16" and PartialState().device.type == "cpu":
+        raise TrainingError("--precision fp16 needs a GPU; take bf16 or no on a CPU")
     if precision == "auto":
         precision = "bf16" if supports_bf16(PartialState().device) else "no"
     return Accelerator(mixed_precision=precision)

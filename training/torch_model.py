@@ -65,12 +65,12 @@ class TorchModel:
 
 
 def load_model(spec: str) -> TorchModel:
-    """Load a teacher or student. spec: a run folder, a model folder, a diffusers pipeline folder, or a hub id.
+    """Load a teacher or student. spec: a run folder, one of its snapshots, a model folder, a diffusers folder, or a hub id.
 
     Weights of a run are the averaged ones. Raises CheckpointError with one sentence.
     """
     path = Path(spec)
-    if path.is_file() and path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
         return _from_run(path)
     if (path / CHECKPOINT).is_file():
         return _from_run(path / CHECKPOINT)
@@ -89,6 +89,8 @@ def load_model(spec: str) -> TorchModel:
 def _from_run(path: Path) -> TorchModel:
     parts, facts = checkpoint.load(path)
     try:
+        if "phi" not in facts and path.parent.name == "snapshots":
+            facts = _facts_of_its_run(path)
         network = build_unet(facts["unet"])
         state = network.state_dict()
         state.update({name: tensor.float() for name, tensor in parts["ema"].items()})
@@ -107,8 +109,14 @@ def _from_run(path: Path) -> TorchModel:
             provenance=_provenance(facts),
             sampler=facts.get("sampler", "ddim"),
         )
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is no checkpoint of this version of sfddm-train: {error}") from error
+
+
+def _facts_of_its_run(snapshot: Path) -> dict[str, Any]:
+    """What a bare snapshot, RUN/snapshots/ema-IMAGES.safetensors, leaves to the checkpoint of its run to say."""
+    _, facts = checkpoint.load(snapshot.parents[1] / CHECKPOINT)
+    return {**facts, "step": int(snapshot.stem.removeprefix("ema-")) // facts["loop"]["batch"]}
 
 
 def _provenance(facts: dict[str, Any]) -> dict[str, Any]:

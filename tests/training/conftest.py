@@ -72,3 +72,11 @@ def teacher_run(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     run = tmp_path_factory.mktemp("runs") / "teacher"
     train_teacher(tiny_teacher_config(idx_folder, 6400), run)
     return run
+
+
+@pytest.fixture(scope="session")
+def snapshot(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An early snapshot of a teacher of the same shape."""
+    run = tmp_path_factory.mktemp("weak")
+    train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(320, snapshot_images=160)), run)
+    return run / "snapshots" / "ema-000000160.safetensors"

@@ -19,8 +19,9 @@ TINY = ("--widths", "8,16", "--layers", "1", "--attention", "0,1", "--head-dim",
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """sfddm-train with `arguments`, with our folder on the path and one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160"}
+    """sfddm-train with `arguments`, with our folder on the path, one thread and no GPU."""
+    ours = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160", "ACCELERATE_USE_CPU": "1"}
+    environment = {**os.environ, **ours}
     command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
@@ -151,6 +152,7 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
         (("teacher", "--out", "x", "--data", "nowhere"), "no data set at 'nowhere'"),
         (("teacher", "--out", "x", "--schedule", "square"), "schedule: must be 'linear', 'cosine' or 'sigmoid', got"),
         (("teacher", "--out", "teacher", "--data", "DATA"), "pass --resume"),
+        (("teacher", "--out", "x", "--data", "DATA", "--precision", "fp16"), "fp16 needs a GPU"),
         (("distill", "--out", "x", "--teacher", "zoo/shapes", "--steps", "4"), "neither a run folder"),
         (
             ("distill", "--out", "x", "--teacher", "teacher", "--data", "DATA", "--steps", "99"),

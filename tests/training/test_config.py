@@ -46,18 +46,19 @@ def make_images(folder: Path, size: int) -> None:
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_ready_made_configurations_run(name: str, tmp_path: Path) -> None:
-    """What a test cannot have is replaced: the weights and images of the hub, the batch, and the GPU."""
+    """What a test cannot have is replaced: the weights and images of the hub, the size of the batch, and the compiler."""
     make_teacher(tmp_path / "teacher", SIZE[name], LEVELS[name])
     make_images(tmp_path / "images", SIZE[name])
-    overrides = ("--teacher", tmp_path / "teacher", "--data", tmp_path / "images", "--images", "4", "--batch", "2",
-                 "--steps", "2", "--k", "2", "--workers", "0", "--accumulate", "1", "--no-compile",
-                 "--precision", "no")  # fmt: skip
+    overrides = ("--teacher", tmp_path / "teacher", "--data", tmp_path / "images", "--images", "8", "--batch", "4",
+                 "--steps", "2", "--k", "2", "--workers", "0", "--no-compile")  # fmt: skip
     invoke("distill", "--config", CONFIGS / f"{name}.toml", "--out", tmp_path / "run", *overrides)
     facts = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors")[1]
     wanted = tomllib.loads((CONFIGS / f"{name}.toml").read_text())
     settings = facts["provenance"]["settings"]
     assert facts["step"] == 2
     assert (settings["solver"], settings["flip"], facts["loop"]["lr"]) == (wanted["solver"], wanted["flip"], wanted["lr"])
+    assert facts["loop"]["precision"] == wanted["precision"] == "bf16"
+    assert facts["loop"]["accumulate"] == wanted.get("accumulate", 1)
     assert facts["shape"] == [3, SIZE[name], SIZE[name]]
     assert np.isfinite(facts["losses"][-1][1])
 

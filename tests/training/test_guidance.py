@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from models.network import predict
-from tests.training.conftest import tiny_loop, tiny_teacher_config
+from tests.training.conftest import tiny_loop
+from training import checkpoint
 from training.distill import DistillConfig, distill
-from training.errors import TrainingError
+from training.errors import CheckpointError, TrainingError
 from training.guidance import guided_model, load_guided
 from training.sampling import run_plan
-from training.teacher import train_teacher
 from training.torch_model import TorchModel, load_model
 
 
 @pytest.fixture(scope="module")
 def teacher(teacher_run: Path) -> TorchModel:
     return load_model(str(teacher_run))
-
-
-@pytest.fixture(scope="module")
-def snapshot(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An early snapshot of a teacher of the same shape."""
-    run = tmp_path_factory.mktemp("weak")
-    train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(320, snapshot_images=160)), run)
-    return run / "snapshots" / "ema-000000160.safetensors"
 
 
 def _inputs(teacher: TorchModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -88,6 +81,19 @@ def test_a_guided_student_comes_closer_to_the_guided_teacher(
     ours = run_plan(student.network, student.plan(), "v_prediction", pairs, teacher.shape, label)
     plain = run_plan(teacher.network, teacher.subsampled(8).plan(), "v_prediction", pairs, teacher.shape, label)
     assert (ours - reference).square().mean() < 0.8 * (plain - reference).square().mean()
+
+
+def test_a_bare_snapshot_takes_what_it_is_from_its_run(snapshot: Path, tmp_path: Path) -> None:
+    """Snapshots of earlier versions hold weights alone."""
+    parts, _ = checkpoint.load(snapshot)
+    bare = tmp_path / "run" / "snapshots" / snapshot.name
+    checkpoint.save(bare, parts, {})
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint at .*run/checkpoint\.safetensors"):
+        load_model(str(bare))
+    shutil.copy(snapshot.parents[1] / "checkpoint.safetensors", tmp_path / "run")
+    ours, whole = load_model(str(bare)), load_model(str(snapshot))
+    assert ours.provenance["images"] == whole.provenance["images"] == 160
+    assert torch.equal(ours.network.conv_in.weight, whole.network.conv_in.weight)
 
 
 def test_guidance_that_cannot_be(teacher: TorchModel, teacher_run: Path, snapshot: Path) -> None:

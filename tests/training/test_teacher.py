@@ -36,6 +36,19 @@ def test_resumed_run_equals_an_uninterrupted_one(idx_folder: Path, tmp_path: Pat
         assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])
 
 
+# fp16 scales its losses, which accelerate does on GPUs only: tested where there is one.
+@pytest.mark.parametrize("precision", ["bf16", *(["fp16"] if torch.cuda.is_available() else [])])
+def test_sixteen_bits_learn_what_thirty_two_do(idx_folder: Path, tmp_path: Path, precision: str) -> None:
+    """Losses within a few per cent; weights, their average and the moments stay in float32."""
+    for name in ("no", precision):
+        train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(3200, precision=name, accumulate=2)), tmp_path / name)
+    exact, rough = ([loss for _, loss in _losses(tmp_path / name)] for name in ("no", precision))
+    assert rough != exact
+    assert rough == pytest.approx(exact, rel=0.1)
+    parts, _ = checkpoint.load(tmp_path / precision / "checkpoint.safetensors")
+    assert {tensor.dtype for part in ("model", "ema", "optimizer") for tensor in parts[part].values()} == {torch.float32}
+
+
 def test_training_learns_and_leaves_its_pictures(teacher_run: Path) -> None:
     losses = [loss for _, loss in _losses(teacher_run)]
     assert np.mean(losses[-3:]) < 0.5 * losses[0]

@@ -36,16 +36,17 @@ def ssim(images: UInt8, reference: UInt8) -> Float64:
     return np.asarray(values.double().numpy(), dtype=np.float64)
 
 
-def pixel_agreement(pairs: Iterable[tuple[UInt8, UInt8]]) -> dict[str, float]:
-    """Mean and tenth percentile of PSNR, mean SSIM, and the RMSE over all pixels in 8-bit levels, chunk by chunk."""
+def pixel_agreement(pairs: Iterable[tuple[UInt8, UInt8]]) -> tuple[dict[str, float], Float64]:
+    """Mean and tenth percentile of PSNR, mean SSIM, the RMSE over all pixels in 8-bit levels; and each PSNR [N]. By chunks."""
     parts = [(psnr(a, b), ssim(a, b), _mse(a, b)) for a, b in pairs]
     decibels, similarity, error = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return {
+    metrics = {
         "psnr_db": float(decibels.mean()),
         "psnr_p10_db": float(np.quantile(decibels, 0.1)),
         "ssim": float(similarity.mean()),
         "rmse": float(np.sqrt(error.mean())),
     }
+    return metrics, decibels
 
 
 def feature_agreement(ours: Float32, reference: Float32) -> dict[str, float]:

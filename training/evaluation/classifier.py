@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training import checkpoint
-from training.data import ImageSource, StepSampler, batches, open_source, to_unit
+from training.data import ImageSource, StepSampler, batches, held_out_split, open_source, to_unit
 from training.errors import DataError
 from training.progress import Progress
 
@@ -70,6 +70,8 @@ def load_classifier(data: str, cache: Path, *, image_size: int, channels: int, e
 
 def has_test_split(data: str) -> bool:
     """Whether a data set comes with test images of its own; a folder or zip of images does not."""
+    if data.startswith("hf:"):
+        return held_out_split(data.removeprefix("hf:")) is not None
     path = Path(data)
     return path.suffix != ".zip" and not (path.is_dir() and not any(path.glob("t10k-images-idx3-ubyte*")))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +17,19 @@ def evaluate(
     family: Annotated[str, typer.Option(help="Family to measure.")],
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Measure this model only (repeat): student-016, teacher@ddim-016, or a run folder or pipeline."),
+        typer.Option(
+            help="Measure this model only (repeat): student-016, teacher@ddim-016, a run folder or pipeline, or the guided "
+            "teacher, guided:SCALE[:GUIDE][@dpmpp-016], at two evaluations a step; GUIDE: a weaker network, default: no label."
+        ),
     ] = None,
     solvers: Annotated[str, typer.Option(help="Training-free samplers of the teacher to measure.")] = "ddim,dpmpp",
     evaluations: Annotated[str, typer.Option(help="... at these step counts, e.g. 1,2,4; default: the students'.")] = "",
-    reference: Annotated[str, typer.Option(help="Model whose images from the same noise are the reference.")] = "teacher",
+    reference: Annotated[str, typer.Option(help="The model to agree with from the same noise; any --model.")] = "teacher",
     data: Annotated[
         str | None, typer.Option("--data", help="Data of the judge and of distances; default: the teacher's.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images of each model.")] = 1000,
-    teacher_images: Annotated[int, typer.Option(min=1, help="Images of the teacher at all of its steps.")] = 300,
+    images: Annotated[int, typer.Option(min=1, help="Images of each model but those of --teacher-images.")] = 1000,
+    teacher_images: Annotated[int, typer.Option(min=1, help="Images of the teacher, guided too, at all of its steps.")] = 300,
     seeds: Annotated[int, typer.Option(min=1, help="Images compared with the reference's from the same noise.")] = 200,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     distances: Annotated[bool, typer.Option(help=_DISTANCES)] = True,
@@ -76,7 +80,7 @@ def evaluate(
         reconstruct_images=reconstruct_images,
         timing=timing,
     )
-    command = " ".join(["sfddm-train", *sys.argv[1:]])
+    command = shlex.join(["sfddm-train", *sys.argv[1:]])
     measurement = Measurement(Family(zoo, family), plan, cache, data)
     report = measurement.run()
     if out is not None:
@@ -100,7 +104,7 @@ def report(
     """Render the reports of all runs into tables, curves and verdicts."""
     from training.evaluation.results import write_results
 
-    write_results(folder, out, " ".join(["sfddm-train", *sys.argv[1:]]))
+    write_results(folder, out, shlex.join(["sfddm-train", *sys.argv[1:]]))
     typer.echo(f"wrote {out}")
 
 

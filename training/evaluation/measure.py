@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.schedule import Float64
 from training.data import open_source
 from training.errors import TrainingError
 from training.evaluation import distances
@@ -23,7 +24,7 @@ from training.evaluation.features import source_features as features_of
 from training.evaluation.images import ImageCache, NoiseStarts, Starts, UInt8, labels_for
 from training.evaluation.paths import PathStarts, smoothness
 from training.evaluation.reconstruction import Originals, nearest_step
-from training.evaluation.samplers import Family, Float32, Sampler, StepNetwork
+from training.evaluation.samplers import TEACHER, Family, Float32, Sampler, StepNetwork
 
 TIMED_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _TIMED_REPEATS = 3
@@ -55,6 +56,8 @@ class Row:
     """One model measured. `metrics` by name (training.evaluation.tables says what each means); absent: not measured.
 
     kid_subsets: the estimates that the KID interval rests on, which pair up between rows with the same seed and images.
+    psnr: PSNR of each seed's image in dB, which pair up between rows with the same seeds and reference.
+    reference: the model that the row agrees with or not; empty for the reference itself and for real images.
     """
 
     model: str
@@ -66,6 +69,8 @@ class Row:
     metrics: dict[str, float]
     kid_subsets: list[float] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    reference: str = ""
+    psnr: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,8 @@ class Measurement:
 
     def _row(self, sampler: Sampler) -> Row:
         started = time.perf_counter()
-        count = self.plan.teacher_images if sampler.method == "teacher" else self.plan.images
+        at_all_steps = sampler.method.partition(",")[0] == TEACHER  # guided or not
+        count = self.plan.teacher_images if at_all_steps else self.plan.images
         is_reference = sampler.key == self.reference.key
         metrics: dict[str, float] = {}
         if self.judge is not None:
@@ -150,8 +156,11 @@ class Measurement:
         if self.inception is not None:
             wide = image_features(self.images, sampler, self.starts, count, self.inception)
             metrics["fid"] = distances.frechet(wide, self.real["inception"].features)
+        decibels: list[float] = []
         if not is_reference:
-            metrics |= self._agreement(sampler, self.starts, self.plan.seeds, features)
+            agreement, each = self._agreement(sampler, self.starts, self.plan.seeds, features)
+            metrics |= agreement
+            decibels = each.round(2).tolist()
         if self.plan.paths:
             metrics |= self._path_metrics(sampler, is_reference)
         for originals in self.originals:
@@ -162,8 +171,19 @@ class Measurement:
                 self.step_seconds[sampler.weights] = step_seconds(self.images.network(sampler), sampler)
             metrics |= time_per_image(self.step_seconds[sampler.weights], len(sampler.plan))
         metrics["wall_s"] = time.perf_counter() - started
-        seeds = 0 if is_reference else self.plan.seeds
-        return Row(sampler.id, sampler.method, sampler.name, sampler.evaluations, count, seeds, metrics, subsets, sampler.facts)
+        return Row(
+            sampler.id,
+            sampler.method,
+            sampler.name,
+            sampler.evaluations,
+            count,
+            0 if is_reference else self.plan.seeds,
+            metrics,
+            subsets,
+            sampler.facts,
+            "" if is_reference else self.reference.id,
+            decibels,
+        )
 
     def _test_row(self) -> Row:
         """The data set's own test images: as close to the training set as a perfect model comes."""
@@ -190,15 +210,17 @@ class Measurement:
         metrics = {"kid": kid, "kid_low": low, "kid_high": high, "fd": distances.frechet(features, real)}
         return {**metrics, "precision": precision, "recall": recall, "neighbourhood": float(same)}, subsets.tolist()
 
-    def _agreement(self, sampler: Sampler, starts: Starts, count: int, features: Float32 | None) -> dict[str, float]:
-        pairs = self._pairs(sampler, starts, count)
-        metrics = pixel_agreement(pairs)
+    def _agreement(
+        self, sampler: Sampler, starts: Starts, count: int, features: Float32 | None
+    ) -> tuple[dict[str, float], Float64]:
+        """Metrics, and the PSNR of each image."""
+        metrics, decibels = pixel_agreement(self._pairs(sampler, starts, count))
         if self.extract is not None:
             if features is None:
                 features = image_features(self.images, sampler, starts, count, self.extract)
             theirs = image_features(self.images, self.reference, starts, count, self.extract)
             metrics |= feature_agreement(features[:count], theirs)
-        return metrics
+        return metrics, decibels
 
     def _pairs(self, sampler: Sampler, starts: Starts, count: int) -> Iterator[tuple[UInt8, UInt8]]:
         # The reference first and in full, so that one network is loaded at a time.
@@ -211,7 +233,7 @@ class Measurement:
         starts, count = PathStarts(self.plan.seed, self.plan.frames), self.plan.paths * self.plan.frames
         metrics = {}
         if not is_reference:
-            metrics["path_psnr_db"] = pixel_agreement(self._pairs(sampler, starts, count))["psnr_db"]
+            metrics["path_psnr_db"] = pixel_agreement(self._pairs(sampler, starts, count))[0]["psnr_db"]
         if self.extract is not None:
             metrics |= smoothness(image_features(self.images, sampler, starts, count, self.extract), self.plan.frames)
         return metrics
@@ -219,7 +241,7 @@ class Measurement:
     def _reconstruction(self, sampler: Sampler, originals: Originals) -> dict[str, float]:
         starts = originals.starts(nearest_step(sampler.phi, self.plan.reconstruct_from), self.plan.seed)
         count = len(originals.images)
-        named = self._agreement(sampler, starts, count, None)
+        named, _ = self._agreement(sampler, starts, count, None)
         return {
             f"from_{originals.name}_step": float(starts.step),
             **{f"from_{originals.name}_{key}": named[key] for key in ("psnr_db", "ssim", "cosine") if key in named},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from training.errors import TrainingError
@@ -13,6 +14,10 @@ from training.evaluation.record import Run, read_run
 from training.evaluation.verdicts import PROGRESSIVE, STUDENT, Verdict, aims, verdicts
 
 _OF_THE_PAPER = {"holds": "reproduced", "holds in part": "reproduced in part", "does not hold": "not reproduced"}
+
+_NUMBERS = """\
+By evaluations: the difference in KID times 1000, paired by subset where both rows have as many images, or in PSNR, paired by
+seed, with its 95 % interval in brackets. A claim holds at a count where the whole interval is on its side."""
 
 
 def write_results(folder: Path, out: Path, command: str) -> None:
@@ -48,20 +53,35 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
         parts += _reconstructions(run.rows)
     folds = [row for row in every if row.method in (STUDENT, PROGRESSIVE) and "training_cost" in row.facts]
     if any(row.method == PROGRESSIVE for row in folds):
-        columns = [*tables.QUALITY[:2], *tables.COST[3:5], *(c for c in tables.QUALITY if c[0] in ("KID", "PSNR dB", "cosine"))]
+        shown = ("model", "evaluations", "training images", "training evaluations", "KID", "PSNR dB", "cosine")
+        columns = [column for name in shown for column in dict.fromkeys([*tables.COST, *tables.QUALITY]) if column[0] == name]
         parts += ["### Single fold against progressive distillation", tables.table(_ordered(folds), columns)]
-    parts += ["### The paper's claims", _verdicts(verdicts(main, every), _OF_THE_PAPER)]
+    parts += ["### The paper's claims", _NUMBERS, _verdicts(verdicts(main, every), _OF_THE_PAPER)]
     return [*parts, "### Our aims", _verdicts(aims(main), {})]
 
 
 def merged(runs: Sequence[Run]) -> list[Row]:
-    """Rows of several runs, ordered; of a model measured twice the row with more images, the later one of equals."""
-    best: dict[str, Row] = {}
-    for run in runs:
-        for row in run.rows:
-            if row.model not in best or row.images >= best[row.model].images:
-                best[row.model] = row
-    return _ordered(best.values())
+    """Rows of several runs, ordered, one a model: of those with a KID the one with more images, the later one of equals.
+
+    Guided models prefer a row whose reference is guided too, plain ones a plain one. What the row lacks and does not rest on
+    its N comes from the others: paths and noised images with the same reference, and times.
+    """
+    rows = [row for run in runs for row in run.rows]
+    made = []
+    for model in dict.fromkeys(row.model for row in rows):
+        mine = [row for row in rows if row.model == model]
+        best = max(reversed(mine), key=lambda row: ("kid" in row.metrics, _alike(row), row.images))
+        more: dict[str, float] = {}
+        for row in mine:
+            kept = ("ms_", "best_batch") if row.reference != best.reference else ("ms_", "best_batch", "path_", "from_")
+            more |= {name: value for name, value in row.metrics.items() if name.startswith(kept)}
+        made.append(replace(best, metrics={**more, **best.metrics}))
+    return _ordered(made)
+
+
+def _alike(row: Row) -> bool:
+    """Whether a row is guided as its reference is."""
+    return row.method.endswith(", guided") == ("/guided:" in row.reference)
 
 
 def _ordered(rows: Iterable[Row]) -> list[Row]:
@@ -72,11 +92,10 @@ def _main_tables(rows: Sequence[Row]) -> list[str]:
     parts = []
     if any("kid" in row.metrics for row in rows):
         parts += ["### KID times 1000 by method and evaluations", tables.pivot(rows, tables.kid)]
-    if any("psnr_db" in row.metrics for row in rows):
-        agreement = tables.pivot(rows, lambda r: f"{tables.value(r, 'psnr_db', '.1f')} ({tables.value(r, 'ssim', '.3f')})"
-                                 if "psnr_db" in r.metrics else "")  # fmt: skip
-        parts += ["### Agreement by method and evaluations: PSNR dB (SSIM)", agreement]
-    parts += ["### Everything measured", tables.table(rows, tables.QUALITY)]
+    for reference in tables.references(rows):
+        agreement = tables.pivot([row for row in rows if row.reference == reference], tables.agreement)
+        parts += [f"### Agreement with {reference} by method and evaluations: PSNR dB (SSIM)", agreement]
+    parts += ["### Everything measured", tables.quality(rows)]
     parts += ["### Cost", tables.table([row for row in rows if row.method != tables.TEST], tables.COST)]
     paths = [row for row in rows if "path_max_step" in row.metrics or "path_psnr_db" in row.metrics]
     if paths:
@@ -96,7 +115,7 @@ def _basis(runs: Sequence[Run]) -> str:
     lines = []
     for run in runs:
         facts = run.facts
-        words = [f"seed {run.plan['seed']}", f"reference {facts['reference']}"]
+        words = [f"images from seed {run.plan['seed']}", f"agreement with {facts['reference']}"]
         if "features" in facts:
             words += [f"features {facts['features']}", facts["resize"], f"against {facts['data']}", facts["fid"]]
         if "classifier_accuracy" in facts:
@@ -110,5 +129,5 @@ def _basis(runs: Sequence[Run]) -> str:
 
 
 def _verdicts(found: Sequence[Verdict], words: dict[str, str]) -> str:
-    rows = [[v.claim, f"**{words.get(v.verdict, v.verdict)}**", v.evidence] for v in found]
-    return tables.markdown(["claim", "verdict", "numbers"], rows)
+    lines = [f"| {v.claim} | **{words.get(v.verdict, v.verdict)}** | {v.evidence} |" for v in found]
+    return "\n".join(["| claim | verdict | numbers |", "|---|---|---|", *lines])

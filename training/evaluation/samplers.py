@@ -1,7 +1,7 @@
 """What makes images: weights that take one denoise step at a time, and the plan they follow.
 
 Model folders run on the service's own backend, so what is measured is what is served; checkpoints, diffusers pipelines
-and any other prediction (a guided teacher, for instance) run in torch. Both take the step of models.plan:
+and guided teachers run in torch. Both take the step of models.plan:
 
     x0 = clip(x0 from the prediction),    x_next = a x + b x0 + c x0_prev
 """
@@ -9,28 +9,31 @@ and any other prediction (a guided teacher, for instance) run in torch. Both tak
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.catalogue import Entry, discover
 from models.manifest import Manifest
-from models.network import PredictionType, predict, x0_from_prediction
+from models.network import predict, x0_from_prediction
 from models.noise import step_noise
 from models.plan import SAMPLERS, Plan, relabel
 from models.subsequence import Int64, uniform_phi
 from training.errors import TrainingError
+from training.guidance import GuidedNetwork, guided_model
 from training.torch_model import TorchModel, load_model
 
 Float32 = NDArray[np.float32]
-Prediction = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x, timestep, class label) -> the network's output
 
+_GUIDED = re.compile(r"guided:(?P<scale>\d+(\.\d+)?)(:(?P<guide>[^@]+))?(@(?P<variant>.+))?")
+
+TEACHER = "teacher"  # the method of a teacher at all of its own steps
 METHODS = {
     "ddim": "DDIM",
     "dpmpp": "DPM-Solver++(2M)",
@@ -52,11 +55,12 @@ class StepNetwork(Protocol):
 
 
 class TorchNetwork:
-    """A prediction in torch. It may evaluate several networks, as a guided teacher does."""
+    """A model in torch, on the GPU where there is one."""
 
-    def __init__(self, prediction: Prediction, kind: PredictionType, clip: tuple[float, float] | None) -> None:
-        self.prediction, self.kind, self.clip = prediction, kind, clip
+    def __init__(self, model: TorchModel) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model
+        model.network.to(self.device)
 
     @torch.inference_mode()
     def step(
@@ -66,9 +70,10 @@ class TorchNetwork:
         label = None if class_label is None else torch.from_numpy(class_label).to(self.device)
         table = torch.from_numpy(coefficients).to(self.device)
         signal, noise, a, b, c = (table[:, i].reshape(-1, 1, 1, 1) for i in range(table.shape[1]))
-        x0 = x0_from_prediction(self.prediction(at, t, label).float(), at, signal, noise, self.kind)
-        if self.clip is not None:
-            x0 = x0.clamp(*self.clip)
+        prediction = predict(self.model.network, at, t, label).float()
+        x0 = x0_from_prediction(prediction, at, signal, noise, self.model.prediction_type)
+        if self.model.clip is not None:
+            x0 = x0.clamp(*self.model.clip)
         return (a * at + b * x0 + c * before).cpu().numpy(), x0.cpu().numpy()
 
 
@@ -142,6 +147,7 @@ class Family:
     def __init__(self, zoo: Path, family: str) -> None:
         """Raises TrainingError unless the family has exactly one teacher."""
         self.name = family
+        self._loaded: dict[str, TorchModel] = {}
         self.catalogue = discover([zoo])
         self.entries = [entry for entry in self.catalogue.entries.values() if entry.manifest.family == family]
         teachers = [entry for entry in self.entries if entry.manifest.kind == "teacher"]
@@ -161,16 +167,38 @@ class Family:
     def sampler(self, spec: str) -> Sampler:
         """A name in the family (student-016, teacher@ddim-016, with or without `family/`), or what load_model takes.
 
-        A torch teacher too takes a solver: `runs/teacher@dpmpp-016`.
+        A torch teacher too takes a solver: `runs/teacher@dpmpp-016`. `guided:SCALE` is the family's teacher guided
+        classifier-free, `guided:SCALE:GUIDE` by autoguidance away from the network at GUIDE, either with `@dpmpp-016`.
         Raises UnknownModelError, CheckpointError or TrainingError with what there is.
         """
         name = spec.removeprefix(f"{self.name}/")
+        if name.startswith("guided:"):
+            return self._guided(name)
         if f"{self.name}/{name.partition('@')[0]}" in self.catalogue.entries:
             return self._served(f"{self.name}/{name}")
         if not Path(spec.partition("@")[0]).exists():
             known = ", ".join(entry.manifest.name for entry in self.entries)
-            raise TrainingError(f"{spec!r} is neither a model of {self.name} ({known}) nor a path; solvers: teacher@ddim-016")
+            raise TrainingError(
+                f"{spec!r} is neither a model of {self.name} ({known}) nor a path; solvers: teacher@ddim-016, guided:2@ddim-016"
+            )
         return torch_sampler(spec)
+
+    def _guided(self, spec: str) -> Sampler:
+        """`guided:SCALE[:GUIDE][@solver-steps]`; tables name the guide by its file, and facts tell how much it had seen."""
+        match = _GUIDED.fullmatch(spec)
+        if match is None:
+            raise TrainingError(f"{spec!r}: write guided:SCALE, guided:SCALE:GUIDE, or either with @dpmpp-016")
+        scale, guide = float(match["scale"]), match["guide"]
+        model = guided_model(self._load(str(self.teacher.folder)), scale, self._load(guide) if guide else None)
+        model = replace(model, provenance={**model.provenance, "guidance": model.guidance})
+        name = f"{self.name}/guided:{scale:g}" + (f":{Path(guide).stem}" if guide else "")
+        return model_sampler(name, model, match["variant"] or "")
+
+    def _load(self, spec: str) -> TorchModel:
+        """load_model, once for all scales of guidance."""
+        if spec not in self._loaded:
+            self._loaded[spec] = load_model(spec)
+        return self._loaded[spec]
 
     def _served(self, model_id: str) -> Sampler:
         from service.backend.onnx import OnnxBackend
@@ -182,7 +210,7 @@ class Family:
             id=model.id,
             weights=manifest.sha256[:16],
             name=f"{model.sampler}-{len(model.plan):03d}",
-            method=METHODS[model.sampler] if variant else _method(manifest.kind, manifest.provenance.model_dump()),
+            method=_method(manifest.kind, manifest.provenance.model_dump(), model.sampler if variant else None),
             plan=model.plan,
             phi=uniform_phi(manifest.steps, len(model.plan)) if variant else np.asarray(manifest.phi, dtype=np.int64),
             shape=manifest.image.chw,
@@ -196,63 +224,54 @@ class Family:
 def torch_sampler(spec: str) -> Sampler:
     """A run folder, diffusers pipeline or hub id, with `@sampler-steps` or its own plan."""
     base, _, variant = spec.partition("@")
-    model = load_model(base)
-
-    def prediction(x: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
-        return predict(model.network, x, timestep, label)
-
-    return prediction_sampler(spec, model, prediction, fingerprint(model), variant=variant)
+    return model_sampler(base, load_model(base), variant)
 
 
-def prediction_sampler(
-    name: str, model: TorchModel, prediction: Prediction, weights: str, *, variant: str = "", per_step: int = 1
-) -> Sampler:
-    """Images from any prediction on a model's schedule: its own plan, or the solver that `variant` names (ddim-016)."""
+def model_sampler(name: str, model: TorchModel, variant: str = "") -> Sampler:
+    """Images from a model in torch: by its own plan, or by the solver that `variant` names (ddim-016)."""
     solver, _, count = (variant or f"ddim-{model.steps}").partition("-")
     if solver not in SAMPLERS or not count.isdecimal() or not 1 <= int(count) <= model.steps:
         choices = ", ".join(f"@{known}-016" for known in SAMPLERS)
-        raise TrainingError(f"{name!r} names no solver; write {choices} with 1 to {model.steps} steps")
+        raise TrainingError(f"{name}@{variant} names no solver; write {choices} with 1 to {model.steps} steps")
+    plan_name = f"{solver}-{int(count):03d}"
     phi = uniform_phi(model.steps, int(count))
-
-    def load() -> TorchNetwork:
-        network = TorchNetwork(prediction, model.prediction_type, model.clip)
-        model.network.to(network.device)
-        return network
-
+    parameters = sum(p.numel() for p in model.network.parameters())
     return Sampler(
-        id=name,
-        weights=weights,
-        name=f"{solver}-{int(count):03d}",
-        method=METHODS[solver] if variant else _method(model.kind, model.provenance),
+        id=f"{name}@{plan_name}" if variant else name,
+        weights=fingerprint(model),
+        name=plan_name,
+        method=_method(model.kind, model.provenance, solver if variant else None),
         plan=relabel(SAMPLERS[solver](model.alpha_bar, phi), model.labels[phi[1:] - 1]) if variant else model.plan(),
         phi=model.phi[phi],
         shape=model.shape,
         classes=len(model.classes),
-        load=load,
-        per_step=per_step,
-        facts=_provenance_facts(model.kind, model.provenance, sum(p.numel() for p in model.network.parameters()), model.phi),
+        load=lambda: TorchNetwork(model),
+        per_step=model.evaluations,
+        facts={**_provenance_facts(model.kind, model.provenance, parameters, model.phi), "runtime": "torch"},
     )
 
 
 def fingerprint(model: TorchModel) -> str:
-    """Sixteen hex digits of the weights and the schedule."""
+    """Sixteen hex digits of the weights (a guided model's are both networks'), the schedule and the scale of guidance."""
     digest = hashlib.sha256(model.alpha_bar.tobytes() + model.labels.tobytes())
     for name, tensor in sorted(model.network.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    if isinstance(model.network, GuidedNetwork):
+        digest.update(repr(model.network.scale).encode())
     return digest.hexdigest()[:16]
 
 
-def _method(kind: str, provenance: dict[str, Any]) -> str:
-    if kind == "teacher":
-        return "teacher"
+def _method(kind: str, provenance: dict[str, Any], solver: str | None = None) -> str:
+    """The curve of a model, or of a solver on it. Guided ones are curves of their own."""
     objective = str(provenance.get("objective"))
-    return METHODS.get(objective, objective) + (", guided" if provenance.get("guidance") else "")
+    own = TEACHER if kind == "teacher" else METHODS.get(objective, objective)
+    return (own if solver is None else METHODS[solver]) + (", guided" if provenance.get("guidance") else "")
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
-    return _provenance_facts(
-        manifest.kind, manifest.provenance.model_dump(), manifest.parameters, np.asarray(manifest.phi, dtype=np.int64)
-    )
+    phi = np.asarray(manifest.phi, dtype=np.int64)
+    facts = _provenance_facts(manifest.kind, manifest.provenance.model_dump(), manifest.parameters, phi)
+    return {**facts, "runtime": "ONNX Runtime"}
 
 
 def _provenance_facts(kind: str, provenance: dict[str, Any], parameters: int, phi: Int64) -> dict[str, Any]:

@@ -14,10 +14,14 @@ LEGEND = """\
   lower is closer. Rankings rest on it.
 - **FD** is the Fréchet distance over the same features. It is biased upwards by an amount that falls as 1/N: at N = 2,000 over
   1280 features it is mostly bias, so compare it only between rows with equal N. It is not FID; only the column called FID is.
-- **Precision, recall**: improved precision and recall with k = 3 over as many training images as there are of the model.
+- **Precision, recall**: improved precision and recall with k = 3 over as many training images as there are of the model, so
+  compare these too only between rows with equal N.
 - **PSNR, SSIM, cosine** (of features): agreement with the reference's own image from the same noise, over the seeds; p10 is the
-  tenth percentile. **Same noise** is the share of images whose nearest reference image is the one from their own noise.
-- **Class** is the share of images that the classifier puts in the class asked for."""
+  tenth percentile. **Same noise** is the share of images whose nearest reference image is the one from their own noise. The
+  reference is the teacher at all of its steps; for models with guidance in their weights, the teacher guided alike.
+- **Class** is the share of images that the classifier puts in the class asked for.
+- **Evaluations** are network evaluations an image. `guided:SCALE` is the teacher with classifier-free guidance, and
+  `guided:SCALE:GUIDE` with autoguidance away from GUIDE; a step of theirs takes two evaluations, so `@dpmpp-008` is at 16."""
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -49,6 +53,11 @@ def kid(row: Row) -> str:
     return f"{value(row, 'kid', '.2f', 1000)} [{value(row, 'kid_low', '.2f', 1000)}, {value(row, 'kid_high', '.2f', 1000)}]"
 
 
+def agreement(row: Row) -> str:
+    """PSNR to the reference, and SSIM."""
+    return f"{value(row, 'psnr_db', '.1f')} ({value(row, 'ssim', '.3f')})" if "psnr_db" in row.metrics else ""
+
+
 def _metric(name: str, form: str = ".4g", scale: float = 1) -> Cell:
     return lambda row: value(row, name, form, scale)
 
@@ -74,8 +83,10 @@ QUALITY: list[tuple[str, Cell]] = [
     ("same noise", _metric("same_noise", ".1%")),
     ("seeds", lambda r: _count(r.seeds)),
 ]
+REFERENCE: tuple[str, Cell] = ("reference", lambda r: r.reference)
 COST: list[tuple[str, Cell]] = [
     *_IDENTITY,
+    ("runtime", _metric("runtime")),
     ("parameters", _metric("parameters", ",")),
     ("training images", _metric("training_images", ",")),
     ("training evaluations", _metric("training_cost", ",")),
@@ -99,19 +110,38 @@ def table(rows: Sequence[Row], columns: Sequence[tuple[str, Cell]]) -> str:
     return markdown([columns[i][0] for i in kept], [[line[i] for i in kept] for line in cells])
 
 
-def pivot(rows: Sequence[Row], cell: Cell, *, missing: str = "") -> str:
-    """Evaluations down, methods across."""
+def quality(rows: Sequence[Row]) -> str:
+    """Everything measured of images, and what they agree with where that is not one model for all."""
+    several = len(references(rows)) > 1
+    return table(rows, [*QUALITY, REFERENCE] if several else QUALITY)
+
+
+def references(rows: Iterable[Row]) -> list[str]:
+    """The models that rows agree with, the first one first."""
+    return list(dict.fromkeys(row.reference for row in rows if row.reference))
+
+
+def methods(rows: Iterable[Row]) -> list[str]:
+    """Curves in the order of tables and pictures: students, then baselines, then the teacher."""
+    found = {row.method for row in rows if row.method != TEST}
+    return sorted(found, key=lambda m: (not m.startswith("student"), m.startswith("teacher"), m))
+
+
+def pivot(rows: Sequence[Row], cell: Cell) -> str:
+    """Evaluations down, methods across; models of one method at the same evaluations share a cell."""
     shown = [row for row in rows if cell(row) and row.method != TEST]
-    methods = sorted({row.method for row in shown}, key=lambda m: (m != "student", m == "teacher", m))
-    found = {(row.method, row.evaluations): cell(row) for row in shown}
-    counts = sorted({row.evaluations for row in shown})
-    lines = [[f"{count}", *(found.get((method, count), missing) for method in methods)] for count in counts]
-    return markdown(["evaluations", *methods], lines)
+    names = methods(shown)
+    lines = [
+        [f"{count}", *(" / ".join(cell(r) for r in shown if (r.method, r.evaluations) == (name, count)) for name in names)]
+        for count in sorted({row.evaluations for row in shown})
+    ]
+    return markdown(["evaluations", *names], lines)
 
 
 def varying(rows: Sequence[Row]) -> list[str]:
     """Facts that differ between rows, where at least two of them know the fact."""
-    names = sorted({name for row in rows for name in row.facts} - {"kind", "training_cost", "training_images", "phi"})
+    shown_elsewhere = {"kind", "runtime", "training_cost", "training_images", "phi"}
+    names = sorted({name for row in rows for name in row.facts} - shown_elsewhere)
     different = []
     for name in names:
         known = [str(row.facts[name]) for row in rows if name in row.facts]

@@ -20,7 +20,7 @@ def test_psnr_of_equal_images_stops_at_the_quantisation_error() -> None:
 
 
 def test_rmse_is_in_levels_and_does_not_wrap() -> None:
-    assert pixel_agreement([(_image(250), _image(4))])["rmse"] == 246
+    assert pixel_agreement([(_image(250), _image(4))])[0]["rmse"] == 246
 
 
 def test_ssim_is_one_for_equal_and_low_for_unrelated_images() -> None:
@@ -33,8 +33,11 @@ def test_ssim_is_one_for_equal_and_low_for_unrelated_images() -> None:
 def test_chunks_add_up_to_the_whole() -> None:
     random = np.random.default_rng(1)
     a, b = (random.integers(0, 256, (6, 1, 16, 16)).astype(np.uint8) for _ in range(2))
-    whole = pixel_agreement([(a, b)])
-    assert pixel_agreement([(a[:4], b[:4]), (a[4:], b[4:])]) == pytest.approx(whole)
+    whole, each = pixel_agreement([(a, b)])
+    parts, again = pixel_agreement([(a[:4], b[:4]), (a[4:], b[4:])])
+    assert parts == pytest.approx(whole)
+    assert np.array_equal(again, each)
+    assert np.array_equal(each, psnr(a, b))
     assert whole["rmse"] == pytest.approx(np.sqrt(((a.astype(float) - b) ** 2).mean()))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,6 +36,21 @@ def test_a_data_sets_own_split_is_used(idx_folder: Path) -> None:
     assert has_test_split(str(idx_folder))
     train, test = train_and_test(str(idx_folder), image_size=8, channels=1)
     assert (len(train), len(test)) == (600, 150)
+
+
+def test_a_hub_set_without_test_images_lends_its_validation_images(tmp_path: Path) -> None:
+    """As the CelebA-HQ of the ready-made configurations has them; a set with neither is cut into two."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    for split, count in (("train", 20), ("validation", 6)):
+        rows = {"image": [Image.new("L", (8, 8), value) for value in range(count)], "label": [0, 1] * (count // 2)}
+        table = datasets.Dataset.from_dict(rows, features=features)
+        for folder in ("both", "one")[: 1 + (split == "train")]:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            table.to_parquet(str(tmp_path / folder / f"{split}-00000-of-00001.parquet"))
+        table.save_to_disk(str(tmp_path / f"saved-{split}"))
+    sizes = {name: [len(part) for part in train_and_test(f"hf:{tmp_path / name}", image_size=8, channels=1)]
+             for name in ("both", "one", "saved-train")}  # fmt: skip
+    assert sizes == {"both": [20, 6], "one": [18, 2], "saved-train": [18, 2]}
 
 
 def test_meaningless_classes_are_not_recognised(folder: Path, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.cbook import get_sample_data
+from PIL import Image
 
-from training.data import ImageSource
+from training.data import ImageSource, to_square
 from training.evaluation.distances import frechet, interval, kid_subsets
 from training.evaluation.features import EfficientNetLite0, find_inception, image_features, source_features
 from training.evaluation.images import CHUNK, ImageCache, NoiseStarts, UInt8
@@ -38,6 +40,21 @@ def test_grey_is_three_equal_channels_and_rows_are_independent() -> None:
     assert features.shape == (3, 1280)
     np.testing.assert_allclose(extract(grey.repeat(3, axis=1)), features, atol=1e-5)
     np.testing.assert_allclose(extract(grey[1:2])[0], features[1], atol=1e-3)
+
+
+def test_pixels_are_scaled_as_the_network_was_trained() -> None:
+    """On a photograph, the variances after the first convolution are those that its batch norm kept from ImageNet.
+
+    (v - 127)/128 gives them; scaling by ImageNet's mean and deviation gives five times as much, by 1/255 a fifth.
+    """
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as photograph:
+        pixels = to_square(photograph, 128, 3)
+    extract, seen = EfficientNetLite0(), []
+    norm = extract._network._bn0
+    norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    extract(pixels[None])
+    ratio = seen[0].var(dim=(0, 2, 3)) / norm.running_var
+    assert 0.5 < float(ratio.median()) < 2
 
 
 def test_imagenet_features_tell_pictures_from_noise() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from models.catalogue import discover
+from models.manifest import Manifest
 from training.errors import TrainingError
 from training.evaluation import tables
 from training.evaluation.distances import interval
@@ -32,7 +34,9 @@ def row(method: str, evaluations: int, kid: float, *, psnr: float | None = None,
         metrics["psnr_db"] = psnr
     name = f"tiny/{NAMES.get(method, method)}-{evaluations:03d}" if method != "teacher" else "tiny/teacher"
     known = {"kind": "student", "teacher_steps": 1024, "phi": "uniform", **facts}
-    return Row(name, method, f"ddim-{evaluations:03d}", evaluations, 200, 50, metrics, subsets.tolist(), known)
+    reference = "" if method == "teacher" else "tiny/teacher"
+    each = [] if psnr is None else (psnr + np.linspace(-5, 5, 50)).tolist()
+    return Row(name, method, f"ddim-{evaluations:03d}", evaluations, 200, 50, metrics, subsets.tolist(), known, reference, each)
 
 
 def find(found: list[Verdict], start: str) -> Verdict:
@@ -55,21 +59,56 @@ def test_a_file_that_is_no_report_is_one_sentence(tmp_path: Path, text: str) -> 
         read_run(path)
 
 
-def test_manifests_are_ranked_by_kid_where_it_was_measured(tiny_zoo: Path, tmp_path: Path) -> None:
-    zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
-    old = Row("tiny/student-008", "student", "ddim-008", 8, 50, 50, {"rmse": 3.25, "psnr_db": 30.0})
-    record(zoo, [row("student", 4, 0.0123456789), old, row("DDIM", 4, 0.2), row("elsewhere", 4, 0.1)], "sfddm-train evaluate")
+def manifest_of(zoo: Path, name: str) -> Manifest:
     catalogue = discover([zoo])
     assert not catalogue.refusals
-    by_kid, by_rmse, teacher = (
-        catalogue.entries[f"tiny/{name}"].manifest for name in ("student-004", "student-008", "teacher")
-    )
-    assert by_kid.ranking is not None
-    assert by_rmse.ranking is not None
-    assert (by_kid.ranking.metric, by_rmse.ranking.metric) == ("kid", "rmse")
-    assert by_kid.quality["ddim-004"].metrics["kid"] == 0.0123457
-    assert set(teacher.quality) == {"ddim-004", "ddim-032"}  # what was measured before stays
+    return catalogue.entries[f"tiny/{name}"].manifest
+
+
+def metric(zoo: Path, name: str) -> str:
+    ranking = manifest_of(zoo, name).ranking
+    assert ranking is not None
+    return ranking.metric
+
+
+def test_a_family_is_ranked_by_kid_once_all_of_it_has_one(tiny_zoo: Path, tmp_path: Path) -> None:
+    """KID and RMSE are never sorted together."""
+    zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
+    record(zoo, [row("student", 4, 0.0123456789), row("DDIM", 4, 0.2), row("elsewhere", 4, 0.1)], "sfddm-train evaluate")
+    assert {metric(zoo, name) for name in ("teacher", "student-004", "student-008")} == {"kid"}
+    assert manifest_of(zoo, "student-004").quality["ddim-004"].metrics["kid"] == 0.0123457
+    assert set(manifest_of(zoo, "teacher").quality) == {"ddim-004", "ddim-032"}  # what was measured before stays
     assert "kid" in (zoo / "tiny/student-004/README.md").read_text()
+    path = zoo / "tiny/student-008/manifest.json"
+    path.write_text(path.read_text().replace('"kid"', '"rmse"'))  # one model is left without
+    record(zoo, [row("student", 4, 0.01)], "again")
+    assert {metric(zoo, name) for name in ("teacher", "student-004", "student-008")} == {"rmse"}
+
+
+def test_measurements_add_up_in_a_manifest(tiny_zoo: Path, tmp_path: Path) -> None:
+    """A KID of 200 images stays when agreement is measured without distances on fewer; whoever measures all replaces all."""
+    zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
+    whole = row("student", 4, 0.01, psnr=30.0)
+    whole.metrics["class_agreement"] = 0.9
+    record(zoo, [whole], "first")
+    part = Row("tiny/student-004", "student", "ddim-004", 4, 50, 50, {"psnr_db": 31.0, "class_agreement": 0.5})
+    record(zoo, [part], "second")
+    quality = manifest_of(zoo, "student-004").quality["ddim-004"]
+    assert (quality.images, quality.command) == (200, "first && second")
+    assert {n: quality.metrics[n] for n in ("kid", "class_agreement", "psnr_db", "same_noise")} == {
+        "kid": 0.01, "class_agreement": 0.9, "psnr_db": 31.0, "same_noise": 0.99
+    }  # fmt: skip
+    record(zoo, [part], "second")
+    assert manifest_of(zoo, "student-004").quality["ddim-004"] == quality
+    record(zoo, [replace(whole, images=400)], "third")
+    quality = manifest_of(zoo, "student-004").quality["ddim-004"]
+    assert (quality.images, quality.command, quality.metrics["class_agreement"]) == (400, "third", 0.9)
+
+
+def test_agreement_in_a_manifest_is_with_the_plain_teacher(tiny_zoo: Path, tmp_path: Path) -> None:
+    zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
+    record(zoo, [replace(row("student", 4, 0.01, psnr=40.0), reference="tiny/guided:2")], "guided")
+    assert manifest_of(zoo, "student-004").quality["ddim-004"].metrics.keys() == {"kid", "kid_low", "kid_high"}
 
 
 def test_the_difference_of_paired_rows_is_sharper_than_that_of_others() -> None:
@@ -85,14 +124,24 @@ def test_verdicts_follow_the_numbers() -> None:
     good = [row("student", n, 0.010, psnr=40) for n in (4, 8, 16, 32)]
     ddim = [row("DDIM", n, kid, psnr=30) for n, kid in ((4, 0.03), (8, 0.02), (16, 0.02), (32, 0.009))]
     found = verdicts([*good, *ddim], [*good, *ddim, row("student", 50, 0.010)])
-    against = find(found, "The student is closer to the data than strided DDIM")
+    against = find(found, "The student is closer to the data (KID) than strided")
     assert against.verdict == "holds in part"  # at 16, not at 32
     assert "16: -10.00 [-10.00, -10.00] against DDIM" in against.evidence
-    assert find(found, "The student is closer to the data than progressive").verdict == "could not be tested"
+    assert find(found, "The student is closer to the data (KID) than progressive").verdict == "could not be tested"
     assert find(found, "Semantic").verdict == "holds"
     assert find(found, "Meaningful").verdict == "could not be tested"
     assert find(found, "Flexible").verdict == "holds"
     assert find(verdicts([], [row("student", 32, 0.01), row("student", 50, 0.02)]), "Flexible").verdict == "does not hold"
+
+
+def test_agreement_is_compared_seed_by_seed() -> None:
+    """A difference of 0.2 dB in images that differ by 10 dB among themselves: sharp where it is alike for all of them."""
+    rows = [row("student", 32, 0.01, psnr=40.2), row("DDIM", 32, 0.01, psnr=40.0)]
+    found = find(aims(rows), "At 16, 32")
+    assert (found.verdict, found.evidence) == ("holds", "32: +0.2 dB [+0.2, +0.2] over DDIM")
+    shuffled = replace(rows[1], psnr=rows[1].psnr[::-1])
+    assert find(aims([rows[0], shuffled]), "At 16, 32").verdict == "does not hold"
+    assert find(aims([rows[0], replace(rows[1], psnr=[])]), "At 16, 32").verdict == "could not be tested"
 
 
 def test_aims_follow_the_numbers() -> None:
@@ -130,11 +179,56 @@ def test_tables_are_markdown_of_equal_width() -> None:
 
 
 def test_of_a_model_measured_twice_the_larger_measurement_stands(tmp_path: Path) -> None:
-    small, large = row("student", 4, 0.5), row("student", 4, 0.01)
-    small = Row(**{**small.__dict__, "images": 10})
-    for name, one in (("a", large), ("b", small)):
+    """And takes from the others what it lacks and does not rest on its N."""
+    large = row("student", 4, 0.01)
+    small = replace(large, images=10, metrics={**row("student", 4, 0.5).metrics, "path_length": 3.0, "ms_alone": 2.0})
+    most = replace(large, images=999, metrics={"psnr_db": 1.0})  # without a KID, which is what rankings rest on
+    elsewhere = replace(small, reference="tiny/guided:2", metrics={"path_psnr_db": 9.0})
+    for name, one in zip("abcd", (large, small, most, elsewhere), strict=True):
         write_run(tmp_path / f"{name}.json", "tiny", Report([one], FACTS), Plan(), "command")
-    assert merged([read_run(tmp_path / f"{name}.json") for name in "ab"]) == [large]
+    (found,) = merged([read_run(tmp_path / f"{name}.json") for name in "abcd"])
+    assert found == replace(large, metrics={**large.metrics, "path_length": 3.0, "ms_alone": 2.0})
+
+
+def test_a_guided_student_is_shown_with_its_guided_teacher(tmp_path: Path) -> None:
+    """Whichever run is read last: the main one measures it too, against the plain teacher."""
+    alone = replace(row("student, guided", 16, 0.01, psnr=35.0), reference="tiny/guided:2")
+    plain = row("student", 16, 0.01, psnr=40.0)
+    write_run(tmp_path / "guided.json", "tiny", Report([alone, replace(plain, reference="tiny/guided:2")], FACTS), Plan(), "g")
+    among = replace(alone, reference="tiny/teacher", images=900)
+    write_run(tmp_path / "main.json", "tiny", Report([among, plain], FACTS), Plan(), "m")
+    found = merged([read_run(tmp_path / f"{name}.json") for name in ("main", "guided")])
+    assert {r.method: r.reference for r in found} == {"student": "tiny/teacher", "student, guided": "tiny/guided:2"}
+    assert merged([read_run(tmp_path / f"{name}.json") for name in ("guided", "main")]) == found
+
+
+def test_reports_from_before_rows_told_their_reference_still_read(tmp_path: Path) -> None:
+    write_run(tmp_path / "a.json", "tiny", Report([row("student", 4, 0.01, psnr=30.0)], FACTS), Plan(), "command")
+    data = json.loads((tmp_path / "a.json").read_text())
+    del data["rows"][0]["reference"]
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    assert read_run(tmp_path / "a.json").rows[0].reference == "tiny/teacher"
+
+
+def test_guided_and_plain_rows_are_not_compared_in_agreement(tmp_path: Path) -> None:
+    """Each pivot has one reference, and the verdict on agreement looks at the plain teacher's alone."""
+    plain = [row(name, 16, 0.01, psnr=psnr) for name, psnr in (("student", 40.0), ("DDIM", 30.0), ("DPM-Solver++(2M)", 30.0))]
+    guided = [
+        replace(row(f"{name}, guided", 16, 0.01, psnr=psnr), reference="tiny/guided:2")
+        for name, psnr in (("student", 50.0), ("DDIM", 20.0))
+    ]
+    write_run(tmp_path / "runs/a.json", "tiny", Report([*plain, *guided], FACTS), Plan(), "command")
+    write_results(tmp_path / "runs", tmp_path / "results.md", "sfddm-train report")
+    text = (tmp_path / "results.md").read_text()
+    parts = {
+        title: text.split(f"### Agreement with {title} by")[1].split("###")[0] for title in ("tiny/teacher", "tiny/guided:2")
+    }
+    assert "40.0" in parts["tiny/teacher"]
+    assert "50.0" not in parts["tiny/teacher"]
+    assert "50.0" in parts["tiny/guided:2"]
+    assert "reference |" in text  # a column of the whole table, as there are two
+    assert find(aims([*plain, *guided]), "At 16, 32").verdict == "holds"
+    assert find(aims(guided), "At 16, 32").verdict == "could not be tested"
 
 
 def test_the_page_holds_every_run(tmp_path: Path) -> None:
@@ -149,5 +243,9 @@ def test_the_page_holds_every_run(tmp_path: Path) -> None:
     for wanted in ("### Ablation: sub-steps k", "31.5", "10.00 [", "From noised images (cifar-clean-10)", "22.5",
                    "### Single fold against progressive distillation", "sfddm-train evaluate main", "![Quality"):  # fmt: skip
         assert wanted in text
+    folds = text.split("### Single fold against progressive distillation")[1].split("###")[0]
+    assert [cell.strip() for cell in folds.splitlines()[2].split("|")[1:-1]] == [
+        "model", "evaluations", "training evaluations", "KID", "PSNR dB"
+    ]  # fmt: skip
     assert (tmp_path / "results-tiny.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "runs/main.json").read_text())["rows"][0]["metrics"]["psnr_db"] == 31.5

@@ -1,4 +1,4 @@
-"""Samplers: served graphs and torch make the same images; anything that predicts is a sampler."""
+"""Samplers: served graphs and torch make the same images, and a guided teacher is one at its own cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from models.network import predict
 from training.errors import TrainingError
 from training.evaluation.images import NoiseStarts
-from training.evaluation.samplers import Family, Sampler, denoise, fingerprint, prediction_sampler, torch_sampler
+from training.evaluation.samplers import Family, Sampler, denoise, torch_sampler
 from training.export import export
 from training.sampling import run_plan, to_uint8
 from training.torch_model import load_model
@@ -48,24 +48,46 @@ def test_one_and_two_evaluations_work(tiny_zoo: Path, count: int) -> None:
     assert images(sampler).shape == (6, 1, 8, 8)
 
 
-def test_a_guided_teacher_is_a_sampler_at_two_evaluations_a_step(teacher_run: Path) -> None:
-    """Guidance of scale 1 is the model itself; another scale makes other images at the same cost."""
-    model = load_model(str(teacher_run))
+@pytest.fixture
+def shapes(teacher_run: Path, tmp_path: Path) -> Family:
+    """A family whose teacher can be guided: it has a null label, and its network can be rebuilt from its folder."""
+    export(str(teacher_run), tmp_path, "shapes", "teacher", half=False)
+    return Family(tmp_path, "shapes")
 
-    def guided(scale: float) -> Sampler:
-        def prediction(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None) -> torch.Tensor:
-            assert label is not None
-            with_class = predict(model.network, x, t, label)
-            without = predict(model.network, x, t, torch.full_like(label, 3))
-            return without + scale * (with_class - without)
 
-        return prediction_sampler("guided", model, prediction, f"{fingerprint(model)}-{scale}", variant="ddim-008", per_step=2)
+def test_a_classifier_free_teacher_costs_two_evaluations_a_step(shapes: Family) -> None:
+    """Against the formula; the scale belongs to the key of the images, and a scale of one is the teacher itself."""
+    plain, guided = shapes.sampler("teacher@ddim-008"), shapes.sampler("guided:4@ddim-008")
+    assert (guided.id, guided.method, guided.evaluations) == ("shapes/guided:4@ddim-008", "DDIM, guided", 16)
+    assert guided.facts["guidance"] == "classifier-free, scale 4"
+    assert np.abs(images(shapes.sampler("guided:1@ddim-008")).astype(int) - images(plain)).max() <= 1
+    assert np.abs(images(guided).astype(int) - images(plain)).max() > 5
+    assert len({shapes.sampler(f"guided:{scale}@ddim-008").key for scale in ("4", "4.0", "1", "1.5")}) == 3
+    model = load_model(str(shapes.teacher.folder))
+    start = NoiseStarts(3).at(guided, range(6))
+    row, zero = guided.plan.coefficients[0], np.zeros_like(start.x)
+    assert start.label is not None
+    t = np.repeat(guided.plan.label[:1], 6)
+    x, label = torch.from_numpy(start.x), torch.from_numpy(start.label)
+    with torch.no_grad():
+        strong = predict(model.network, x, torch.from_numpy(t), label)
+        weak = predict(model.network, x, torch.from_numpy(t), torch.full_like(label, 3))
+    x0 = (row[0] * x - row[1] * (weak + 4 * (strong - weak))).clamp(-1, 1)
+    table = np.repeat(guided.plan.coefficients[:1].astype(np.float32), 6, axis=0)
+    np.testing.assert_allclose(guided.load().step(start.x, zero, t, start.label, table)[1], x0, atol=1e-4)
 
-    plain = torch_sampler(f"{teacher_run}@ddim-008")
-    assert guided(1.0).evaluations == 2 * plain.evaluations
-    assert np.abs(images(guided(1.0)).astype(int) - images(plain)).max() <= 1
-    assert np.abs(images(guided(4.0)).astype(int) - images(plain)).max() > 5
-    assert guided(4.0).key != guided(1.0).key
+
+def test_autoguidance_takes_a_snapshot(shapes: Family, snapshot: Path) -> None:
+    with pytest.raises(TrainingError, match=r"there is no checkpoint at nowhere\.safetensors"):
+        shapes.sampler("guided:2:nowhere.safetensors")
+    spec = f"guided:2:{snapshot}"
+    every, few = shapes.sampler(spec), shapes.sampler(f"shapes/{spec}@dpmpp-004")
+    assert (every.id, every.method, every.evaluations) == ("shapes/guided:2:ema-000000160", "teacher, guided", 128)
+    assert (few.method, few.evaluations) == ("DPM-Solver++(2M), guided", 8)
+    assert few.facts["guidance"] == "autoguidance, scale 2, weak network of 160 images"
+    other = shapes.sampler(f"guided:2:{snapshot.with_name('ema-000000320.safetensors')}@dpmpp-004")
+    assert np.abs(images(few).astype(int) - images(other)).max() > 5
+    assert len({few.weights, other.weights, shapes.sampler("guided:2@dpmpp-004").weights}) == 3  # both networks are in the key
 
 
 def test_every_model_and_solver_of_a_family(tiny_zoo: Path) -> None:
@@ -79,11 +101,23 @@ def test_every_model_and_solver_of_a_family(tiny_zoo: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "sentence"),
-    [("student-009", "student-004"), ("runs/nowhere", "nor a path"), ("teacher@ddim-0", "ddim-0")],
+    [
+        ("student-009", "student-004"),
+        ("runs/nowhere", "nor a path"),
+        ("teacher@ddim-0", "ddim-0"),
+        ("guided:", "write guided:SCALE"),
+        ("guided:much@ddim-004", "write guided:SCALE"),
+        ("guided:nan", "write guided:SCALE"),
+    ],
 )
 def test_unknown_models_are_named(tiny_zoo: Path, spec: str, sentence: str) -> None:
     with pytest.raises((TrainingError, LookupError), match=sentence):
         Family(tiny_zoo, "tiny").sampler(spec)
+
+
+def test_a_teacher_that_cannot_be_guided_says_so(tiny_zoo: Path) -> None:
+    with pytest.raises(TrainingError, match=r"does not carry the network's configuration"):
+        Family(tiny_zoo, "tiny").sampler("guided:2")
 
 
 def test_torch_variants_are_checked(teacher_run: Path) -> None:

@@ -1,0 +1,42 @@
+"""A whole measurement of a real, tiny family: which rows there are, what they cost and what they are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.evaluation.measure import Measurement, Plan, Row, time_per_image
+from training.evaluation.samplers import Family
+from training.export import export
+
+
+@pytest.fixture(scope="module")
+def family(teacher_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    zoo = tmp_path_factory.mktemp("zoo")
+    export(str(teacher_run), zoo, "shapes", "teacher", half=False)
+    return Family(zoo, "shapes")
+
+
+def measured(family: Family, data: Path, cache: Path, *models: str, reference: str = "teacher") -> list[Row]:
+    plan = Plan(images=12, teacher_images=6, seeds=4, models=models, reference=reference, data_images=0, timing=False)
+    return Measurement(family, plan, cache, str(data)).run().rows
+
+
+def test_guided_teachers_stand_in_the_table_at_their_cost(family: Family, idx_folder: Path, tmp_path: Path) -> None:
+    """Several scales in one run, beside the plain teacher's solvers; any of them can be the reference."""
+    models = ("teacher@ddim-008", "guided:2@ddim-004", "guided:3@ddim-004", "guided:2")
+    rows = {row.model: row for row in measured(family, idx_folder, tmp_path, *models, reference="guided:2")}
+    few, more, all_steps = (rows[f"shapes/{name}"] for name in models[1:])
+    assert (few.evaluations, few.method, few.images, few.seeds) == (8, "DDIM, guided", 12, 4)
+    assert (all_steps.evaluations, all_steps.method, all_steps.images) == (128, "teacher, guided", 6)
+    assert (few.reference, all_steps.reference) == ("shapes/guided:2", "")
+    assert "psnr_db" not in all_steps.metrics
+    assert few.metrics["psnr_db"] > more.metrics["psnr_db"]  # another scale is another picture
+    assert few.facts["guidance"] == "classifier-free, scale 2"
+
+
+def test_time_of_an_image_is_that_of_its_steps() -> None:
+    """The best batch is the one with the least time an image."""
+    times = time_per_image({1: 0.010, 4: 0.016, 8: 0.040}, 5)
+    assert times == pytest.approx({"ms_alone": 50.0, "ms_batched": 20.0, "best_batch": 4.0})
