@@ -277,6 +277,23 @@ def _stdout() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
 
 
+@app.command("reload")
+def reload_models(
+    url: Annotated[str, typer.Option(metavar="URL", help="The server.")] = "http://127.0.0.1:8000", config: Config = None
+) -> None:
+    """Have a running server load what its zoos hold now; its SFDDM_ADMIN_TOKEN comes from the environment or the file."""
+    from service import remote
+
+    changes = remote.reload(url, _settings(config).admin_token)
+    for what in ("loaded", "replaced", "removed", "kept"):
+        for model in getattr(changes, what):
+            print(f"{what}: {model}")
+    for failed in changes.failed:
+        note = "what was loaded before is served on" if failed.serving else "not served"
+        _stderr.print(f"[bold red]failed:[/] {escape(failed.model)} ({note}): {escape(failed.reason)}")
+    sys.exit(1 if changes.failed else 0)
+
+
 @app.command("config")
 def show_config(config: Config = None) -> None:
     """Print the effective settings as TOML, and where each came from: option, environment, file or default."""

@@ -77,7 +77,7 @@ class Isolation:
 
 
 class Run:
-    """One comparison under way; `cancel` it at the end. Creating it admits its first request; raises what Engine.submit does."""
+    """One comparison under way; `cancel` it at last. Creating it admits its first request; raises what Engine.submit does."""
 
     def __init__(self, engine: Engine, comparison: Comparison, isolation: Isolation) -> None:
         self._engine = engine

@@ -30,17 +30,16 @@ from service.backend.base import Backend
 from service.engine import admission
 from service.engine.config import EngineConfig
 from service.engine.execute import Evaluation, evaluate
+from service.engine.ledger import Ledger
 from service.engine.lifecycle import Lifecycle
 from service.engine.load import Loaded, ModelStatus
 from service.engine.request import (
-    EngineError,
     Failed,
     Finished,
     ImageSpec,
     LatencyError,
     OverloadedError,
     RequestCancelledError,
-    Timing,
     UnavailableError,
     check_request,
 )
@@ -73,18 +72,15 @@ class Engine:
         self._boundary_s = 0.0  # engine thread only: when the last step ended or waiting for work did
         self._changed = threading.Condition()  # guards everything below
         self._scheduler = Scheduler()
-        self._rows: dict[int, Row] = {}  # not finished
-        self._next_number = 0
-        self._running_rows = 0
-        self._waiting_requests = 0
         self.lifecycle = Lifecycle(catalogue.entries.values(), backend, config, self._scheduler, metrics, self._changed)
+        self._ledger = Ledger(self._scheduler, self.lifecycle, metrics, self._changed)
         self._state: Literal["starting", "serving", "draining", "stopped"] = "starting"
         self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         metrics.watch_engine(
             backlog_s=self._backlog_s,
-            running_rows=lambda: self._running_rows,
-            waiting_requests=lambda: self._waiting_requests,
+            running_rows=lambda: self._ledger.running_rows,
+            waiting_requests=lambda: self._ledger.waiting_requests,
         )
 
     def start(self) -> None:
@@ -163,7 +159,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         longest_s = self._config.max_backlog_s
         with self._changed:
-            loaded = self._check_serving(model)
+            self._check_serving(model)
             try:
                 admission.check_backlog(self._scheduler, model, longest_s, flex=flex)
             except OverloadedError:
@@ -176,15 +172,11 @@ class Engine:
                 images,
                 loop,
                 self._cancel,
-                first=self._next_number,
+                first=self._ledger.next_number,
                 estimated_s=self._scheduler.completion_s(key, len(images), steps, flex=flex),
                 max_latency_s=max_latency_s,
             )
-            self._next_number += len(images)
-            for position, (number, spec) in enumerate(zip(ticket.numbers, ticket.specs, strict=True)):
-                self._rows[number] = Row(number, ticket, position, spec, model, due, now_s)
-            loaded.users += len(images)
-            self._waiting_requests += 1
+            self._ledger.enter(ticket, model, due, now_s)
             deadline_s = now_s + (longest_s if max_latency_s is None else min(max_latency_s, longest_s))
             self._scheduler.admit(
                 key, ticket.numbers, steps, deadline_s=deadline_s, promised=max_latency_s is not None, flex=flex
@@ -203,13 +195,12 @@ class Engine:
 
     # Admission and cancellation: any thread
 
-    def _check_serving(self, model: Resolved) -> Loaded:
-        """The model on the device; raise unless requests for it are accepted at all."""
+    def _check_serving(self, model: Resolved) -> None:
+        """Raise unless requests for this model are accepted at all."""
         if self._state != "serving":
             self._shed("failed" if self._failure else self._state)
             raise UnavailableError(_FAILED if self._failure else _STARTING if self._state == "starting" else _DRAINING)
-        loaded = self.lifecycle.find(model.entry.key)
-        if loaded is None:
+        if self.lifecycle.find(model.entry.key) is None:
             self._shed("model_failed")
             status, name = self.models.get(model.entry.id), model.entry.id
             if status is not None and status.state == "failed":
@@ -217,48 +208,26 @@ class Engine:
             raise UnavailableError(
                 f"The model {name} was replaced or unloaded while the request was on its way; send it again."
             )
-        return loaded
 
     def _cancel(self, ticket: Ticket) -> None:
         with self._changed:
-            self._drop(ticket, RequestCancelledError("The request was cancelled."))
+            self._ledger.drop(ticket, RequestCancelledError("The request was cancelled."))
 
-    def _drop(self, ticket: Ticket, reason: EngineError) -> None:
-        """Forget what is left of a ticket and tell its reader why. A row on the device leaves when its step ends."""
-        rows = [row for number in ticket.numbers if (row := self._rows.get(number)) is not None]
-        for row in rows:
-            self._leave(row, wasted=len(row.plan) - self._scheduler.remove(row.number))
-        if rows:
-            hand_over([(ticket, reason)])
-
-    def _drop_all(self) -> None:
-        """Fail what is left: the engine has stopped."""
-        for ticket in {row.ticket for row in self._rows.values()}:
-            self._drop(ticket, UnavailableError(_FAILED if self._failure else _DRAINING))
-
-    def _leave(self, row: Row, *, wasted: int) -> None:
-        """Forget a row, however it ended. wasted: steps it took for nothing."""
-        del self._rows[row.number]
-        if (loaded := self.lifecycle.find(row.model.entry.key)) is not None:
-            loaded.users -= 1
-        row.ticket.unfinished -= 1
-        self._running_rows -= row.started
-        self._waiting_requests -= not row.ticket.started and not row.ticket.unfinished
-        if wasted:
-            self._metrics.wasted_steps_total.labels(model=row.model.entry.id).inc(wasted)
-        self._changed.notify_all()
+    def _fail_rest(self) -> None:
+        """The engine has stopped: tell everyone who waits."""
+        self._ledger.drop_all(lambda: UnavailableError(_FAILED if self._failure else _DRAINING))
 
     def _drain(self, timeout_s: float) -> None:
         with self._changed:
             if self._state in ("serving", "draining"):
                 self._state = "draining"
-                self._changed.wait_for(lambda: not self._rows, timeout_s)
+                self._changed.wait_for(lambda: not self._ledger.rows, timeout_s)
             self._state = "stopped"
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(LAST_STEP_S)
             with self._changed:
-                self._drop_all()
+                self._fail_rest()
 
     # The engine thread
 
@@ -280,7 +249,7 @@ class Engine:
         finally:
             with self._changed:
                 self._state = "stopped"
-                self._drop_all()
+                self._fail_rest()
             self.lifecycle.close()
 
     def _schedule(self) -> tuple[Batch, list[Row]] | None:
@@ -289,21 +258,12 @@ class Engine:
             while self._state != "stopped":
                 batch = self._scheduler.schedule()
                 if batch is not None:
-                    rows = [self._rows[number] for number in batch.rows]
-                    for row in rows:
-                        self._mark_started(row)
-                    return batch, rows
+                    return batch, self._ledger.started(batch.rows)
                 if self.lifecycle.due:
                     return None
                 self._changed.wait()
                 self._boundary_s = time.perf_counter()
         return None
-
-    def _mark_started(self, row: Row) -> None:
-        if not row.started:
-            self._running_rows += 1
-            self._waiting_requests -= not row.ticket.started
-            row.started = row.ticket.started = True
 
     def _step(self, batch: Batch, rows: Sequence[Row]) -> None:
         """Execute and deliver."""
@@ -334,17 +294,17 @@ class Engine:
             self._scheduler.advance(batch)
             told = []
             for row, event in zip(rows, events, strict=True):
-                if row.number not in self._rows:  # cancelled while on the device
+                if row.number not in self._ledger.rows:  # cancelled while on the device
                     self._metrics.wasted_steps_total.labels(model=model_id).inc()
                     continue
                 if event is not None:
                     told.append((row.ticket, event))
                 if isinstance(event, Failed):
                     self._scheduler.remove(row.number)
-                    self._leave(row, wasted=row.step + 1)
+                    self._ledger.leave(row, wasted=row.step + 1)
                 elif isinstance(event, Finished):
-                    self._leave(row, wasted=0)
-                    self._observe(row.ticket, row.model.id, event.timing)
+                    self._ledger.leave(row, wasted=0)
+                    self._ledger.observe(row.ticket, row.model.id, event.timing)
             if evaluation.fits is not None:
                 log.warning("batches_shrunk", model=model_id, rows=evaluation.fits, reason="the device is out of memory")
                 self._scheduler.shrink(batch.model, evaluation.fits)
@@ -357,17 +317,6 @@ class Engine:
 
     def _shed(self, reason: str) -> None:
         self._metrics.shed_total.labels(reason=reason).inc()
-
-    def _observe(self, ticket: Ticket, model_id: str, timing: Timing) -> None:
-        """An image is done; when it is the request's last, so is what was promised."""
-        label = self._metrics.model_label(model_id)
-        self._metrics.queue_seconds.labels(model=label).observe(timing.queue_s)
-        self._metrics.compute_seconds.labels(model=label).observe(timing.compute_s)
-        if ticket.unfinished == 0:
-            self._metrics.estimate_ratio.labels(model=label).observe(timing.total_s / ticket.estimated_s)
-            if ticket.max_latency_s is not None:
-                outcome = "met" if timing.total_s <= ticket.max_latency_s else "missed"
-                self._metrics.deadlines_total.labels(model=label, outcome=outcome).inc()
 
     def _backlog_s(self) -> float:
         with self._changed:

@@ -75,6 +75,11 @@ class Lifecycle:
         """The version of this key, retired or not, while it is on the device."""
         return self._versions.get(key)
 
+    def use(self, key: str, rows: int) -> None:
+        """So many rows more need this version; less where negative. With the condition held."""
+        if (loaded := self._versions.get(key)) is not None:  # none is left once the engine has stopped
+            loaded.users += rows
+
     @property
     def due(self) -> bool:
         """Whether `upkeep` has something to do. With the condition held."""
@@ -128,7 +133,6 @@ class Lifecycle:
             del self.statuses[model_id]
             self._retire(model_id)
             self._forget_if_gone(model_id)
-            self._changed.notify_all()
 
     def outdated(self, model_id: str, reason: str | None) -> None:
         """Say why what is on disk is not what is served; None: it is."""
@@ -177,6 +181,7 @@ class Lifecycle:
         old = self._serving.pop(model_id, None)
         if old is not None:
             self._retired.append(old)
+            self._changed.notify_all()  # for what nobody needs any more
 
     def _free(self, loaded: Loaded) -> None:
         self._retired.remove(loaded)
