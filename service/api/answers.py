@@ -218,14 +218,14 @@ def generation_response(
     finished: Sequence[Finished],
     files: Sequence[bytes],
     style: FileStyle,
-    link: Callable[[str, ImageSpec, FileStyle, bytes], str] | None,
+    link: Callable[[Resolved, ImageSpec, FileStyle, bytes], str] | None,
     assignment: Assignment | None = None,
 ) -> GenerationResponse:
     """OpenAI's JSON for finished images and their files, inline unless `link` makes urls of them."""
     model = generation.model
     data = []
     for image, file in zip(finished, files, strict=True):
-        url = link(model.id, image.spec, style, file) if link else None
+        url = link(model, image.spec, style, file) if link else None
         inline = None if link else base64_of(file)
         data.append(image_body(model, image, b64_json=inline, url=url))
     return GenerationResponse(

@@ -21,12 +21,13 @@ router = APIRouter(tags=["images"])
 async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
     """The file, with the same bytes each time; made again from its seed when this replica no longer holds it.
 
-    403 for a url that was not signed here, 410 for one that has expired.
+    403 for a url that was not signed here, 410 for one that has expired or whose weights have been replaced.
     """
     link = service.links.read(token)
     file = service.links.file(token)
     if file is None:
         model = service.resolve(link.model)
+        service.links.check(link, model)
         with recorded(service.metrics, model.id):
             finished = await images_of(service, request, model, [link.spec])
             (file,) = await encode_all(finished, link.style)

@@ -15,18 +15,21 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from models.catalogue import Resolved
 from service.api.errors import InvalidRequestError
 from service.encode import FileStyle
 from service.engine.request import ImageSpec
 
 _KEPT_BYTES = 64 << 20
+_SHA256_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a url says; expires is in Unix seconds."""
+    """What a url says; expires is in Unix seconds. sha256: how that of the weights that made the image begins."""
 
     model: str
+    sha256: str
     spec: ImageSpec
     style: FileStyle
     expires: int
@@ -42,9 +45,9 @@ class ImageLinks:
         self._files: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
-    def link(self, base_url: str, model: str, spec: ImageSpec, style: FileStyle, file: bytes) -> str:
+    def link(self, base_url: str, model: Resolved, spec: ImageSpec, style: FileStyle, file: bytes) -> str:
         """An absolute url of `file`."""
-        fields = [model, spec.seed, spec.index, spec.class_label, spec.blend]
+        fields = [model.id, model.entry.manifest.sha256[:_SHA256_DIGITS], spec.seed, spec.index, spec.class_label, spec.blend]
         fields += [style.image_format, style.scale, style.quality, int(time.time() + self._expire_s)]
         payload = _text(json.dumps(fields, separators=(",", ":")).encode())
         token = f"{payload}.{self._signature(payload)}"
@@ -59,11 +62,21 @@ class ImageLinks:
                 "This url was not signed here, or was altered; request the image again.", None, "url_invalid", status=403
             )
         fields = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        model, seed, index, label, blend, image_format, scale, quality, expires = fields
+        model, sha256, seed, index, label, blend, image_format, scale, quality, expires = fields
         if time.time() >= expires:
             raise InvalidRequestError("This url has expired; request the image again.", None, "url_expired", status=410)
         spec = ImageSpec(seed, index, label, None if blend is None else (blend[0], blend[1]))
-        return Link(model, spec, FileStyle(image_format, scale, quality), expires)
+        return Link(model, sha256, spec, FileStyle(image_format, scale, quality), expires)
+
+    def check(self, link: Link, model: Resolved) -> None:
+        """Raise InvalidRequestError (410) unless this model has the weights that made the image."""
+        if model.entry.manifest.sha256[:_SHA256_DIGITS] != link.sha256:
+            raise InvalidRequestError(
+                f"{model.id} has other weights than those that made this image; request it again.",
+                None,
+                "url_expired",
+                status=410,
+            )
 
     def file(self, token: str) -> bytes | None:
         """The bytes, if they are still kept."""

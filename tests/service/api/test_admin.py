@@ -186,6 +186,22 @@ async def test_the_last_model_and_a_default_that_nobody_chose(zoo: Path) -> None
         assert (await client.delete("/admin/models/tiny/teacher")).status_code == 409
 
 
+async def test_a_url_never_shows_an_image_of_other_weights(zoo: Path) -> None:
+    async with (
+        admin(zoo, url_secret="the same everywhere") as client,
+        serving(tiny_app(zoo, url_secret="the same everywhere")) as other,
+    ):
+        url = (await generate(client, response_format="url")).json()["data"][0]["url"]
+        made_again = await other.get(url)
+        assert made_again.content == (await client.get(url)).content
+        retrain(zoo, 62)
+        await reload(client)
+        assert (await client.get(url)).content == made_again.content, "its file is kept"
+    async with serving(tiny_app(zoo, url_secret="the same everywhere")) as fresh:
+        gone = await fresh.get(url)
+        assert (gone.status_code, gone.json()["error"]["code"]) == (410, "url_expired")
+
+
 async def test_auto_chooses_among_what_is_served_now(zoo: Path) -> None:
     async with admin(zoo) as client:
         auto = {"model": "auto", "max_latency_ms": 60_000}
