@@ -11,11 +11,12 @@ Until then two versions of a model share the device like two models, and both ar
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -90,9 +91,14 @@ class Lifecycle:
         if not self._errands and not self._retired:
             return False
         with self._changed:
-            for loaded in [loaded for loaded in self._retired if not loaded.users]:
+            freed = [loaded for loaded in self._retired if not loaded.users]
+            for loaded in freed:
                 self._free(loaded)
+                del loaded
             errand = self._errands.popleft() if self._errands else None
+        if freed:
+            freed.clear()
+            threading.Thread(target=_return_memory, name="trim", daemon=True).start()
         if errand is not None:
             errand()
         return errand is not None
@@ -194,3 +200,9 @@ class Lifecycle:
         """The last series of a model that is not served any more goes with its last version."""
         if model_id not in self.statuses and all(loaded.entry.id != model_id for loaded in self._retired):
             self._metrics.forget(model_id)
+
+
+def _return_memory() -> None:
+    """Give what has been freed back to the system: glibc keeps it otherwise, more of it with every reload."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
