@@ -133,6 +133,7 @@ def serve(
     )
     # uvicorn hands the signal on once it has shut down; finishing what runs and leaving is success.
     signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     with _listen(settings.host, settings.port) as listener:
         configure_logging(settings.log_format, settings.log_level)
         application = create_app(settings)
