@@ -183,7 +183,7 @@ class Reloader:
             return found.reason
         lifecycle.serve(entry, found)
         self._serve(entries)
-        self._outdated(entry.id, found.reason if not isinstance(found, Loaded) else None)
+        self._service.metrics.model_outdated.labels(model=entry.id).set(0)
         return None if isinstance(found, Loaded) else found.reason
 
     def _remove(self, model_id: str) -> str | None:

@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class Lifecycle:
-    """The versions of every model. The engine's condition guards it; methods that take it say so by not saying otherwise."""
+    """The versions of every model, guarded by the engine's condition: held by the caller where a method says so."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Lifecycle:
             self.serve(entry, load(entry, self._backend, self._config))
 
     def find(self, key: str) -> Loaded | None:
-        """The version of this key, retired or not, while it is on the device."""
+        """The version of this key, retired or not, while it is on the device. With the condition held."""
         return self._versions.get(key)
 
     def use(self, key: str, rows: int) -> None:
