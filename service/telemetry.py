@@ -1,7 +1,8 @@
 """Prometheus metrics of one process: base units, prefix `sfddm_`, bounded labels.
 
 `model` is a shipped id, a configured solver variant, or `<family>/teacher@other`; a seed, prompt, key or user never
-becomes a label; what ends after its model was unloaded counts under `unloaded`. Series of the models served exist from the start, at 0, so that rates see their first event.
+becomes a label. What ends after its model was unloaded counts under `unloaded`. Series of the models served exist from the
+start, at 0, so that rates see their first event.
 The engine writes what it measures; the API writes requests_total and request_seconds.
 """
 
