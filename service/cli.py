@@ -133,16 +133,16 @@ def serve(
     )
     # uvicorn hands the signal on once it has shut down; finishing what runs and leaving is success.
     signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     with _listen(settings.host, settings.port) as listener:
         configure_logging(settings.log_format, settings.log_level)
         application = create_app(settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         _stderr.print(f"Serving on http://{shown}:{listener.getsockname()[1]}/ (stop with Ctrl+C)")
-        server = uvicorn.Config(
-            application, log_config=None, access_log=False, timeout_graceful_shutdown=max(1, round(settings.drain_s))
-        )
+        server = uvicorn.Config(application, log_config=None, access_log=False)
+        state = application.state
         with contextlib.suppress(KeyboardInterrupt):
-            DrainingServer(server, application.state.drain, settings.drain_s).run(sockets=[listener])
+            DrainingServer(server, state.drain, settings.drain_s, state.reloader.request).run(sockets=[listener])
 
 
 def _settings(config: Path | None = None, **options: Any) -> Settings:
@@ -281,6 +281,23 @@ def _given(**fields: Any) -> dict[str, Any]:
 def _stdout() -> Console:
     """Where tables go: as wide as the terminal, and as wide as they like into a pipe or file."""
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
+
+
+@app.command("reload")
+def reload_models(
+    url: Annotated[str, typer.Option(metavar="URL", help="The server.")] = "http://127.0.0.1:8000", config: Config = None
+) -> None:
+    """Have a running server load what its zoos hold now; its SFDDM_ADMIN_TOKEN comes from the environment or the file."""
+    from service import remote
+
+    changes = remote.reload(url, _settings(config).admin_token)
+    for what in ("loaded", "replaced", "removed", "kept"):
+        for model in getattr(changes, what):
+            print(f"{what}: {model}")
+    for failed in changes.failed:
+        note = "what was loaded before is served on" if failed.serving else "not served"
+        _stderr.print(f"[bold red]failed:[/] {escape(failed.model)} ({note}): {escape(failed.reason)}")
+    sys.exit(1 if changes.failed else 0)
 
 
 @app.command("config")

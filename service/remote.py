@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
 from service.api.comparison_schema import ComparisonCompleted, ComparisonEvent, ComparisonRequest, ImageArrived, RequestMeasured
+from service.api.reload import ReloadBody
 from service.api.schema import GenerationRequest, GenerationResponse, ModelBody, ModelList
 
 _CONNECT_S = 10.0
@@ -52,6 +54,15 @@ def compare(url: str, body: ComparisonRequest) -> Iterator[ComparisonEvent]:
             if "error" in data:
                 raise RemoteError(data["error"]["message"])
             yield _EVENTS[data["type"]].model_validate(data)
+
+
+def reload(url: str, token: SecretStr | None) -> ReloadBody:
+    """POST /admin/models/reload. Raises RemoteError."""
+    if token is None:
+        raise RemoteError("Set SFDDM_ADMIN_TOKEN to the server's admin token.")
+    headers = {"authorization": f"Bearer {token.get_secret_value()}"}
+    with _client(url) as client:
+        return ReloadBody.model_validate(_checked(client.post("admin/models/reload", headers=headers)).json())
 
 
 @contextmanager

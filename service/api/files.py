@@ -23,7 +23,7 @@ router = APIRouter(tags=["images"])
 async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
     """The file, with the same bytes each time; made again from its seed when this replica no longer holds it.
 
-    403 for a url that was not signed here, 410 for one that has expired, or whose bytes can no longer be made.
+    403 for a url that was not signed here, 410 for one that has expired or whose bytes can no longer be made.
     """
     link = service.links.read(token)
     file = service.links.file(token)

@@ -68,7 +68,10 @@ class ImageLinks:
                 "This url was not signed here, or was altered; request the image again.", None, "url_invalid", status=403
             )
         fields = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        model, seed, index, label, blend, image_format, scale, quality, made_by, expires = fields
+        try:
+            model, seed, index, label, blend, image_format, scale, quality, made_by, expires = fields
+        except ValueError:  # signed with the same secret by a version that wrote other fields
+            expires = 0
         if time.time() >= expires:
             raise InvalidRequestError("This url has expired; request the image again.", None, "url_expired", status=410)
         spec = ImageSpec(seed, index, label, None if blend is None else (blend[0], blend[1]))

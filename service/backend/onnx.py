@@ -44,6 +44,10 @@ class OnnxBackend:
     def fingerprint(self) -> str:
         return f"onnxruntime {ort.__version__} {CPU} float32 {cpu_name()} {self._threads} threads"
 
+    @property
+    def loads_beside_steps(self) -> bool:
+        return True
+
     def load(self, entry: Entry) -> OnnxNetwork:
         """A session for the entry's graph. Raises BackendError when it does not load or breaks the step graph contract."""
         options = session_options(self._threads)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
-from service.tasks import end
+from service.tasks import end, in_daemon
 
 pytestmark = pytest.mark.anyio
 
@@ -38,3 +39,12 @@ async def test_failed_and_finished_tasks_are_ended_already() -> None:
     failed, done = asyncio.create_task(fails()), asyncio.create_task(asyncio.sleep(0))
     await asyncio.wait((failed, done))
     await end(failed, done)
+
+
+async def test_work_in_a_daemon_gives_its_result_or_its_error() -> None:
+    def fails() -> None:
+        raise ValueError("for the caller")
+
+    assert await in_daemon(lambda: threading.current_thread().daemon, "test") is True
+    with pytest.raises(ValueError, match="for the caller"):
+        await in_daemon(fails, "test")
