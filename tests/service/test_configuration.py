@@ -62,6 +62,8 @@ def test_what_is_printed_is_a_file_that_gives_the_same_settings(
 
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFDDM_REDIS_URL", "redis://user:pa55word@store:6379/1")
+    monkeypatch.setenv("SFDDM_URL_SECRET", "pa55word")
+    monkeypatch.setenv("SFDDM_PUBLIC_URL", "https://user:pa55word@images.example/")
     shown = read_configuration({}).to_toml()
     assert "pa55word" not in shown
     assert f'# redis_url = "redis://{MASK}@store:6379/1"' in shown
@@ -85,13 +87,44 @@ def test_a_typo_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, r
         ("max_bacth = 4", r"key max_bacth is no setting; did you mean max_batch\?"),
         ("max_batch = 0", r"max_batch: .*greater than or equal to 1 \(from file "),
         ("max_batch = ", "is not TOML"),
+        ("PORT = 1", r"key PORT is no setting; did you mean port\?"),
+        ("SFDDM_PORT = 1", r"key SFDDM_PORT is no setting; did you mean port\?"),
+        ("[server]\nport = 1", "key server is no setting; `sfddm config` lists"),
+        ("[port]\nnumber = 1", r"port: .*valid integer \(from file "),
+        ("port = true", r"port: true is no value for it \(from file "),
+        ('max_n = "many"', r"max_n: .*valid integer.*\(from file "),
+        ("drain_s = inf", r"drain_s: .*finite number \(from file "),
+        ("zoos = []", r"zoos: .*at least 1 item.*\(from file "),
+        ('[experiments."a/b".arm]\n"a/c" = 1', r"experiments.a/b.arms: Field required.*\(from file "),
+        ("port = 1\nport = 2", "is not TOML"),
+        (b"\xff\xfep", "is not TOML"),
     ],
 )
-def test_a_wrong_file(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_file(tmp_path: Path, text: str | bytes, says: str) -> None:
     path = tmp_path / "wrong.toml"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigurationError, match=says):
         read_configuration({}, path)
+
+
+@pytest.mark.parametrize("text", [b"", b"\n# nothing yet\n"])
+def test_an_empty_file_changes_nothing(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "empty.toml"
+    path.write_bytes(text)
+    assert read_configuration({}, path).settings == Settings()
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    path = tmp_path / "windows.toml"
+    path.write_text("port = 9000", encoding="utf-8-sig")
+    assert read_configuration({}, path).settings.port == 9000
+
+
+def test_a_path_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "loop.toml").symlink_to("loop.toml")  # permissions do not stop a root that runs tests; this does
+    for path, reason in ((tmp_path, "is a directory"), (tmp_path / "loop.toml", "too many levels")):
+        with pytest.raises(ConfigurationError, match=f"Cannot read the configuration .*: {reason}"):
+            read_configuration({}, path)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +134,9 @@ def test_a_wrong_file(tmp_path: Path, text: str, says: str) -> None:
         ({"SFDDM_MODEL_WEIGHTS": "0.5"}, "model_weights: .*from environment SFDDM_MODEL_WEIGHTS"),
         ({"SFDDM_MODEL_WEIGHTS": "{"}, "SFDDM_MODEL_WEIGHTS must be JSON"),
         ({"SFDDM_PORT": "many"}, r"port: .*\(from environment SFDDM_PORT\)"),
+        ({"SFDDM_PORT": ""}, r"port: .*\(from environment SFDDM_PORT\)"),
+        ({"SFDDM_ZOOS": ""}, r"zoos: .*\(from environment SFDDM_ZOOS\)"),
+        ({"SFDDM_REDIS_URL": "http://redis"}, r"redis_url: .*\(from environment SFDDM_REDIS_URL\)"),
     ],
 )
 def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, Any], says: str) -> None:
