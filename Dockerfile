@@ -29,8 +29,7 @@ FROM base AS runtime
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sfddm \
     && install --directory --owner=sfddm /cache \
     && mkdir /zoo
-ENV ORT_DISABLE_TELEMETRY=1 \
-    PATH=/opt/sfddm/bin:$PATH \
+ENV PATH=/opt/sfddm/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SFDDM_CACHE_DIR=/cache \
     SFDDM_LOG_FORMAT=json \
