@@ -26,7 +26,6 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     zoos: Annotated[tuple[Path, ...], NoDecode] = Field(
         default_factory=lambda: (default_zoo(),),
-        min_length=1,
         description="folders of model folders, separated by commas; the first that holds an id wins",
     )
     default_model: str | None = Field(default=None, description="model of requests that name none; default: student-016")
