@@ -63,7 +63,6 @@ def test_what_is_printed_is_a_file_that_gives_the_same_settings(
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFDDM_REDIS_URL", "redis://user:pa55word@store:6379/1")
     monkeypatch.setenv("SFDDM_URL_SECRET", "pa55word")
-    monkeypatch.setenv("SFDDM_PUBLIC_URL", "https://user:pa55word@images.example/")
     shown = read_configuration({}).to_toml()
     assert "pa55word" not in shown
     assert f'# redis_url = "redis://{MASK}@store:6379/1"' in shown
