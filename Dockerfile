@@ -1,34 +1,39 @@
-# The service, without torch and without a compiler.
-#   docker build --target cpu -t sfddm .        (the default target)
-#   docker build --target gpu -t sfddm:gpu .    (CUDA 13 comes along; the host needs its driver and container toolkit)
+# The service, without torch and without a compiler. What is in it and how big it is: docs/operations.md.
+#   docker build -t sfddm .                        the default target, cpu
+#   docker build -t sfddm:gpu --target gpu .       CUDA 13 comes along; the host needs its driver and container toolkit
 
-FROM python:3.11-slim-bookworm AS wheel
-WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
-COPY models models
-COPY service service
-COPY training training
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
 
-FROM python:3.11-slim-bookworm AS install
-WORKDIR /install
-COPY constraints.txt .
-RUN python -m venv /opt/sfddm
-COPY --from=wheel /wheel wheel
+FROM base AS environment
+ENV PIP_CONSTRAINT=/build/constraints.txt \
+    PIP_NO_CACHE_DIR=1
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+RUN python -m venv --without-pip /opt/sfddm
 
-FROM install AS install-cpu
-RUN /opt/sfddm/bin/pip install --no-cache-dir --only-binary :all: --constraint constraints.txt "$(echo wheel/*.whl)[cpu]"
+# Dependencies alone, in a layer that new code leaves as it is: without our folders the package is empty.
+FROM environment AS dependencies-cpu
+# hadolint ignore=DL3013 # PIP_CONSTRAINT pins the versions
+RUN touch README.md LICENSE && pip --python /opt/sfddm install --only-binary :all: ".[cpu]"
 
-FROM install AS install-gpu
-RUN /opt/sfddm/bin/pip install --no-cache-dir --only-binary :all: --constraint constraints.txt "$(echo wheel/*.whl)[gpu]"
+FROM environment AS dependencies-gpu
+# hadolint ignore=DL3013 # PIP_CONSTRAINT pins the versions
+RUN touch README.md LICENSE && pip --python /opt/sfddm install --only-binary :all: ".[gpu]"
 
-FROM python:3.11-slim-bookworm AS runtime
-# /cache: calibrations; a named volume mounted here takes over its owner.
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin sfddm \
-    && install --directory --owner=10001 /cache /zoo
+FROM environment AS package
+COPY . .
+RUN pip --python /opt/sfddm install --no-deps .
+
+FROM base AS runtime
+# /cache: calibrations; a named volume mounted here takes over its owner. /zoo: your models, to be mounted.
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sfddm \
+    && install --directory --owner=sfddm /cache \
+    && mkdir /zoo
 ENV PATH=/opt/sfddm/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    SFDDM_LOG_FORMAT=json
+    SFDDM_CACHE_DIR=/cache \
+    SFDDM_LOG_FORMAT=json \
+    SFDDM_ZOOS=/zoo,/opt/sfddm/lib/python3.11/site-packages/models/zoo
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
@@ -37,7 +42,9 @@ USER 10001
 CMD ["sfddm", "serve", "--host", "0.0.0.0"]
 
 FROM runtime AS gpu
-COPY --from=install-gpu /opt/sfddm /opt/sfddm
+COPY --from=dependencies-gpu /opt/sfddm /opt/sfddm
+COPY --from=package /opt/sfddm /opt/sfddm
 
 FROM runtime AS cpu
-COPY --from=install-cpu /opt/sfddm /opt/sfddm
+COPY --from=dependencies-cpu /opt/sfddm /opt/sfddm
+COPY --from=package /opt/sfddm /opt/sfddm

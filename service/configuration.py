@@ -77,7 +77,7 @@ def read_configuration(options: Mapping[str, Any], config: Path | None = None) -
 def _read_environment() -> dict[str, Any]:
     names = [name.upper() for name in os.environ if name.upper().startswith(PREFIX)]
     known = {CONFIG, *(f"{PREFIX}{name.upper()}" for name in Settings.model_fields)}
-    _check_names("The environment variable", names, known, PREFIX)
+    _check_names("The environment variable", names, known)
     try:
         return EnvSettingsSource(Settings)()
     except SettingsError as error:
@@ -88,7 +88,7 @@ def _read_environment() -> dict[str, Any]:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        stored = tomllib.loads(path.read_text(encoding="utf-8"))
+        stored = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a BOM
     except OSError as error:
         raise ConfigurationError(f"Cannot read the configuration {path}: {(error.strerror or str(error)).lower()}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -97,15 +97,19 @@ def _read_file(path: Path) -> dict[str, Any]:
     return stored
 
 
-def _check_names(what: str, names: Iterable[str], known: Iterable[str], prefix: str = "") -> None:
-    """Raises ConfigurationError for the first name that is not known; the prefix that all share makes no two alike."""
-    known = {name.removeprefix(prefix) for name in known}
+def _check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises ConfigurationError for the first name that is not known. Neither case nor SFDDM_ makes a name less alike."""
+    known = {_bare(name): name for name in known}
     for name in sorted(names):
-        if name.removeprefix(prefix) in known:
+        if name in known.values():
             continue
-        close = difflib.get_close_matches(name.removeprefix(prefix), sorted(known), n=1)
-        remedy = f"did you mean {prefix}{close[0]}?" if close else "`sfddm config` lists the settings."
+        close = difflib.get_close_matches(_bare(name), known, n=1)
+        remedy = f"did you mean {known[close[0]]}?" if close else "`sfddm config` lists the settings."
         raise ConfigurationError(f"{what} {name} is no setting; {remedy}")
+
+
+def _bare(name: str) -> str:
+    return name.upper().removeprefix(PREFIX)
 
 
 def _is_secret(name: str, value: object) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
-from pydantic import Field, RedisDsn, SecretStr, field_validator
+from pydantic import Field, RedisDsn, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalogue import default_zoo
@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     Raises pydantic.ValidationError for values out of range.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SFDDM_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="SFDDM_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
@@ -92,6 +92,14 @@ class Settings(BaseSettings):
     )
     log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level that is logged")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Python would take `port = true` for port 1."""
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is no value for it")
+        return value
 
     @field_validator("cache_dir", mode="before")
     @classmethod

@@ -57,7 +57,7 @@ def _progress(console: Console) -> Iterator[Callable[[ComparisonEvent], bool]]:
 def models_table(models: Sequence[ModelBody]) -> Table:
     """One row a model; fits 80 columns while ids have up to 25 letters, and folds longer ones."""
     table = Table(Column("id", overflow="fold"), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("steps", "image", "disk", "params", "latency"):
+    for name in ("steps", "image", "disk", "latency", "images/s"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("quality", no_wrap=True)
     for model in models:
@@ -66,8 +66,8 @@ def models_table(models: Sequence[ModelBody]) -> Table:
             str(model.steps),
             model.size,
             f"{model.bytes / 1e6:.1f} MB",
-            f"{model.parameters / 1e6:.2f} M",
             _latency(model),
+            _throughput(model),
             _quality(model),
         )
     return table
@@ -78,6 +78,13 @@ def _latency(model: ModelBody) -> str:
     if not model.ms_per_step:
         return model.status
     return f"{model.steps * model.ms_per_step[min(model.ms_per_step)]:.0f} ms"
+
+
+def _throughput(model: ModelBody) -> str:
+    """Images a second of a device that makes nothing else, at the best of the measured batch sizes."""
+    if not model.ms_per_step:
+        return "-"
+    return f"{max(rows / ms for rows, ms in model.ms_per_step.items()) * 1000 / model.steps:.3g}"
 
 
 def _quality(model: ModelBody) -> str:

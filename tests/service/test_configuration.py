@@ -62,6 +62,7 @@ def test_what_is_printed_is_a_file_that_gives_the_same_settings(
 
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFDDM_REDIS_URL", "redis://user:pa55word@store:6379/1")
+    monkeypatch.setenv("SFDDM_URL_SECRET", "pa55word")
     shown = read_configuration({}).to_toml()
     assert "pa55word" not in shown
     assert f'# redis_url = "redis://{MASK}@store:6379/1"' in shown
@@ -85,13 +86,43 @@ def test_a_typo_in_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, r
         ("max_bacth = 4", r"key max_bacth is no setting; did you mean max_batch\?"),
         ("max_batch = 0", r"max_batch: must be at least 1, got 0 \(from file "),
         ("max_batch = ", "is not TOML"),
+        ("PORT = 1", r"key PORT is no setting; did you mean port\?"),
+        ("SFDDM_PORT = 1", r"key SFDDM_PORT is no setting; did you mean port\?"),
+        ("[server]\nport = 1", "key server is no setting; `sfddm config` lists"),
+        ("[port]\nnumber = 1", r"port: .*\(from file "),
+        ("port = true", r"port: .*true is no value for it.*\(from file "),
+        ('max_n = "many"', r"max_n: .*\(from file "),
+        ("drain_s = inf", r"drain_s: .*\(from file "),
+        ('[experiments."a/b".arm]\n"a/c" = 1', r"experiments.a/b.arms: .*\(from file "),
+        ("port = 1\nport = 2", "is not TOML"),
+        (b"\xff\xfep", "is not TOML"),
     ],
 )
-def test_a_wrong_file(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_file(tmp_path: Path, text: str | bytes, says: str) -> None:
     path = tmp_path / "wrong.toml"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigurationError, match=says):
         read_configuration({}, path)
+
+
+@pytest.mark.parametrize("text", [b"", b"\n# nothing yet\n"])
+def test_an_empty_file_changes_nothing(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "empty.toml"
+    path.write_bytes(text)
+    assert read_configuration({}, path).settings == Settings()
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    path = tmp_path / "windows.toml"
+    path.write_text("port = 9000", encoding="utf-8-sig")
+    assert read_configuration({}, path).settings.port == 9000
+
+
+def test_a_path_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "loop.toml").symlink_to("loop.toml")  # permissions do not stop a root that runs tests; this does
+    for path, reason in ((tmp_path, "is a directory"), (tmp_path / "loop.toml", "too many levels")):
+        with pytest.raises(ConfigurationError, match=f"Cannot read the configuration .*: {reason}"):
+            read_configuration({}, path)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +141,8 @@ def test_a_wrong_file(tmp_path: Path, text: str, says: str) -> None:
         ({"SFDDM_EXPERIMENTS": '{"a": {"arms": {"b": 1, "c": "x"}}}'}, r'experiments.a.arms.c: must be a number, got "x"'),
         ({"SFDDM_EXPERIMENTS": '{"A": {"arms": {"b": 1, "c": 1}}}'}, r'experiments.A: must match the pattern .*, got "A"'),
         ({"SFDDM_EXPERIMENTS": '{"a": {"arm": {}}}'}, r"experiments.a.arms: is missing; it is required"),
+        ({"SFDDM_PORT": ""}, r"port: .*\(from environment SFDDM_PORT\)"),
+        ({"SFDDM_REDIS_URL": "http://redis"}, r"redis_url: .*\(from environment SFDDM_REDIS_URL\)"),
     ],
 )
 def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, Any], says: str) -> None:

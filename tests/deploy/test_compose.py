@@ -1,0 +1,82 @@
+"""What docker-compose.yml starts works together: the service, a real Redis and a real Prometheus, as it says to run them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.deploy.compose import Stack
+from tests.e2e.conftest import PATIENCE_S
+
+
+@pytest.fixture(scope="module")
+def stack(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """All of them, healthy; in the order in which tests need them least: the service does not wait for its Redis."""
+    stack = Stack(tmp_path_factory.mktemp("compose"), tiny_zoo)
+    try:
+        for service in ("sfddm", "redis", "prometheus"):
+            stack.start(service)
+        yield stack
+    finally:
+        stack.stop_all()
+
+
+def test_it_makes_an_image(stack: Stack) -> None:
+    body = {"prompt": "cat", "seed": 1, "model": "tiny/student-004"}
+    answer = httpx.post(f"{stack.url('sfddm')}/v1/images/generations", json=body, headers={"accept": "image/png"})
+    assert answer.status_code == 200
+    assert answer.content.startswith(b"\x89PNG")
+
+
+def test_calibrations_are_kept_in_the_volume(stack: Stack) -> None:
+    assert list((stack.folder / "cache" / "calibration").glob("*.json"))
+
+
+def test_prometheus_scrapes_the_service_and_evaluates_its_rules(stack: Stack) -> None:
+    assert _until(lambda: _query(stack, 'up{job="sfddm"}')) == [1.0]
+    assert _until(lambda: _query(stack, "sfddm_store_up")) == [1.0]
+    rules = _until(lambda: _evaluated(stack))
+    assert all(rule["health"] == "ok" for rule in rules), rules
+
+
+def test_a_job_outlives_redis_and_the_service(stack: Stack) -> None:
+    body = {"model": "tiny/student-008", "n": 3, "seed": 5}
+    job = httpx.post(f"{stack.url('sfddm')}/v1/jobs", json=body).json()["id"]
+    _until(lambda: _job(stack, job)["status"] == "succeeded")
+    before = httpx.get(f"{stack.url('sfddm')}/v1/jobs/{job}/result").content
+    assert stack.stop("sfddm") == 0
+    assert stack.stop("redis") == 0
+    stack.start("redis")
+    stack.start("sfddm")
+    assert httpx.get(f"{stack.url('sfddm')}/v1/jobs/{job}/result").content == before
+
+
+def _job(stack: Stack, job: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{stack.url('sfddm')}/v1/jobs/{job}").json()
+    return found
+
+
+def _query(stack: Stack, expression: str) -> list[float]:
+    answer = httpx.get(f"{stack.url('prometheus')}/api/v1/query", params={"query": expression}).json()
+    return [float(series["value"][1]) for series in answer["data"]["result"]]
+
+
+def _evaluated(stack: Stack) -> list[dict[str, Any]]:
+    """Every rule, once each has been evaluated."""
+    groups = httpx.get(f"{stack.url('prometheus')}/api/v1/rules").json()["data"]["groups"]
+    rules: list[dict[str, Any]] = [rule for group in groups for rule in group["rules"]]
+    return rules if rules and all(rule["health"] != "unknown" for rule in rules) else []
+
+
+def _until(found: Any) -> Any:
+    """What `found` gives, once that is something."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (value := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return value
