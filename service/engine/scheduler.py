@@ -142,10 +142,12 @@ class Scheduler:
     def charge(self, batch: Batch, seconds: float, *, learn: bool = True) -> None:
         """Account for the device time that a batch took, whatever became of its rows.
 
+        A step that stalled, as the machine was busy elsewhere, is charged a few times what it should have taken: a lane in
+        debt for all of it would stand still while the others catch up.
         learn: the time tells what such a batch costs, which that of a batch in trouble does not.
         """
         lane = self._lanes[batch.model, batch.flex]
-        lane.credit_s -= seconds
+        lane.credit_s -= lane.costs.fair(len(batch.rows), seconds) if learn else seconds
         if not set(batch.rows).isdisjoint(self._exclusive):
             self._exclusive_s -= seconds
             if self._exclusive_s <= 0:

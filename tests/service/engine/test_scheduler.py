@@ -293,14 +293,26 @@ def test_a_new_model_runs_after_at_most_one_batch_of_each_other() -> None:
     assert "m2" in {run(scheduler, *seconds)[0].model for _ in range(3)}
 
 
-def test_a_stalled_step_is_paid_back_without_counting_through_the_rounds() -> None:
+def test_a_stalled_step_keeps_its_lane_waiting_for_a_few_steps_only() -> None:
+    seconds = (0.001, 0.001)
+    scheduler = lanes(*seconds)
+    scheduler.admit("m0", [0], steps=1000)
+    scheduler.admit("m1", [1], steps=1000)
+    batch = scheduler.schedule()
+    assert batch == Batch("m0", (0,))
+    scheduler.charge(batch, 1.0)  # a thousand times as long as it should have taken
+    scheduler.advance(batch)
+    assert "m0" in {run(scheduler, *seconds)[0].model for _ in range(6)}
+
+
+def test_trouble_is_paid_back_without_counting_through_the_rounds() -> None:
     seconds = (0.001, 0.001)
     scheduler = lanes(*seconds)
     scheduler.admit("m0", [0], steps=10)
     scheduler.admit("m1", [1], steps=5)
     batch = scheduler.schedule()
     assert batch == Batch("m0", (0,))
-    scheduler.charge(batch, 1e9)  # a trillion rounds of debt
+    scheduler.charge(batch, 1e9, learn=False)  # a trillion rounds of debt
     scheduler.advance(batch)
     assert [run(scheduler, *seconds)[0].model for _ in range(5)] == ["m1"] * 5
     assert run(scheduler, *seconds)[0].model == "m0", "alone, it runs on at once"
