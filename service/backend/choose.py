@@ -26,7 +26,7 @@ _ROUNDS = 5
 def choose_backend(provider: str | None = None, *, threads: int | None = None, gpu_memory: int | None = None) -> Backend:
     """The backend of a provider, or the best one that this machine offers when provider is None.
 
-    threads: CPU threads of one evaluation; gpu_memory: most bytes of device memory for one model.
+    threads: CPU threads that evaluate; gpu_memory: most bytes of device memory for one model.
     Raises BackendError for a provider that is unknown or not installed.
     """
     if provider is not None:
