@@ -13,6 +13,7 @@ class IdleBackend:
     """Networks that return their input at once; while `going` is cleared, their steps wait."""
 
     fingerprint = "idle"
+    loads_beside_steps = True
 
     def __init__(self) -> None:
         self.going = threading.Event()

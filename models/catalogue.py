@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,14 +28,26 @@ class UnknownModelError(LookupError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A verified model folder."""
+    """A verified model folder. version: tells apart the entries that have served one id in this process."""
 
     folder: Path
     manifest: Manifest
+    size: int = 0  # bytes of the graph
+    version: int = 1
 
     @property
     def id(self) -> str:
         return self.manifest.id
+
+    @property
+    def key(self) -> str:
+        """The id of the first version, `<family>/<name>#2` and so on of those that were loaded while serving."""
+        return self.id if self.version == 1 else f"{self.id}#{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of what the manifest says, the weights' own sha256 among it: equal where nothing has changed."""
+        return hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest()
 
     @property
     def graph(self) -> Path:
@@ -49,10 +61,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A folder that was not trusted, and why."""
+    """A folder that was not trusted, and why. shadowed: nothing is wrong with it, but an earlier zoo has its id."""
 
     folder: Path
     reason: str
+    shadowed: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,11 +78,11 @@ class Resolved:
     plan: Plan
 
 
-@dataclass(frozen=True)
+@dataclass
 class Catalogue:
-    """Entries by id, in order of discovery, and what was refused."""
+    """Entries by id, in order of discovery, and what was refused. Belongs to one thread once it is served from."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: Mapping[str, Entry] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
     _resolved: dict[str, Resolved] = field(default_factory=dict, repr=False, compare=False)
 
@@ -97,6 +110,11 @@ class Catalogue:
         sampler = match["sampler"]
         canonical = f"{base}@{sampler}-{steps:03d}"
         return self._keep(canonical, lambda: Resolved(canonical, entry, sampler, variant_plan(entry.manifest, sampler, steps)))
+
+    def replace(self, entries: Mapping[str, Entry]) -> None:
+        """Serve these from now on; what was resolved before keeps its entry."""
+        self.entries = entries
+        self._resolved.clear()
 
     def _keep(self, model_id: str, build: Callable[[], Resolved]) -> Resolved:
         """The Resolved of an id, built once for as long as it is among those used last."""
@@ -134,7 +152,7 @@ def verify(folder: Path) -> Entry:
         raise ManifestError(
             f"{graph} does not match its manifest: sha256 is {found[:12]}..., expected {manifest.sha256[:12]}..."
         )
-    return Entry(folder, manifest)
+    return Entry(folder, manifest, graph.stat().st_size)
 
 
 def discover(zoos: Iterable[Path]) -> Catalogue:
@@ -156,7 +174,8 @@ def discover(zoos: Iterable[Path]) -> Catalogue:
                 refusals.append(Refusal(folder, str(error)))
                 continue
             if entry.id in entries:
-                refusals.append(Refusal(folder, f"{entry.id} is already served from {entries[entry.id].folder}"))
+                reason = f"{entry.id} is already served from {entries[entry.id].folder}"
+                refusals.append(Refusal(folder, reason, shadowed=True))
             else:
                 entries[entry.id] = entry
     return Catalogue(entries, tuple(refusals))

@@ -138,11 +138,10 @@ def serve(
         application = create_app(settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         _stderr.print(f"Serving on http://{shown}:{listener.getsockname()[1]}/ (stop with Ctrl+C)")
-        server = uvicorn.Config(
-            application, log_config=None, access_log=False, timeout_graceful_shutdown=max(1, round(settings.drain_s))
-        )
+        server = uvicorn.Config(application, log_config=None, access_log=False)
+        state = application.state
         with contextlib.suppress(KeyboardInterrupt):
-            DrainingServer(server, application.state.drain, settings.drain_s).run(sockets=[listener])
+            DrainingServer(server, state.drain, settings.drain_s, state.reloader.request).run(sockets=[listener])
 
 
 def _settings(config: Path | None = None, **options: Any) -> Settings:

@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ class Isolation:
 
 
 class Run:
-    """One comparison under way. Creating it admits its first request, and raises what Engine.submit raises."""
+    """One comparison under way; `cancel` it at the end. Creating it admits its first request; raises what Engine.submit does."""
 
     def __init__(self, engine: Engine, comparison: Comparison, isolation: Isolation) -> None:
         self._engine = engine
@@ -85,11 +85,18 @@ class Run:
         self._isolation = isolation
         self._order = random.Random(comparison.seed)
         self._warm_up = self._shuffled()
-        self._ticket = engine.submit(self._warm_up[0], comparison.images)
+        self._held = ExitStack()  # from its first image to its last a comparison is of one version of each model
+        self._held.enter_context(engine.lifecycle.hold(comparison.models))
+        try:
+            self._ticket = engine.submit(self._warm_up[0], comparison.images)
+        except BaseException:
+            self._held.close()
+            raise
 
     def cancel(self) -> None:
-        """Give up the request that is under way."""
+        """Give up the request that is under way, and let go of the models; idempotent."""
         self._ticket.cancel()
+        self._held.close()
 
     async def events(self) -> AsyncGenerator[Arrived | Measured, None]:
         """Images as they arrive, then measurements. Raises RowFailedError and UnavailableError."""

@@ -160,13 +160,14 @@ class JobRunner:
 
     async def _images(self, model: Resolved, specs: list[ImageSpec]) -> list[Finished]:
         """The images, once the engine has room for them."""
-        while True:
-            try:
-                return await self._engine.submit(model, specs, flex=True).images()
-            except OverloadedError as error:
-                await asyncio.sleep(min(error.retry_after_s, _BEAT_S))
-            except RowFailedError as error:
-                raise _HopelessError(str(error)) from error
+        with self._engine.lifecycle.hold([model]):
+            while True:
+                try:
+                    return await self._engine.submit(model, specs, flex=True).images()
+                except OverloadedError as error:
+                    await asyncio.sleep(min(error.retry_after_s, _BEAT_S))
+                except RowFailedError as error:
+                    raise _HopelessError(str(error)) from error
 
     async def _keep(self, chunk: Chunk) -> None:
         """Hold on to the chunk; returns when its job is no longer wanted."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
-from pydantic import Field, RedisDsn, field_validator
+from pydantic import Field, RedisDsn, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalogue import default_zoo
@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     )
     gpu_memory_mb: int | None = Field(default=None, ge=64, description="most GPU memory of one model's buffers, MiB")
     drain_s: float = Field(default=30.0, ge=0, description="seconds that running requests get to finish at shutdown")
+    body_timeout_s: float = Field(default=30.0, gt=0, description="seconds that a client gets to send the body of a request")
+    admin_token: SecretStr | None = Field(
+        default=None, min_length=16, description="what /admin, which loads and unloads models, asks for; default: /admin is off"
+    )
     redis_url: RedisDsn | None = Field(
         default=None, description="where jobs, cached images and answers live; default: in this process, until it ends"
     )

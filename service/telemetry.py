@@ -7,10 +7,11 @@ The engine writes what it measures; the API writes requests_total and request_se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
 from service.gpu import find_gpu
 
@@ -30,7 +31,8 @@ class Metrics:
     def __init__(self, variants: Collection[str] = (), models: Collection[str] = ()) -> None:
         """variants: the solver variants (`<family>/teacher@ddim-016`) that get a label of their own; models: the ids served."""
         self.registry = CollectorRegistry()
-        self._variants = frozenset(variants)
+        self._variants: frozenset[str] = frozenset()
+        self._gone: set[str] = set()
         registry = self.registry
         self.requests_total = Counter(
             "sfddm_requests_total", "Requests answered, by outcome", ["model", "outcome"], registry=registry
@@ -75,6 +77,15 @@ class Metrics:
         self.ready = Gauge(
             "sfddm_ready", "1 while requests are accepted: models loaded, not draining, not failed", registry=registry
         )
+        self.reloads_total = Counter(
+            "sfddm_reloads_total", "Reloads of the zoos, by whether every folder was loaded", ["outcome"], registry=registry
+        )
+        self.model_outdated = Gauge(
+            "sfddm_model_outdated",
+            "1 while what is on disk cannot be loaded and what was loaded before is served",
+            ["model"],
+            registry=registry,
+        )
         self.model_loaded = Gauge("sfddm_model_loaded", "1 when the model is loaded and warm", ["model"], registry=registry)
         self.cache_images_total = Counter(
             "sfddm_cache_images_total", "Images looked up in the result cache", ["outcome"], registry=registry
@@ -93,12 +104,33 @@ class Metrics:
         GCCollector(registry=registry)
         if (gpu := find_gpu()) is not None:
             registry.register(gpu)
+        for reason in SHED_REASONS:
+            self.shed_total.labels(reason=reason)
+        for outcome in ("ok", "failed"):
+            self.reloads_total.labels(outcome=outcome)
+        self.serve(models, variants)
+
+    def serve(self, models: Iterable[str], variants: Iterable[str]) -> None:
+        """These are the models served from now on, and the solver variants with labels of their own."""
+        for variant in self._variants - set(variants):
+            self._remove(variant)
+        self._variants = frozenset(variants)
         for model in models:
+            self._gone.discard(model)
             self.wasted_steps_total.labels(model=model)
             for outcome in OUTCOMES:
                 self.requests_total.labels(model=model, outcome=outcome)
-        for reason in SHED_REASONS:
-            self.shed_total.labels(reason=reason)
+
+    def forget(self, model: str) -> None:
+        """Remove the series of a model that is gone; what is still to be counted of it counts under `unloaded`."""
+        self._gone.add(model)
+        for label in (model, f"{model}@other", *(variant for variant in self._variants if variant.startswith(f"{model}@"))):
+            self._remove(label)
+
+    def _remove(self, label: str) -> None:
+        for metric in vars(self).values():
+            if isinstance(metric, MetricWrapperBase) and "model" in metric._labelnames:
+                metric.remove_by_labels({"model": label})
 
     def watch_engine(
         self, *, backlog_s: Callable[[], float], running_rows: Callable[[], float], waiting_requests: Callable[[], float]
@@ -118,6 +150,8 @@ class Metrics:
     def model_label(self, model_id: str) -> str:
         """The `model` label of an id from Catalogue.resolve: variants that are not configured share one value."""
         base, at, _ = model_id.partition("@")
+        if base in self._gone:
+            return "unloaded"
         return f"{base}@other" if at and model_id not in self._variants else model_id
 
     def exposition(self) -> bytes:

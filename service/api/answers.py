@@ -112,7 +112,8 @@ async def images_of(
     no_cache = "no-cache" in request.headers.get("cache-control", "")
     if fresh or no_cache or not service.cache.serves(service.engine.models[model.entry.id].provider):
         return await compute(images)
-    return await service.cache.images(model, images, compute)
+    with service.engine.lifecycle.hold([model]):  # a reload may come while the cache is asked
+        return await service.cache.images(model, images, compute)
 
 
 async def images_unless_client_leaves(ticket: Ticket, request: Request) -> list[Finished]:
@@ -197,6 +198,7 @@ def file_headers(model: Resolved, images: Sequence[Finished], assignment: Assign
         "x-seed": str(spec.seed),
         "x-index": str(spec.index),
         "x-model": model.id,
+        "x-model-sha256": model.entry.manifest.sha256,
         "x-steps": str(len(model.plan)),
         "x-device": f"{device.provider}; precision={device.precision}; batch={smallest}-{largest}",
         "x-cache": "hit" if all(image.cached for image in images) else "miss",
@@ -232,6 +234,7 @@ def generation_response(
         output_format=style.image_format,
         size=generation.size,
         model=model.id,
+        model_sha256=model.entry.manifest.sha256,
         steps=len(model.plan),
         seed=generation.seed,
         service_tier=service_tier(generation),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -10,14 +11,18 @@ import structlog
 from fastapi import FastAPI
 
 from service.api import comparisons, experiments, files, health, images, interpolations, jobs, kserve, models, page
+from service.api.admin import admin_router
+from service.api.body import Arriving, WholeBody
 from service.api.errors import install_error_handlers
 from service.api.idempotency import Idempotency
-from service.api.middleware import BodyLimit, HeadAsGet, RateLimitHeaders, RequestContext
+from service.api.middleware import HeadAsGet, RateLimitHeaders, RequestContext
 from service.api.openapi import describe
+from service.api.reload import Reloader
 from service.api.state import assemble, check_experiments, open_catalogue
 from service.jobs import JobRunner
 from service.settings import Settings
 
+_GIVE_BACK_S = 1.0
 _log = structlog.get_logger("service.api")
 
 
@@ -25,12 +30,18 @@ def create_app(settings: Settings) -> FastAPI:
     """The application for these settings. Raises StartupError with one sentence when there is nothing to serve."""
     service = assemble(settings, open_catalogue(settings.zoos))
     check_experiments(settings, service.catalogue)
+    arriving = Arriving(settings.body_timeout_s)
     runner = JobRunner(service.store.jobs, service.catalogue, service.engine, service.metrics)
 
     async def drain(seconds: float) -> None:
-        """Refuse new work, finish what runs within so many seconds, and give up the rest."""
-        await runner.stop()  # first: another replica can go on with its chunks while this one drains
+        """Refuse new work, finish what runs within so many seconds, and give up the rest.
+
+        Jobs are given back at once: another replica can go on with them while this one drains.
+        """
+        arriving.end()
+        stopping = asyncio.create_task(runner.stop())
         await service.engine.drain(seconds)
+        await asyncio.wait((stopping,), timeout=_GIVE_BACK_S)  # a store that is away must not keep the process
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,17 +65,19 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.state.drain = drain
+    app.state.reloader = Reloader(service, lambda: setattr(app, "openapi_schema", None))
     app.add_middleware(
         Idempotency, blobs=service.store.blobs, max_bytes=settings.idempotency_bytes, ttl_s=settings.idempotency_ttl_s
     )
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RateLimitHeaders, engine=service.engine, limit_s=settings.max_backlog_s)
+    app.add_middleware(WholeBody, limit=settings.max_body_bytes, arriving=arriving)
     # Added last, so outermost: a refused body has an id and a log line too.
     app.add_middleware(RequestContext, metrics=service.metrics)
     install_error_handlers(app)
     for room in (images, interpolations, comparisons, files, jobs, experiments, models, kserve, health, page):
         app.include_router(room.router)
+    app.include_router(admin_router(settings.admin_token))
     describe(app, service)
     return app
 

@@ -62,7 +62,10 @@ async def compare(body: ComparisonRequest, request: Request, service: ServiceOf)
         events = comparing.events(run)
         if body.stream:
             return EventStream(events, outcome, run.cancel)
-        answer = await unless_client_leaves(_last(events), request)
+        try:
+            answer = await unless_client_leaves(_last(events), request)
+        finally:
+            run.cancel()
     except BaseException as error:
         outcome.end(outcome_of(error))
         raise

@@ -1,6 +1,7 @@
 """Every error in OpenAI's shape: {"error": {"message", "type", "param", "code"}}; under /v2 in KServe's: {"error": message}.
 
 400 invalid_request_error      a field is wrong; param names it
+401 invalid_request_error      /admin without its token
 403, 410 invalid_request_error the url of an image was altered, or has expired
 404 invalid_request_error      no such route, model (code model_not_found), job or experiment
 405, 406, 413                  wrong method, no media type that is accepted, body too large
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -39,8 +41,17 @@ class ClientLeftError(Exception):
 class InvalidRequestError(Exception):
     """A request that cannot be served as it is; names the field. A 400 unless another status says it better."""
 
-    def __init__(self, message: str, param: str | None, code: str | None = None, *, status: int = 400) -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None,
+        code: str | None = None,
+        *,
+        status: int = 400,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(message)
+        self.headers = headers
         self.param = param
         self.code = code
         self.status = status
@@ -77,7 +88,7 @@ def problem_of(error: Exception) -> Problem:
     """What an exception of ours means to a client; anything unknown is a 500 that gives nothing away."""
     match error:
         case InvalidRequestError():
-            return Problem(error.status, str(error), param=error.param, code=error.code)
+            return Problem(error.status, str(error), param=error.param, code=error.code, headers=error.headers)
         case RequestValidationError():
             message, param = describe_validation(error)
             return Problem(400, message, param=param)

@@ -19,7 +19,6 @@ from contextlib import suppress
 from typing import Final
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,11 +54,7 @@ class Idempotency:
             message = "Idempotency-Key: send 1 to 255 printable ASCII characters without spaces."
             await Problem(400, message, param="Idempotency-Key").response()(scope, receive, send)
             return
-        try:
-            body = await Request(scope, receive).body()
-        except HTTPException as error:  # the limit on bodies; the handlers of the application are further in
-            await Problem(error.status_code, error.detail, code="body_too_large").response()(scope, receive, send)
-            return
+        body = await Request(scope, receive).body()
         name = hashlib.sha256(f"{scope['path']}\0{key}".encode()).hexdigest()
         fingerprint = _fingerprint(scope, body)
         try:

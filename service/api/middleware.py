@@ -1,20 +1,20 @@
-"""What surrounds every request: its id, its log line, what is left of the service, the limit on its body, HEAD, and the
-answer when we fail."""
+"""What surrounds every request: its id, its log line, what is left of the service, HEAD, and the answer when we fail."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import Problem
+from service.api.errors import Problem, problem_of
 from service.api.state import Lane
 from service.engine.engine import Engine
+from service.engine.request import UnavailableError
 from service.telemetry import Metrics
 
 REQUEST_ID = "x-request-id"
@@ -22,7 +22,7 @@ _SANE_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})  # polled every few seconds by machines
 
 _REFUSED = frozenset(
-    {400, 404, 406, 413, 422}
+    {400, 404, 406, 408, 413, 422}
 )  # for what is wrong with them; overload and the like are counted where they arise
 
 _log = structlog.get_logger("service.api")
@@ -57,6 +57,11 @@ class RequestContext:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except asyncio.CancelledError:  # the server's drain is over
+                if status is not None:
+                    raise
+                late = problem_of(UnavailableError("The service has shut down before this was answered; send it elsewhere."))
+                await late.response(scope["path"])(scope, receive, send_with_id)
             except Exception:
                 _log.exception("request_failed", path=scope["path"])
                 if status is not None:  # too late for an answer: let the server close the connection
@@ -70,41 +75,6 @@ class RequestContext:
                 log = _log.debug if scope["path"] in _QUIET else _log.info
                 seconds = round(time.perf_counter() - started, 4)
                 log("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
-
-
-class BodyLimit:
-    """Refuses bodies above `limit` bytes with a 413, whether announced in Content-Length or only found while reading."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app = app
-        self._limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        announced = Headers(scope=scope).get("content-length", "")
-        received = int(announced) if announced.isdecimal() else 0
-        if received > self._limit:
-            problem = Problem(413, self._message, code="body_too_large")
-            await problem.response(scope["path"])(scope, receive, send)
-            return
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self._limit:
-                    raise HTTPException(413, self._message)
-            return message
-
-        await self._app(scope, limited, send)
-
-    @property
-    def _message(self) -> str:
-        return f"The body is larger than {self._limit} bytes; send a smaller one."
 
 
 class HeadAsGet:

@@ -44,7 +44,7 @@ def model_body(service: Service, model: Resolved) -> ModelBody:
         default=model.id == service.default_model,
         image=manifest.image,
         size=size_of(manifest.image),
-        bytes=model.entry.graph.stat().st_size,
+        bytes=model.entry.size,
         classes=manifest.classes,
         parameters=manifest.parameters,
         prediction_type=manifest.prediction_type,
@@ -53,6 +53,7 @@ def model_body(service: Service, model: Resolved) -> ModelBody:
         variants=[f"{manifest.id}@{sampler}-NNN" for sampler in SAMPLERS] if manifest.kind == "teacher" else [],
         status=status.state,
         reason=status.reason,
+        sha256=manifest.sha256,
         provider=status.provider,
         precision=status.precision,
         ms_per_step=dict(status.step_ms),
@@ -67,8 +68,8 @@ def _experiment_body(service: Service, name: str) -> ExperimentModelBody:
 
 
 def _created(entry: Entry) -> int:
-    """Unix seconds of the export; of the graph file where the manifest's time is not ISO 8601."""
+    """Unix seconds of the export; 0 where the manifest's time is not ISO 8601."""
     try:
         return int(datetime.fromisoformat(entry.manifest.provenance.created).timestamp())
     except ValueError:
-        return int(entry.graph.stat().st_mtime)
+        return 0

@@ -147,6 +147,7 @@ class GenerationResponse(BaseModel):
     output_format: ImageFormat
     size: str
     model: str
+    model_sha256: str = Field(description="of the weights that made them, which a reload may change")
     steps: int
     seed: int
     service_tier: Literal["default", "flex"]
@@ -200,6 +201,7 @@ class CompletedEvent(ImageFacts):
     usage: Usage = Usage()
     image_index: int = Field(description="which of the request's n images")
     model: str
+    model_sha256: str = Field(description="of the weights that made it")
     steps: int
     service_tier: Literal["default", "flex"]
     timing: TimingBody
@@ -228,7 +230,8 @@ class ModelBody(BaseModel):
     ranking: Ranking | None
     variants: list[str] = Field(description="patterns of training-free variants, NNN from 001 to the teacher's steps")
     status: Literal["loading", "loaded", "failed"]
-    reason: str | None = Field(description="why it failed")
+    reason: str | None = Field(description="why it failed; of a loaded one: why what is on disk now is not what is served")
+    sha256: str = Field(description="of model.onnx as it is served")
     provider: str | None = Field(description="what computes it")
     precision: str | None = Field(description="what it computes in")
     ms_per_step: dict[int, float] = Field(description="calibrated: batch size -> ms of one evaluation")

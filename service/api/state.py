@@ -43,7 +43,6 @@ class Service:
 
     settings: Settings
     catalogue: Catalogue
-    default_model: str
     metrics: Metrics
     engine: Engine
     store: Store
@@ -51,6 +50,11 @@ class Service:
     experiments: Experiments
     links: ImageLinks
     isolation: Isolation
+
+    @property
+    def default_model(self) -> str:
+        """The model of requests that name none; where the settings name none either it may change with a reload."""
+        return choose_default(self.catalogue, self.settings.default_model)
 
     def resolve(self, model_id: str | None) -> Resolved:
         """The model of a request, the default one when it names none. Raises UnknownModelError."""
@@ -85,6 +89,8 @@ def choose_default(catalogue: Catalogue, wanted: str | None) -> str:
 
     Raises StartupError when the wanted one does not exist.
     """
+    if not catalogue.entries:
+        raise StartupError("No model would be left to serve.")
     if wanted is None:
         sixteen = (e.id for e in catalogue.entries.values() if e.manifest.kind == "student" and e.manifest.steps == 16)
         return next(sixteen, next(iter(catalogue.entries)))
@@ -123,7 +129,7 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     gpu_memory = None if settings.gpu_memory_mb is None else settings.gpu_memory_mb << 20
     backend = choose_backend(settings.provider, threads=settings.threads, gpu_memory=gpu_memory)
     engine = Engine(catalogue, backend, config, metrics)
-    default = choose_default(catalogue, settings.default_model)
+    choose_default(catalogue, settings.default_model)
     store = open_store(settings)
     metrics.max_backlog_seconds.set(settings.max_backlog_s)
     metrics.ready.set_function(lambda: engine.ready)
@@ -132,7 +138,7 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     experiments = Experiments(settings.experiments, store.samples, metrics)
     links = ImageLinks(settings.url_secret, settings.url_expire_s)
     isolation = Isolation(settings.isolated_s)
-    return Service(settings, catalogue, default, metrics, engine, store, cache, experiments, links, isolation)
+    return Service(settings, catalogue, metrics, engine, store, cache, experiments, links, isolation)
 
 
 def open_store(settings: Settings) -> Store:

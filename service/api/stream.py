@@ -132,5 +132,6 @@ def _event_body(
     if isinstance(event, Finished):
         made = {"timing": timing_body(event.timing), "device": device_body(event.device)}
         tier = {"service_tier": service_tier(generation), "experiment": arm_body(assignment)}
-        return CompletedEvent.model_validate({**shared, **made, **tier})
+        sha256 = generation.model.entry.manifest.sha256
+        return CompletedEvent.model_validate({**shared, **made, **tier, "model_sha256": sha256})
     return PartialImageEvent.model_validate({**shared, "partial_image_index": event.number, "step": event.step})

@@ -60,5 +60,9 @@ class Backend(Protocol):
     def fingerprint(self) -> str:
         """What a step's speed depends on beside the model: runtime, version, provider, device, threads."""
 
+    @property
+    def loads_beside_steps(self) -> bool:
+        """Whether `load` may run in one thread while networks loaded before step in another."""
+
     def load(self, entry: Entry) -> Network:
         """Load an entry's graph. Raises BackendError with the reason."""

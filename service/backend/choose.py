@@ -79,6 +79,10 @@ class FasterOf:
     def fingerprint(self) -> str:
         return f"{self._reference.fingerprint} or {self._candidate.fingerprint}"
 
+    @property
+    def loads_beside_steps(self) -> bool:
+        return self._reference.loads_beside_steps and self._candidate.loads_beside_steps
+
     def load(self, entry: Entry) -> Network:
         """The better network. Raises BackendError when the reference cannot run the entry."""
         reference = self._reference.load(entry)

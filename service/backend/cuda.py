@@ -100,6 +100,10 @@ class CudaBackend:
         precision = self._precision or "float16 or float32"
         return f"onnxruntime {ort.__version__} {CUDA} {precision} {self._gpu.name} graphs={self._graphs} nhwc={self._nhwc}"
 
+    @property
+    def loads_beside_steps(self) -> bool:
+        return False  # while a graph is captured, what other threads do on the device breaks it
+
     def load(self, entry: Entry) -> BoundNetwork:
         """A network on the GPU. Raises BackendError when it does not load, breaks the contract or leaves the GPU."""
         if self._precision == "float32":

@@ -52,6 +52,10 @@ class OnnxBackend:
     def fingerprint(self) -> str:
         return f"onnxruntime {ort.__version__} {CPU} float32 {cpu_name()} {self._threads} threads, rows apart"
 
+    @property
+    def loads_beside_steps(self) -> bool:
+        return True
+
     def load(self, entry: Entry) -> OnnxNetwork:
         """Sessions for the entry's graph. Raises BackendError when it does not load or breaks the step graph contract."""
         wide = open_session(entry, str(entry.graph), session_options(self._threads), [CPU])

@@ -46,6 +46,10 @@ class OpenVinoBackend:
         device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
         return f"openvino {ov.__version__} {self._precision} {device} {self._threads} threads"
 
+    @property
+    def loads_beside_steps(self) -> bool:
+        return True
+
     def load(self, entry: Entry) -> OpenVinoNetwork:
         """A network for the entry's graph. Raises BackendError when it does not run, or rows feel their company."""
         hints = {

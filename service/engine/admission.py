@@ -29,7 +29,7 @@ HEADROOM = 0.3
 
 def check_backlog(scheduler: Scheduler, model: Resolved, limit_s: float, *, flex: bool) -> None:
     """Raise OverloadedError when the model's lane holds more than limit_s of work."""
-    wait_s = scheduler.wait_s(model.entry.id, flex=flex)
+    wait_s = scheduler.wait_s(model.entry.key, flex=flex)
     if wait_s > limit_s:
         raise OverloadedError(
             f"The work waiting for {model.entry.id} takes about {_seconds(wait_s)}, more than the {limit_s:g} s allowed; "
@@ -43,7 +43,7 @@ def check_exclusive(scheduler: Scheduler, model: Resolved, images: int, seconds:
 
     Not while other images have it, and not while that would break a promise.
     """
-    needed_s = min(seconds, scheduler.alone_s(model.entry.id, images, len(model.plan)))
+    needed_s = min(seconds, scheduler.alone_s(model.entry.key, images, len(model.plan)))
     left_s = scheduler.exclusive_left_s
     if left_s or scheduler.delay_breaks_promise(needed_s, now_s):
         raise OverloadedError("Other work has been promised the device; try again in a moment.", left_s or needed_s)
@@ -64,21 +64,21 @@ def choose(
     One that fits with headroom comes before one that only just fits: it can be kept when others join, and leaves them room.
     Raises OverloadedError when none is now but one would be later, LatencyError when none is even on an idle device.
     """
-    expected = [scheduler.completion_s(model.entry.id, images, len(model.plan), flex=flex) for model in models]
+    expected = [scheduler.completion_s(model.entry.key, images, len(model.plan), flex=flex) for model in models]
     for within_s in (HEADROOM * max_latency_s, max_latency_s):
         for model, expected_s in zip(models, expected, strict=True):
-            entry_id, steps = model.entry.id, len(model.plan)
+            key, steps = model.entry.key, len(model.plan)
             if (
                 expected_s <= within_s
-                and scheduler.wait_s(entry_id, flex=flex) <= limit_s
-                and not scheduler.breaks_promise(entry_id, images, steps, now_s, flex=flex)
+                and scheduler.wait_s(key, flex=flex) <= limit_s
+                and not scheduler.breaks_promise(key, images, steps, now_s, flex=flex)
             ):
                 return model
-    alone_s = [scheduler.alone_s(model.entry.id, images, len(model.plan)) for model in models]
+    alone_s = [scheduler.alone_s(model.entry.key, images, len(model.plan)) for model in models]
     retry_s = []
     for model, expected_s, least_s in zip(models, expected, alone_s, strict=True):
         if least_s <= max_latency_s:
-            wait_s = max(expected_s - max_latency_s, scheduler.wait_s(model.entry.id, flex=flex) - limit_s)
+            wait_s = max(expected_s - max_latency_s, scheduler.wait_s(model.entry.key, flex=flex) - limit_s)
             retry_s.append(wait_s if wait_s > 0 else least_s)  # in the way of a promise: about as long as its like takes
     if retry_s:
         raise OverloadedError(

@@ -33,11 +33,17 @@ _TOO_QUICK = 0.5  # a curve measured on a busy machine must not keep batches sma
 _INVARIANT = "CPUExecutionProvider"  # gives the same bytes whatever the batch size, so needs no fixed one
 
 
-def calibrate(network: Network, entry: Entry, fingerprint: str, config: EngineConfig) -> StepCosts:
+def calibrate(
+    network: Network,
+    entry: Entry,
+    fingerprint: str,
+    config: EngineConfig,
+    clock: Callable[[], float] = time.perf_counter,
+) -> StepCosts:
     """The model's buckets and what a step of each costs; leaves the network prepared and warm.
 
-    fingerprint: the backend's. Raises BackendError for a network that cannot fill up batches in deterministic mode, and
-    whatever the runtime raises.
+    fingerprint: the backend's. clock: what measures a step, in seconds. Raises BackendError for a network that cannot fill up
+    batches in deterministic mode, and whatever the runtime raises.
     """
     fixed = config.deterministic and network.provider != _INVARIANT
     key: dict[str, str | float] = {
@@ -51,15 +57,16 @@ def calibrate(network: Network, entry: Entry, fingerprint: str, config: EngineCo
         "fixed": fixed,
     }
     curve = _recall(config.cache_dir, key)
-    if curve is not None and _measure(network, entry, max(curve)) < _TOO_QUICK * curve[max(curve)]:
+    if curve is not None and _measure(network, entry, max(curve), clock) < _TOO_QUICK * curve[max(curve)]:
         log.info("calibration_outdated", model=entry.id, reason="steps take less than half the time they took")
         curve = None
     if curve is not None:
         network.prepare(sorted(curve))
     else:
-        buckets = [config.max_batch] if fixed else choose_buckets(sweep(network, entry, config), config.max_step_ms / 1000)
+        curve = {} if fixed else sweep(network, entry, config, clock)
+        buckets = [config.max_batch] if fixed else choose_buckets(curve, config.max_step_ms / 1000)
         network.prepare(buckets)
-        curve = {rows: _measure(network, entry, rows) for rows in buckets}  # again: preparing may have changed the times
+        curve = {rows: _measure(network, entry, rows, clock) for rows in buckets}  # again: preparing may have changed the times
         _remember(config.cache_dir, key, curve)
     if fixed and network.padded(1) != config.max_batch:
         raise BackendError(f"{network.provider} cannot fill up batches to {config.max_batch} rows as deterministic mode needs")

@@ -4,6 +4,8 @@
     execute    one network evaluation for them (execute.py)
     deliver    advance the rows; hand finished images and previews to the event loops that wait for them
 
+Between two rounds it does what loading and freeing models needs of the device (lifecycle.py), a piece at a time.
+
 `submit` and `cancel` run in the event loop and only change what the next `schedule` sees, under a lock that is never held
 while the device works. So rows join and leave at step boundaries, and the event loop never waits for the device.
 
@@ -28,7 +30,8 @@ from service.backend.base import Backend
 from service.engine import admission
 from service.engine.config import EngineConfig
 from service.engine.execute import Evaluation, evaluate
-from service.engine.load import Loaded, ModelStatus, load
+from service.engine.lifecycle import Lifecycle
+from service.engine.load import Loaded, ModelStatus
 from service.engine.request import (
     EngineError,
     Failed,
@@ -49,6 +52,7 @@ from service.telemetry import Metrics
 log = structlog.get_logger(__name__)
 
 DEVICE_LOST = 32
+LAST_STEP_S = 1.0  # how long the end of a drain waits for the step that is under way
 
 _STARTING = "The service is still loading its models; try again in a moment."
 _DRAINING = "The service is shutting down; send the request to another replica or try again later."
@@ -63,11 +67,8 @@ class Engine:
     """Serves every model of a catalogue on one device."""
 
     def __init__(self, catalogue: Catalogue, backend: Backend, config: EngineConfig, metrics: Metrics) -> None:
-        self._catalogue = catalogue
-        self._backend = backend
         self._config = config
         self._metrics = metrics
-        self._loaded: dict[str, Loaded] = {}  # engine thread only
         self._dead_batches = 0  # engine thread only: in a row
         self._boundary_s = 0.0  # engine thread only: when the last step ended or waiting for work did
         self._changed = threading.Condition()  # guards everything below
@@ -76,7 +77,7 @@ class Engine:
         self._next_number = 0
         self._running_rows = 0
         self._waiting_requests = 0
-        self._models = {entry_id: ModelStatus("loading") for entry_id in catalogue.entries}
+        self.lifecycle = Lifecycle(catalogue.entries.values(), backend, config, self._scheduler, metrics, self._changed)
         self._state: Literal["starting", "serving", "draining", "stopped"] = "starting"
         self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -93,7 +94,12 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Every model has been tried, at least one is loaded, and requests are accepted."""
-        return self._state == "serving" and any(status.state == "loaded" for status in self._models.values())
+        return self._state == "serving" and any(status.state == "loaded" for status in self.models.values())
+
+    @property
+    def state(self) -> Literal["starting", "serving", "draining", "stopped"]:
+        """Where in its life the engine is."""
+        return self._state
 
     @property
     def failure(self) -> str | None:
@@ -103,16 +109,16 @@ class Engine:
     @property
     def models(self) -> Mapping[str, ModelStatus]:
         """Status by entry id."""
-        return MappingProxyType(self._models)
+        return MappingProxyType(self.lifecycle.statuses)
 
     def wait_s(self, model: Resolved, *, flex: bool = False) -> float | None:
-        """Estimated seconds until the model's lane has done what it holds now; None unless the model is loaded.
+        """Estimated seconds until the model's lane has done what it holds now; None unless the model is on the device.
 
         A request is refused while this is more than max_backlog_s, see admission.py.
         """
         with self._changed:
-            loaded = self._models[model.entry.id].state == "loaded"
-            return self._scheduler.wait_s(model.entry.id, flex=flex) if loaded else None
+            loaded = self.lifecycle.find(model.entry.key)
+            return None if loaded is None else self._scheduler.wait_s(model.entry.key, flex=flex)
 
     def choose(self, models: Sequence[Resolved], images: int, max_latency_s: float, *, flex: bool = False) -> Resolved:
         """The first of `models`, best first, that is estimated to make `images` images within max_latency_s.
@@ -121,7 +127,7 @@ class Engine:
         OverloadedError when none is fast enough now, and LatencyError when none ever is.
         """
         with self._changed:
-            loaded = [model for model in models if self._models[model.entry.id].state == "loaded"]
+            loaded = [model for model in models if self.lifecycle.find(model.entry.key) is not None]
             self._check_serving(loaded[0] if loaded else models[0])
             try:
                 return admission.choose(
@@ -148,16 +154,16 @@ class Engine:
         flex: work that can wait, see scheduler.py.
         exclusive_s: device seconds in which nothing else runs, from the next step boundary until the request is done; when
         they are spent, what is left shares the device as ever. OverloadedError while that would break a promise.
-        Raises UnavailableError (starting, draining, failed, or the model failed to load), OverloadedError (see
+        Raises UnavailableError (starting, draining, failed, or the model failed to load or is gone), OverloadedError (see
         admission.py) and ValueError for images that do not fit the model.
         """
         check_request(model.entry.manifest, images, previews)
-        entry_id, steps = model.entry.id, len(model.plan)
+        key, steps = model.entry.key, len(model.plan)
         due = preview_steps(steps, previews)
         loop = asyncio.get_running_loop()
         longest_s = self._config.max_backlog_s
         with self._changed:
-            self._check_serving(model)
+            loaded = self._check_serving(model)
             try:
                 admission.check_backlog(self._scheduler, model, longest_s, flex=flex)
             except OverloadedError:
@@ -171,16 +177,17 @@ class Engine:
                 loop,
                 self._cancel,
                 first=self._next_number,
-                estimated_s=self._scheduler.completion_s(entry_id, len(images), steps, flex=flex),
+                estimated_s=self._scheduler.completion_s(key, len(images), steps, flex=flex),
                 max_latency_s=max_latency_s,
             )
             self._next_number += len(images)
             for position, (number, spec) in enumerate(zip(ticket.numbers, ticket.specs, strict=True)):
                 self._rows[number] = Row(number, ticket, position, spec, model, due, now_s)
+            loaded.users += len(images)
             self._waiting_requests += 1
             deadline_s = now_s + (longest_s if max_latency_s is None else min(max_latency_s, longest_s))
             self._scheduler.admit(
-                entry_id, ticket.numbers, steps, deadline_s=deadline_s, promised=max_latency_s is not None, flex=flex
+                key, ticket.numbers, steps, deadline_s=deadline_s, promised=max_latency_s is not None, flex=flex
             )
             if exclusive_s:
                 self._scheduler.run_exclusively(ticket.numbers, exclusive_s)
@@ -190,21 +197,27 @@ class Engine:
     async def drain(self, timeout_s: float) -> None:
         """Refuse new work, finish what is admitted within timeout_s, fail what is left, and stop the thread.
 
-        A step or a model load in progress is waited for, however long it takes.
+        A step or a model load in progress at the end is waited for LAST_STEP_S, and left to itself if it takes longer.
         """
         await asyncio.to_thread(self._drain, timeout_s)
 
     # Admission and cancellation: any thread
 
-    def _check_serving(self, model: Resolved) -> None:
-        """Raise unless requests for this model are accepted at all."""
+    def _check_serving(self, model: Resolved) -> Loaded:
+        """The model on the device; raise unless requests for it are accepted at all."""
         if self._state != "serving":
             self._shed("failed" if self._failure else self._state)
             raise UnavailableError(_FAILED if self._failure else _STARTING if self._state == "starting" else _DRAINING)
-        status = self._models[model.entry.id]
-        if status.state == "failed":
+        loaded = self.lifecycle.find(model.entry.key)
+        if loaded is None:
             self._shed("model_failed")
-            raise UnavailableError(f"The model {model.entry.id} could not be loaded: {status.reason}")
+            status, name = self.models.get(model.entry.id), model.entry.id
+            if status is not None and status.state == "failed":
+                raise UnavailableError(f"The model {name} could not be loaded: {status.reason}")
+            raise UnavailableError(
+                f"The model {name} was replaced or unloaded while the request was on its way; send it again."
+            )
+        return loaded
 
     def _cancel(self, ticket: Ticket) -> None:
         with self._changed:
@@ -218,9 +231,16 @@ class Engine:
         if rows:
             hand_over([(ticket, reason)])
 
+    def _drop_all(self) -> None:
+        """Fail what is left: the engine has stopped."""
+        for ticket in {row.ticket for row in self._rows.values()}:
+            self._drop(ticket, UnavailableError(_FAILED if self._failure else _DRAINING))
+
     def _leave(self, row: Row, *, wasted: int) -> None:
         """Forget a row, however it ended. wasted: steps it took for nothing."""
         del self._rows[row.number]
+        if (loaded := self.lifecycle.find(row.model.entry.key)) is not None:
+            loaded.users -= 1
         row.ticket.unfinished -= 1
         self._running_rows -= row.started
         self._waiting_requests -= not row.ticket.started and not row.ticket.unfinished
@@ -236,49 +256,35 @@ class Engine:
             self._state = "stopped"
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(LAST_STEP_S)
+            with self._changed:
+                self._drop_all()
 
     # The engine thread
 
     def _run(self) -> None:
         try:
-            self._load()
-            while (work := self._schedule()) is not None:
-                batch, rows = work
-                start_s = time.perf_counter()
-                evaluation = evaluate(self._loaded[batch.model].network, rows, start_s)
-                self._deliver(batch, rows, evaluation, time.perf_counter() - start_s)
+            self.lifecycle.load_all(lambda: self._state == "starting")
+            with self._changed:
+                if self._state == "starting":
+                    self._state = "serving"
+            self._boundary_s = time.perf_counter()
+            while self._state != "stopped":
+                if self.lifecycle.upkeep():
+                    self._boundary_s = time.perf_counter()  # no model is charged for it
+                if (work := self._schedule()) is not None:
+                    self._step(*work)
         except Exception as error:
             log.exception("engine_failed")
             self._failure = f"{type(error).__name__}: {error}"
         finally:
             with self._changed:
                 self._state = "stopped"
-                for ticket in {row.ticket for row in self._rows.values()}:
-                    self._drop(ticket, UnavailableError(_FAILED if self._failure else _DRAINING))
-            self._loaded.clear()
-
-    def _load(self) -> None:
-        """Load and calibrate each model; one that fails is reported and does not stop the others."""
-        for entry in self._catalogue.entries.values():
-            if self._state != "starting":
-                return
-            loaded = load(entry, self._backend, self._config)
-            self._metrics.model_loaded.labels(model=entry.id).set(isinstance(loaded, Loaded))
-            if isinstance(loaded, ModelStatus):
-                self._models[entry.id] = loaded
-                continue
-            with self._changed:
-                self._scheduler.add_model(entry.id, loaded.costs, self._config.weights.get(entry.id, 1.0))
-            self._loaded[entry.id] = loaded
-            self._models[entry.id] = loaded.status
-        with self._changed:
-            if self._state == "starting":
-                self._state = "serving"
-            self._boundary_s = time.perf_counter()
+                self._drop_all()
+            self.lifecycle.close()
 
     def _schedule(self) -> tuple[Batch, list[Row]] | None:
-        """The next batch and its rows; waits for work. None when the engine is to stop."""
+        """The next batch and its rows; waits for work. None when there is other work, or the engine is to stop."""
         with self._changed:
             while self._state != "stopped":
                 batch = self._scheduler.schedule()
@@ -287,6 +293,8 @@ class Engine:
                     for row in rows:
                         self._mark_started(row)
                     return batch, rows
+                if self.lifecycle.due:
+                    return None
                 self._changed.wait()
                 self._boundary_s = time.perf_counter()
         return None
@@ -297,11 +305,19 @@ class Engine:
             self._waiting_requests -= not row.ticket.started
             row.started = row.ticket.started = True
 
-    def _deliver(self, batch: Batch, rows: Sequence[Row], evaluation: Evaluation, seconds: float) -> None:
+    def _step(self, batch: Batch, rows: Sequence[Row]) -> None:
+        """Execute and deliver."""
+        loaded = self.lifecycle.find(batch.model)
+        assert loaded is not None, "a version with rows stays on the device"
+        start_s = time.perf_counter()
+        evaluation = evaluate(loaded.network, rows, start_s)
+        self._deliver(loaded, batch, rows, evaluation, time.perf_counter() - start_s)
+
+    def _deliver(self, loaded: Loaded, batch: Batch, rows: Sequence[Row], evaluation: Evaluation, seconds: float) -> None:
         """Advance the rows and hand over what they have become; the heavy part needs no lock: rows are this thread's."""
-        loaded, now_s = self._loaded[batch.model], time.perf_counter()
+        model_id, now_s = loaded.entry.id, time.perf_counter()
         self._metrics.observe_step(
-            batch.model,
+            model_id,
             bucket=loaded.costs.bucket(len(rows)),
             rows=len(rows),
             padding=loaded.network.padded(len(rows)) - len(rows),
@@ -319,7 +335,7 @@ class Engine:
             told = []
             for row, event in zip(rows, events, strict=True):
                 if row.number not in self._rows:  # cancelled while on the device
-                    self._metrics.wasted_steps_total.labels(model=batch.model).inc()
+                    self._metrics.wasted_steps_total.labels(model=model_id).inc()
                     continue
                 if event is not None:
                     told.append((row.ticket, event))
@@ -330,7 +346,7 @@ class Engine:
                     self._leave(row, wasted=0)
                     self._observe(row.ticket, row.model.id, event.timing)
             if evaluation.fits is not None:
-                log.warning("batches_shrunk", model=batch.model, rows=evaluation.fits, reason="the device is out of memory")
+                log.warning("batches_shrunk", model=model_id, rows=evaluation.fits, reason="the device is out of memory")
                 self._scheduler.shrink(batch.model, evaluation.fits)
         hand_over(told)
         self._dead_batches = self._dead_batches + 1 if evaluation.dead else 0

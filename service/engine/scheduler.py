@@ -57,7 +57,8 @@ class Scheduler:
         self._lanes: dict[tuple[str, bool], Lane] = {}
         self._lane_of: dict[int, Lane] = {}
         self._ring: deque[Lane] = deque()  # lanes with rows or debt; the head is visited next
-        self._quantum_s = inf
+        self._quanta_s: dict[str, float] = {}  # seconds of a single row's step over the weight, by model
+        self._quantum_s = inf  # the smallest of them
         self._running: Lane | None = None  # between schedule and charge
         self._exclusive: list[int] = []  # rows of one lane; nothing else runs while there are any
         self._exclusive_s = 0.0  # how long at most
@@ -71,9 +72,19 @@ class Scheduler:
 
     def add_model(self, model: str, costs: StepCosts, weight: float = 1.0) -> None:
         """Open the model's lanes. weight: its share of the device relative to the other models' with work."""
-        self._quantum_s = min(self._quantum_s, costs.seconds(1) / weight)
+        self._quanta_s[model] = costs.seconds(1) / weight
+        self._quantum_s = min(self._quanta_s.values())
         self._lanes[model, False] = Lane(model, costs, weight)
         self._lanes[model, True] = Lane(model, costs, weight * FLEX_SHARE, flex=True)
+
+    def remove_model(self, model: str) -> None:
+        """Close the lanes of a model that has no rows any more."""
+        for flex in (False, True):
+            lane = self._lanes.pop((model, flex))
+            if lane in self._ring:
+                self._ring.remove(lane)
+        del self._quanta_s[model]
+        self._quantum_s = min(self._quanta_s.values(), default=inf)
 
     def admit(
         self,

@@ -87,6 +87,10 @@ class Watched:
     def fingerprint(self) -> str:
         return self._inner.fingerprint
 
+    @property
+    def loads_beside_steps(self) -> bool:
+        return True
+
     def load(self, entry: Entry) -> Network:
         return _WatchedNetwork(self._inner.load(entry), self)
 

@@ -1,0 +1,86 @@
+"""/admin: load, reload and unload models while the service runs. Only with SFDDM_ADMIN_TOKEN, sent as a bearer token.
+
+Without the setting there is no such resource: 404. With it, a request without the token is a 401.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Depends, Request
+from pydantic import SecretStr
+
+from service.api.errors import InvalidRequestError
+from service.api.reload import ReloadBody, Reloader
+
+_BEARER = "bearer "
+_log = structlog.get_logger("service.api")
+
+
+def _reloader_of(request: Request) -> Reloader:
+    reloader: Reloader = request.app.state.reloader
+    return reloader
+
+
+ReloaderOf = Annotated[Reloader, Depends(_reloader_of)]
+
+
+def admin_router(token: SecretStr | None) -> APIRouter:
+    """The routes for who has this token; where there is none, a sentence that says so."""
+    if token is None:
+        return _off()
+    expected = token.get_secret_value().encode()
+
+    def authorise(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        scheme, secret = given[: len(_BEARER)], given[len(_BEARER) :]
+        if not (hmac.compare_digest(secret.encode("latin-1"), expected) and scheme.lower() == _BEARER):
+            _log.warning("admin_refused", path=request.url.path)
+            raise InvalidRequestError(
+                "Authorization: send the server's SFDDM_ADMIN_TOKEN as a bearer token.",
+                "Authorization",
+                "invalid_admin_token",
+                status=401,
+                headers={"www-authenticate": "Bearer"},
+            )
+
+    router = APIRouter(tags=["admin"], prefix="/admin/models", dependencies=[Depends(authorise)])
+
+    @router.post("/reload", summary="Reload every zoo")
+    async def reload(reloader: ReloaderOf) -> ReloadBody:
+        """Make what is served what the zoos hold: load new folders, replace changed ones, unload those that are gone.
+
+        Requests go on: admitted ones finish on the weights that they began with. What cannot be loaded is among `failed`, and
+        the version loaded before is served on. The answer comes when all is done.
+        """
+        return await reloader.reload()
+
+    @router.put("/{model_id:path}", summary="Load or reload a model")
+    async def load(model_id: str, reloader: ReloaderOf) -> ReloadBody:
+        """Serve what the model's folder holds. 404 when no zoo has it, 422 when it cannot be loaded."""
+        body = await reloader.load(model_id)
+        for failed in body.failed:
+            raise InvalidRequestError(failed.reason, "model", "model_not_loaded", status=422)
+        return body
+
+    @router.delete("/{model_id:path}", summary="Unload a model")
+    async def unload(model_id: str, reloader: ReloaderOf) -> ReloadBody:
+        """Refuse new requests for a model (404), finish those admitted, and free its memory; a reload brings it back.
+
+        409 for a model that the default or an experiment needs, and for the last one.
+        """
+        return await reloader.unload(model_id)
+
+    return router
+
+
+def _off() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.api_route("/admin/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
+    async def off() -> None:
+        raise InvalidRequestError("/admin is off here; SFDDM_ADMIN_TOKEN switches it on.", None, "admin_off", status=404)
+
+    return router

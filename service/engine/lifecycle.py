@@ -1,0 +1,191 @@
+"""Which models are on the device while the service runs: loaded, replaced, unloaded, and freed when nobody needs them.
+
+    load     in a thread of its own: the backend opens the folder, then each measurement of the calibration is an errand that
+             the engine's thread runs between two steps, so what is served waits for one measurement at a time
+    serve    requests resolved from now on run on the new version, in lanes of its own
+    retire   a version that was replaced or unloaded finishes what was admitted to it, and serves whoever holds it
+    free     between two steps, once its last row and its last holder are gone
+
+Until then two versions of a model share the device like two models, and both are in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from models.catalogue import Entry, Resolved
+from service.backend.base import Backend
+from service.engine.config import EngineConfig
+from service.engine.load import Loaded, ModelStatus, load
+from service.engine.request import UnavailableError
+from service.engine.scheduler import Scheduler
+from service.tasks import in_daemon
+from service.telemetry import Metrics
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class Lifecycle:
+    """The versions of every model. The engine's condition guards it; methods that take it say so by not saying otherwise."""
+
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        backend: Backend,
+        config: EngineConfig,
+        scheduler: Scheduler,
+        metrics: Metrics,
+        changed: threading.Condition,
+    ) -> None:
+        self._entries = list(entries)
+        self._backend = backend
+        self._config = config
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._changed = changed
+        self.statuses = {entry.id: ModelStatus("loading") for entry in self._entries}
+        self._serving: dict[str, Loaded] = {}  # by id
+        self._versions: dict[str, Loaded] = {}  # by key, the retired ones too
+        self._retired: list[Loaded] = []
+        self._errands: deque[Callable[[], None]] = deque()
+        self._pending: set[Future[Any]] = set()  # whom errands are run for
+        self._closed = False
+
+    # What the engine does with it
+
+    def load_all(self, wanted: Callable[[], bool]) -> None:
+        """At start, in the engine's thread: load each model; one that fails is reported and does not stop the others."""
+        for entry in self._entries:
+            if not wanted():
+                return
+            self.serve(entry, load(entry, self._backend, self._config))
+
+    def find(self, key: str) -> Loaded | None:
+        """The version of this key, retired or not, while it is on the device."""
+        return self._versions.get(key)
+
+    @property
+    def due(self) -> bool:
+        """Whether `upkeep` has something to do. With the condition held."""
+        return bool(self._errands) or any(not loaded.users for loaded in self._retired)
+
+    def upkeep(self) -> bool:
+        """In the engine's thread, between two steps: free what nobody needs, and run one errand; whether there was one."""
+        if not self._errands and not self._retired:
+            return False
+        with self._changed:
+            for loaded in [loaded for loaded in self._retired if not loaded.users]:
+                self._free(loaded)
+            errand = self._errands.popleft() if self._errands else None
+        if errand is not None:
+            errand()
+        return errand is not None
+
+    def close(self) -> None:
+        """Let go of everything, in the engine's thread; loads under way fail."""
+        with self._changed:
+            self._closed = True
+            self._errands.clear()
+            for future in self._pending:
+                future.set_exception(UnavailableError("the service is shutting down"))
+            self._serving.clear()
+            self._versions.clear()
+            self._retired.clear()
+
+    # What a reload does with it
+
+    async def load(self, entry: Entry) -> Loaded | ModelStatus:
+        """Load an entry beside what is served, which goes on; nothing is sent to it before `serve`."""
+        return await in_daemon(partial(load, entry, self._backend, self._config, self._between_steps), name="loader")
+
+    def serve(self, entry: Entry, found: Loaded | ModelStatus) -> None:
+        """Send new requests for the entry's id to this version, or say in its status why there is none."""
+        with self._changed:
+            if isinstance(found, Loaded):
+                self._scheduler.add_model(entry.key, found.costs, self._config.weights.get(entry.id, 1.0))
+                self._versions[entry.key] = found
+                self._retire(entry.id)
+                self._serving[entry.id] = found
+                self.statuses[entry.id] = found.status
+            else:
+                self.statuses[entry.id] = found
+        self._metrics.model_loaded.labels(model=entry.id).set(isinstance(found, Loaded))
+
+    def unload(self, model_id: str) -> None:
+        """Send no new requests to a model; what it has begun is finished."""
+        with self._changed:
+            del self.statuses[model_id]
+            self._retire(model_id)
+            self._forget_if_gone(model_id)
+            self._changed.notify_all()
+
+    def outdated(self, model_id: str, reason: str | None) -> None:
+        """Say why what is on disk is not what is served; None: it is."""
+        with self._changed:
+            self.statuses[model_id] = replace(self.statuses[model_id], reason=reason)
+
+    @contextmanager
+    def hold(self, models: Iterable[Resolved]) -> Iterator[None]:
+        """Keep these models' versions for the length of the block, for who cannot submit before the event loop turns."""
+        with self._changed:
+            held = [loaded for model in models if (loaded := self._versions.get(model.entry.key)) is not None]
+            for loaded in held:
+                loaded.users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                for loaded in held:
+                    loaded.users -= 1
+                self._changed.notify_all()
+
+    def _between_steps(self, work: Callable[[], T], /) -> T:
+        """In a loader's thread: have the engine's thread do this between two steps, and wait for its result."""
+        future: Future[T] = Future()
+
+        def errand() -> None:
+            try:
+                result = work()
+            except Exception as error:
+                settle = partial(future.set_exception, error)
+            else:
+                settle = partial(future.set_result, result)
+            with self._changed:
+                self._pending.discard(future)
+            settle()
+
+        with self._changed:
+            if self._closed:
+                raise UnavailableError("the service is shutting down")
+            self._errands.append(errand)
+            self._pending.add(future)
+            self._changed.notify_all()
+        return future.result()
+
+    def _retire(self, model_id: str) -> None:
+        old = self._serving.pop(model_id, None)
+        if old is not None:
+            self._retired.append(old)
+
+    def _free(self, loaded: Loaded) -> None:
+        self._retired.remove(loaded)
+        del self._versions[loaded.entry.key]
+        self._scheduler.remove_model(loaded.entry.key)
+        log.info("model_freed", model=loaded.entry.id, sha256=loaded.entry.manifest.sha256)
+        self._forget_if_gone(loaded.entry.id)
+
+    def _forget_if_gone(self, model_id: str) -> None:
+        """The last series of a model that is not served any more goes with its last version."""
+        if model_id not in self.statuses and all(loaded.entry.id != model_id for loaded in self._retired):
+            self._metrics.forget(model_id)

@@ -1,0 +1,268 @@
+"""/admin/models: the zoo changes on disk, and the service follows, or says why it does not."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.catalogue import discover
+from models.manifest import read_manifest
+from service.engine.request import ImageSpec
+from tests.service.api.conftest import serving, tiny_app
+from tests.service.engine.support import reference
+from tests.tiny import CLASSES, make_model, make_tiny_zoo
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "a token of tests"
+ADMIN = {"authorization": f"Bearer {TOKEN}"}
+NAME = "tiny/student-004"
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    return make_tiny_zoo(tmp_path / "zoo")
+
+
+@asynccontextmanager
+async def admin(zoo: Path, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(tiny_app(zoo, admin_token=TOKEN, **changes)) as client:
+        client.headers.update(ADMIN)
+        yield client
+
+
+def retrain(zoo: Path, seed: int, name: str = "student-004", steps: int = 4) -> None:
+    """Other weights in a model's folder."""
+    shutil.rmtree(zoo / "tiny" / name, ignore_errors=True)
+    make_model(zoo, "tiny", name, teacher_steps=32, steps=steps, schedule="cosine", classes=CLASSES, seed=seed)
+
+
+def break_graph(zoo: Path, name: str = "student-004") -> None:
+    (zoo / "tiny" / name / "model.onnx").write_bytes(b"spoilt")
+
+
+async def reload(client: httpx.AsyncClient) -> dict[str, Any]:
+    response = await client.post("/admin/models/reload")
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    assert body.pop("object") == "reload"
+    return body
+
+
+async def generate(client: httpx.AsyncClient, model: str = NAME, **fields: Any) -> httpx.Response:
+    return await client.post("/v1/images/generations", json={"model": model, "seed": 3, "class_label": 0} | fields)
+
+
+async def assert_served(client: httpx.AsyncClient, zoo: Path) -> None:
+    """The answer's bytes and sha256 are those of the folder."""
+    model = discover([zoo]).resolve(NAME)
+    body = (await generate(client)).json()
+    with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
+        assert np.array_equal(np.asarray(image), reference(model, ImageSpec(3, 0, 0))[0])
+    assert (body["model_sha256"], body["steps"]) == (model.entry.manifest.sha256, len(model.plan))
+    listed = (await client.get(f"/v1/models/{NAME}")).json()
+    assert (listed["sha256"], listed["steps"], listed["reason"]) == (body["model_sha256"], body["steps"], None)
+
+
+async def test_a_reload_follows_the_zoo(zoo: Path) -> None:
+    async with admin(zoo) as client:
+        assert await reload(client) == {
+            "loaded": [],
+            "replaced": [],
+            "removed": [],
+            "kept": ["plain/teacher", NAME, "tiny/student-008", "tiny/teacher"],
+            "failed": [],
+        }
+        await assert_served(client, zoo)
+        retrain(zoo, 50, steps=3)
+        assert (await reload(client))["replaced"] == [NAME]
+        await assert_served(client, zoo)
+        retrain(zoo, 51, name="student-002", steps=2)
+        assert (await reload(client))["loaded"] == ["tiny/student-002"]
+        assert (await generate(client, "tiny/student-002")).status_code == 200
+        shutil.rmtree(zoo / "tiny" / "student-002")
+        assert (await reload(client))["removed"] == ["tiny/student-002"]
+        refused = await generate(client, "tiny/student-002")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        assert (await client.get("/v2/models/tiny/student-002/ready")).status_code == 404
+        for _ in range(100):
+            text = (await client.get("/metrics")).text
+            if "student-002" not in text:
+                break
+            await anyio.sleep(0.01)
+        assert "student-002" not in text
+        assert 'sfddm_reloads_total{outcome="ok"} 4.0' in text
+
+
+async def test_a_broken_folder_leaves_the_old_version_serving(zoo: Path) -> None:
+    async with admin(zoo) as client:
+        before = (await generate(client)).json()
+        break_graph(zoo)
+        (failed,) = (await reload(client))["failed"]
+        assert (failed["model"], failed["serving"]) == (NAME, True)
+        assert "does not match its manifest" in failed["reason"]
+        after = (await generate(client)).json()
+        assert after["data"][0]["b64_json"] == before["data"][0]["b64_json"]
+        listed = (await client.get(f"/v1/models/{NAME}")).json()
+        assert (listed["status"], listed["reason"]) == ("loaded", failed["reason"])
+        assert (await client.get("/readyz")).status_code == 200
+        text = (await client.get("/metrics")).text
+        assert f'sfddm_model_outdated{{model="{NAME}"}} 1.0' in text
+        assert 'sfddm_reloads_total{outcome="failed"} 1.0' in text
+        put = await client.put(f"/admin/models/{NAME}")
+        assert (put.status_code, put.json()["error"]["code"]) == (422, "model_not_loaded")
+        retrain(zoo, 52)
+        assert (await client.put(f"/admin/models/{NAME}")).json()["replaced"] == [NAME]
+        await assert_served(client, zoo)
+        assert f'sfddm_model_outdated{{model="{NAME}"}} 0.0' in (await client.get("/metrics")).text
+
+
+async def test_a_graph_that_does_not_run_is_reported_and_mended(zoo: Path) -> None:
+    """New: listed as failed, as at start; changed: the old version serves."""
+    async with admin(zoo) as client:
+        for name, serving in (("student-004", True), ("student-001", False)):
+            retrain(zoo, 53, name=name, steps=1 if name == "student-001" else 4)
+            wrong = zoo / "tiny" / name / "model.onnx"
+            shutil.copyfile(zoo / "plain" / "teacher" / "model.onnx", wrong)
+            manifest = zoo / "tiny" / name / "manifest.json"
+            ours, theirs = (read_manifest(folder).sha256 for folder in (wrong.parent, zoo / "plain" / "teacher"))
+            manifest.write_text(manifest.read_text().replace(ours, theirs))
+            (failed,) = (await reload(client))["failed"]
+            assert (failed["model"], failed["serving"]) == (f"tiny/{name}", serving)
+            assert "step graph contract" in failed["reason"]
+            assert (await generate(client, f"tiny/{name}")).status_code == (200 if serving else 503)
+            retrain(zoo, 54, name=name, steps=1 if name == "student-001" else 4)
+            assert (await reload(client))["replaced"] == [f"tiny/{name}"]
+            assert (await generate(client, f"tiny/{name}")).status_code == 200
+
+
+async def test_unload_and_load_again(zoo: Path) -> None:
+    async with admin(zoo) as client:
+        assert (await client.delete(f"/admin/models/{NAME}")).json()["removed"] == [NAME]
+        assert (await generate(client)).status_code == 404
+        assert NAME not in [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
+        assert (await client.delete(f"/admin/models/{NAME}")).status_code == 404
+        assert (await client.put(f"/admin/models/{NAME}")).json()["loaded"] == [NAME]
+        await assert_served(client, zoo)
+        assert (await client.put("/admin/models/tiny/none")).status_code == 404
+
+
+async def test_what_is_needed_stays(zoo: Path) -> None:
+    arms = {"trial": {"arms": {NAME: 1, "plain/teacher": 1}}}
+    async with admin(zoo, experiments=arms) as client:
+        for name, why in ((NAME, "experiment"), ("tiny/student-008", "default model")):
+            refused = await client.delete(f"/admin/models/{name}")
+            assert refused.status_code == 409
+            assert why in refused.json()["error"]["message"]
+        shutil.rmtree(zoo / "tiny" / "student-004")
+        (failed,) = (await reload(client))["failed"]
+        assert (failed["model"], failed["serving"]) == (NAME, True)
+        assert (await generate(client, "trial")).status_code == 200
+        (zoo / "tiny").rename(zoo / "away")
+        shutil.move(zoo, zoo.with_name("gone"))
+        assert len((await reload(client))["failed"]) == 5, "the zoo itself, and every model"
+        assert (await generate(client)).status_code == 200
+
+
+async def test_the_last_model_and_a_default_that_nobody_chose(zoo: Path) -> None:
+    async with admin(zoo, default_model=None) as client:
+        for name in ("plain/teacher", NAME, "tiny/student-008"):
+            default = [model["id"] for model in (await client.get("/v1/models")).json()["data"] if model["default"]]
+            assert len(default) == 1
+            assert (await client.get("/openapi.json")).status_code == 200
+            assert (await generate(client, default[0], class_label=None)).status_code == 200
+            assert (await client.delete(f"/admin/models/{name}")).status_code == 200
+        assert (await client.delete("/admin/models/tiny/teacher")).status_code == 409
+
+
+async def test_auto_chooses_among_what_is_served_now(zoo: Path) -> None:
+    async with admin(zoo) as client:
+        auto = {"model": "auto", "max_latency_ms": 60_000}
+        assert (await generate(client, **auto)).json()["model"] == "tiny/teacher"
+        await client.delete("/admin/models/tiny/teacher")
+        assert (await generate(client, **auto)).json()["model"] == "tiny/student-008"
+
+
+async def test_a_job_whose_model_is_unloaded_fails_with_the_reason(zoo: Path) -> None:
+    async with admin(zoo, job_chunk=1, max_job_images=100_000) as client:
+        job = (await client.post("/v1/jobs", json={"model": NAME, "n": 5000})).json()
+        await client.delete(f"/admin/models/{NAME}")
+        with anyio.fail_after(30):
+            while (now := (await client.get(f"/v1/jobs/{job['id']}")).json())["status"] in ("queued", "running"):
+                await anyio.sleep(0.01)
+        assert now["status"] == "failed"
+        assert NAME in now["error"]
+        assert "does not exist" in now["error"]
+
+
+async def test_a_comparison_is_of_one_version_of_each_model(zoo: Path) -> None:
+    body = {"models": [NAME, "tiny/teacher"], "seed": 1, "repeats": 20, "n": 2}
+    async with admin(zoo, cache_bytes=0) as client:
+        before = (await client.post("/v1/comparisons", json=body)).json()
+        answers: list[dict[str, Any]] = []
+
+        async def compare() -> None:
+            answers.append((await client.post("/v1/comparisons", json=body)).json())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(compare)
+            await anyio.sleep(0.01)
+            retrain(zoo, 60)
+            assert (await reload(client))["replaced"] == [NAME]
+        (during,) = answers
+        for old, new in zip(before["results"], during["results"], strict=True):
+            assert [image["b64_json"] for image in old["images"]] == [image["b64_json"] for image in new["images"]]
+        await assert_served(client, zoo)
+
+
+async def test_reloads_wait_for_each_other(zoo: Path) -> None:
+    async with admin(zoo) as client:
+        retrain(zoo, 61)
+        bodies: list[dict[str, Any]] = []
+
+        async def once() -> None:
+            bodies.append(await reload(client))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(once)
+        assert sorted(len(body["replaced"]) for body in bodies) == [0, 0, 0, 1]
+        await assert_served(client, zoo)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": f"Basic {TOKEN}"},
+        {"authorization": "Bearer \xfcber\xdf"},
+        {"authorization": TOKEN},
+    ],
+)
+async def test_nothing_happens_without_the_token(zoo: Path, headers: dict[str, str]) -> None:
+    async with serving(tiny_app(zoo, admin_token=TOKEN)) as client:
+        raw = {name: value.encode("latin-1") for name, value in headers.items()}
+        for method, path in (("POST", "reload"), ("PUT", NAME), ("DELETE", NAME)):
+            response = await client.request(method, f"/admin/models/{path}", headers=raw)
+            assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+            assert response.json()["error"]["code"] == "invalid_admin_token"
+        assert (await generate(client)).status_code == 200
+
+
+async def test_there_is_no_admin_unless_it_is_switched_on(client: httpx.AsyncClient) -> None:
+    response = await client.post("/admin/models/reload", headers=ADMIN)
+    assert response.status_code == 404
+    assert "SFDDM_ADMIN_TOKEN" in response.json()["error"]["message"]
+    assert not [path for path in (await client.get("/openapi.json")).json()["paths"] if "admin" in path]
