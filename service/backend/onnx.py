@@ -122,33 +122,48 @@ class OnnxNetwork:
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
     ) -> tuple[Float32, Float32]:
-        rows = len(x)
-        size = self.padded(rows)
+        size = self.padded(len(x))
         feeds = step_feeds(x, x0_prev, timestep, class_label, coefficients, size)
-        parts = self._parts(size)
+        x_next, x0 = self._run(feeds, self._parts(size))
+        return x_next[: len(x)], x0[: len(x)]
+
+    @property
+    def abreast(self) -> int:
+        return 1 if self._narrow is None or self._smallest > 1 else self._threads
+
+    def step_abreast(
+        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
+    ) -> tuple[Float32, Float32]:
+        """One denoise step with a thread for every row."""
+        feeds = step_feeds(x, x0_prev, timestep, class_label, coefficients, len(x))
+        return self._run(feeds, [slice(row, row + 1) for row in range(len(x))])
+
+    def _parts(self, size: int) -> list[slice | None]:
+        """A part of the batch for every thread, or the whole for all when it has too few rows or would leave threads idle."""
+        longest = -(-size // self._threads)
+        if self._narrow is None or size // self._threads < self._smallest or size < _BALANCED * longest * self._threads:
+            return [None]
+        edges = [size * part // self._threads for part in range(self._threads + 1)]
+        return [slice(*part) for part in itertools.pairwise(edges)]
+
+    def _run(self, feeds: dict[str, NDArray[Any]], parts: list[slice | None]) -> tuple[Float32, Float32]:
+        """One evaluation: all threads on the whole batch where that is its only part, else a thread for each."""
         try:
-            x_next, x0 = self._side_by_side(parts, feeds) if len(parts) > 1 else self._wide.run(OUTPUTS, feeds)
+            if parts == [None]:
+                x_next, x0 = self._wide.run(OUTPUTS, feeds)
+                return x_next, x0
+            return self._side_by_side([{name: value[part] for name, value in feeds.items()} for part in parts])
         except Exception as error:
             raise_if_out_of_memory(error)
             raise
-        return x_next[:rows], x0[:rows]
 
-    def _parts(self, size: int) -> list[slice]:
-        """A part of the batch for every thread, or one for all when it has too few rows or would leave threads idle."""
-        longest = -(-size // self._threads)
-        if self._narrow is None or size // self._threads < self._smallest or size < _BALANCED * longest * self._threads:
-            return [slice(size)]
-        edges = [size * part // self._threads for part in range(self._threads + 1)]
-        return [slice(low, high) for low, high in itertools.pairwise(edges)]
-
-    def _side_by_side(self, parts: list[slice], feeds: dict[str, NDArray[Any]]) -> tuple[Float32, Float32]:
-        """One evaluation in parts at the same time; this thread computes the first."""
+    def _side_by_side(self, parts: list[dict[str, NDArray[Any]]]) -> tuple[Float32, Float32]:
+        """Evaluations at the same time, one of them in this thread."""
         assert self._narrow is not None
         assert self._helpers is not None
-        first, *others = ({name: value[part] for name, value in feeds.items()} for part in parts)
-        running = [self._helpers.submit(self._narrow.run, OUTPUTS, part) for part in others]
+        running = [self._helpers.submit(self._narrow.run, OUTPUTS, part) for part in parts[1:]]
         try:
-            results = [self._narrow.run(OUTPUTS, first)]
+            results = [self._narrow.run(OUTPUTS, parts[0])]
         finally:
             wait(running)  # nothing may still run when a step has ended
         results += [part.result() for part in running]
