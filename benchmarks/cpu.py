@@ -3,9 +3,10 @@
     python -m benchmarks.cpu --out cpu.json        about 8 minutes; run it again to go on after a stop
     python -m benchmarks.cpu --quick               under a minute: does it run?
 
-Options: each variant changes one setting of the default session. Every round runs every variant once, in random order, and
-takes the ratio of its step to the default's in the same round; the table has the median and range of these ratios (above 1:
-slower than the default). OpenVINO is one more variant, compiled for the batch size as the service does. Steps follow a
+Options: each variant changes one setting of the default, a session of all threads that evaluates whole batches; what is
+served, parts of a batch side by side on one thread each, is one more variant. Every round runs every variant once, in
+random order, and takes the ratio of its step to the default's in the same round; the table has the median and range of
+these ratios (above 1: slower than the default). OpenVINO is compiled for the batch size as the service does. Steps follow a
 short sleep, as threads that spin while they wait cost the next process and not their own.
 
 With a neighbour: the same beside a process that computes for 4 ms in every 40, about what serving takes of a core at
@@ -99,7 +100,8 @@ def variants(entry: Entry, threads: int) -> dict[str, Network]:
     for name, change in OPTIONS.items():
         options = session_options(threads)
         change(options)
-        networks[name] = OnnxNetwork(open_session(entry, str(entry.graph), options, [CPU]), entry)
+        networks[name] = OnnxNetwork(entry, open_session(entry, str(entry.graph), options, [CPU]))
+    networks["rows side by side, as served"] = OnnxBackend(threads=threads).load(entry)
     if find_spec("openvino") is not None:
         from service.backend.openvino import OpenVinoBackend
 

@@ -104,7 +104,7 @@ def serve(
     max_n: Annotated[int | None, typer.Option(help="Most images in one request.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Most rows in one network evaluation.")] = None,
     max_backlog_s: Annotated[float | None, typer.Option(help="Seconds of queued work above which requests get 429.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of one evaluation; default: every usable core.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads that evaluate; default: every usable core.")] = None,
     log_format: Annotated[str | None, typer.Option(metavar="console|json", help="How log lines are written to stderr.")] = None,
     config: Config = None,
 ) -> None:

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         default=None, description="key that signs image urls, the same on every replica; default: random at each start"
     )
     url_expire_s: float = Field(default=3600.0, gt=0, description="seconds that an image url is good for")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of one evaluation; default: every usable core")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads that evaluate; default: every usable core")
     provider: str | None = Field(
         default=None,
         description="CPUExecutionProvider, OpenVINO or CUDAExecutionProvider; default: the best one that this machine offers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,20 @@ class Network(Protocol):
         x, x0_prev: [B,C,H,W]; timestep, class_label: [B], class_label None for unconditional models;
         coefficients: [B,5], columns models.plan.COEFFICIENTS. Raises DeviceMemoryError, or whatever the runtime raises.
         """
+
+
+@runtime_checkable
+class SideBySide(Protocol):
+    """A network whose rows may run at the same time as those of others, each as quickly as it does alone."""
+
+    @property
+    def abreast(self) -> int:
+        """How many rows at once, together with those of the other networks on the device."""
+
+    def step_abreast(
+        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
+    ) -> tuple[Float32, Float32]:
+        """What `step` gives, from any thread and beside others."""
 
 
 class Backend(Protocol):

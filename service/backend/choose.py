@@ -44,7 +44,7 @@ def choose_backend(
 ) -> Backend:
     """The backend of a provider, or the best one that this machine offers when provider is None.
 
-    threads: CPU threads of one evaluation; gpu_memory: most bytes of device memory for one model; cache_dir: where choices
+    threads: CPU threads that evaluate; gpu_memory: most bytes of device memory for one model; cache_dir: where choices
     between runtimes are remembered from run to run, None: nowhere.
     Raises BackendError for a provider that is unknown or not installed.
     """

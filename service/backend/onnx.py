@@ -1,14 +1,20 @@
 """ONNX Runtime on the CPU: runs the step graph of a model folder.
 
+A batch with a row or more for every thread is split between as many one-thread evaluations side by side, which share
+nothing and wait for nothing: on 2 cores that is 1.1 to 1.4 times as many rows a second as two threads on one evaluation
+(`python -m benchmarks.cpu`, docs/performance.md). Smaller batches get all threads for their one evaluation.
+
 Full graph optimisation (NCHWc convolutions), threads that do not spin while they wait, one arena a session:
 benchmarks/cpu.py measures these choices, docs/performance.md has its numbers.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -19,7 +25,7 @@ from numpy.typing import NDArray
 from models.catalogue import Entry
 from models.plan import COEFFICIENTS
 from service.backend.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
-from service.backend.probe import same_alone
+from service.backend.probe import probe_inputs
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +33,7 @@ CPU = "CPUExecutionProvider"
 OUTPUTS = ("x_next", "x0")
 
 _PROBE_ROWS = 4
+_BALANCED = 0.75  # share of the threads that must be busy on average while a split batch runs
 # How ONNX Runtime, CUDA, cuBLAS, cuDNN and the C++ library say that memory ran out; none has an exception of its own.
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "_alloc_failed", "bad_alloc", "bad allocation")
 
@@ -35,38 +42,66 @@ class OnnxBackend:
     """Loads step graphs into ONNX Runtime sessions on the CPU."""
 
     def __init__(self, *, threads: int | None = None) -> None:
-        """threads: CPU threads per network evaluation, None: every core this process may use."""
+        """threads: CPU threads that evaluate, None: every core this process may use."""
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         self._threads = threads or usable_cores()
+        self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="onnx")
 
     @property
     def fingerprint(self) -> str:
-        return f"onnxruntime {ort.__version__} {CPU} float32 {cpu_name()} {self._threads} threads"
+        return f"onnxruntime {ort.__version__} {CPU} float32 {cpu_name()} {self._threads} threads, rows apart"
 
     @property
     def loads_beside_steps(self) -> bool:
         return True
 
     def load(self, entry: Entry) -> OnnxNetwork:
-        """A session for the entry's graph. Raises BackendError when it does not load or breaks the step graph contract."""
-        options = session_options(self._threads)
-        return OnnxNetwork(open_session(entry, str(entry.graph), options, [CPU]), entry)
+        """Sessions for the entry's graph. Raises BackendError when it does not load or breaks the step graph contract."""
+        wide = open_session(entry, str(entry.graph), session_options(self._threads), [CPU])
+        if self._threads == 1:
+            return OnnxNetwork(entry, wide)
+        narrow = open_session(entry, str(entry.graph), session_options(1), [CPU])
+        return OnnxNetwork(entry, wide, narrow, self._threads, self._helpers)
 
 
 class OnnxNetwork:
-    """One session. A batch of one is run as two rows where the runtime would otherwise compute it differently."""
+    """A session of all threads and one of a single thread, of which several evaluations may run at once.
 
-    def __init__(self, session: ort.InferenceSession, entry: Entry) -> None:
-        self._session = session
+    A batch of one is run as two rows where the runtime would otherwise compute it differently.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        wide: ort.InferenceSession,
+        narrow: ort.InferenceSession | None = None,
+        threads: int = 1,
+        helpers: Executor | None = None,
+    ) -> None:
+        """helpers run all parts of a split batch but one; without `narrow` and them no batch is split."""
+        self._wide, self._narrow, self._threads, self._helpers = wide, narrow, threads, helpers
         self._smallest = 1
         try:
-            # The runtime has a vector-matrix kernel that sums in another order than its matrix kernels. It is not reached
-            # while the weights are constants packed at load, as on x86 with full optimisation; elsewhere this notices.
-            alike = same_alone(self, entry, _PROBE_ROWS)
+            self._settle(entry)
         except Exception as error:
             raise BackendError(f"{entry.graph} loads but does not run: {first_line(error)}") from error
-        if not alike:
+
+    def _settle(self, entry: Entry) -> None:
+        """Keep to what gives a row the same bytes in any company."""
+        feeds = step_feeds(*probe_inputs(entry, _PROBE_ROWS), _PROBE_ROWS)
+        alone = [{name: value[row : row + 1] for name, value in feeds.items()} for row in range(_PROBE_ROWS)]
+
+        def run(session: ort.InferenceSession, parts: list[dict[str, NDArray[Any]]]) -> bytes:
+            return b"".join(session.run(OUTPUTS, part)[0].tobytes() for part in parts)
+
+        together = run(self._wide, [feeds])
+        if self._narrow is not None and run(self._narrow, [feeds]) != together:
+            self._narrow = None
+            log.info("rows_not_split", model=entry.id, reason="one thread does not give the same bytes as several")
+        # The runtime has a vector-matrix kernel that sums in another order than its matrix kernels. It is not reached
+        # while the weights are constants packed at load, as on x86 with full optimisation; elsewhere this notices.
+        if any(session is not None and run(session, alone) != together for session in (self._wide, self._narrow)):
             self._smallest = 2
             log.info("single_rows_padded", model=entry.id, reason="a batch of one does not give the same bytes as a larger one")
 
@@ -79,7 +114,7 @@ class OnnxNetwork:
         return "float32"
 
     def prepare(self, buckets: Sequence[int]) -> None:
-        """Nothing to do: the session takes every batch size, and its arena keeps what the largest one needed."""
+        """Nothing to do: a session takes every batch size, and its arena keeps what the largest one needed."""
 
     def padded(self, rows: int) -> int:
         return max(rows, self._smallest)
@@ -87,14 +122,53 @@ class OnnxNetwork:
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
     ) -> tuple[Float32, Float32]:
-        rows = len(x)
-        feeds = step_feeds(x, x0_prev, timestep, class_label, coefficients, self.padded(rows))
+        size = self.padded(len(x))
+        feeds = step_feeds(x, x0_prev, timestep, class_label, coefficients, size)
+        x_next, x0 = self._run(feeds, self._parts(size))
+        return x_next[: len(x)], x0[: len(x)]
+
+    @property
+    def abreast(self) -> int:
+        return 1 if self._narrow is None or self._smallest > 1 else self._threads
+
+    def step_abreast(
+        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
+    ) -> tuple[Float32, Float32]:
+        """One denoise step with a thread for every row."""
+        feeds = step_feeds(x, x0_prev, timestep, class_label, coefficients, len(x))
+        return self._run(feeds, [slice(row, row + 1) for row in range(len(x))])
+
+    def _parts(self, size: int) -> list[slice | None]:
+        """A part of the batch for every thread, or the whole for all when it has too few rows or would leave threads idle."""
+        longest = -(-size // self._threads)
+        if self._narrow is None or size // self._threads < self._smallest or size < _BALANCED * longest * self._threads:
+            return [None]
+        edges = [size * part // self._threads for part in range(self._threads + 1)]
+        return [slice(*part) for part in itertools.pairwise(edges)]
+
+    def _run(self, feeds: dict[str, NDArray[Any]], parts: list[slice | None]) -> tuple[Float32, Float32]:
+        """One evaluation: all threads on the whole batch where that is its only part, else a thread for each."""
         try:
-            x_next, x0 = self._session.run(OUTPUTS, feeds)
+            if parts == [None]:
+                x_next, x0 = self._wide.run(OUTPUTS, feeds)
+                return x_next, x0
+            return self._side_by_side([{name: value[part] for name, value in feeds.items()} for part in parts])
         except Exception as error:
             raise_if_out_of_memory(error)
             raise
-        return x_next[:rows], x0[:rows]
+
+    def _side_by_side(self, parts: list[dict[str, NDArray[Any]]]) -> tuple[Float32, Float32]:
+        """Evaluations at the same time, one of them in this thread."""
+        assert self._narrow is not None
+        assert self._helpers is not None
+        running = [self._helpers.submit(self._narrow.run, OUTPUTS, part) for part in parts[1:]]
+        try:
+            results = [self._narrow.run(OUTPUTS, parts[0])]
+        finally:
+            wait(running)  # nothing may still run when a step has ended
+        results += [part.result() for part in running]
+        x_next, x0 = (np.concatenate(values) for values in zip(*results, strict=True))
+        return x_next, x0
 
 
 def session_options(threads: int) -> ort.SessionOptions:

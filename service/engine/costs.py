@@ -56,9 +56,13 @@ class StepCosts:
         """Estimated seconds of one step of 1 ... `largest` rows: linear between buckets where the device does not pad."""
         return self._drift * self._table[rows - 1]
 
+    def fair(self, rows: int, seconds: float) -> float:
+        """What one measured step may be charged: one that stalls counts as a few times the expected and no more."""
+        return min(seconds, _STALL * self.seconds(rows))
+
     def observe(self, rows: int, seconds: float) -> None:
-        """Account for one measured step; one that stalls counts as a few times the expected and no more."""
-        ratio = min(seconds / self._table[rows - 1], _STALL * self._drift)
+        """Account for one measured step."""
+        ratio = self.fair(rows, seconds) / self._table[rows - 1]
         self._drift += _MEMORY * (ratio - self._drift)
 
     def _interpolate(self, rows: int) -> float:

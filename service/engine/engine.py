@@ -4,6 +4,7 @@
     execute    one network evaluation for them (execute.py)
     deliver    advance the rows; hand finished images and previews to the event loops that wait for them
 
+On a CPU several batches may execute at the same time, a thread for each row, where one would leave cores idle.
 Between two rounds it does what loading and freeing models needs of the device (lifecycle.py), a piece at a time.
 
 `submit` and `cancel` run in the event loop and only change what the next `schedule` sees, under a lock that is never held
@@ -20,6 +21,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
@@ -63,6 +67,15 @@ class DeviceLostError(Exception):
     """Nothing runs on the device any more."""
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A batch on its way through execute and deliver."""
+
+    batch: Batch
+    loaded: Loaded
+    rows: list[Row]
+
+
 class Engine:
     """Serves every model of a catalogue on one device."""
 
@@ -78,6 +91,7 @@ class Engine:
         self._state: Literal["starting", "serving", "draining", "stopped"] = "starting"
         self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._beside = ThreadPoolExecutor(thread_name_prefix="engine-beside")
         metrics.watch_engine(
             backlog_s=self._backlog_s,
             running_rows=lambda: self._ledger.running_rows,
@@ -242,8 +256,8 @@ class Engine:
             while self._state != "stopped":
                 if self.lifecycle.upkeep():
                     self._boundary_s = time.perf_counter()  # no model is charged for it
-                if (work := self._schedule()) is not None:
-                    self._step(*work)
+                if work := self._schedule():
+                    self._step(work)
         except Exception as error:
             log.exception("engine_failed")
             self._failure = f"{type(error).__name__}: {error}"
@@ -251,31 +265,48 @@ class Engine:
             with self._changed:
                 self._state = "stopped"
                 self._fail_rest()
+            self._beside.shutdown(wait=False)
             self.lifecycle.close()
 
-    def _schedule(self) -> tuple[Batch, list[Row]] | None:
-        """The next batch and its rows; waits for work. None when there is other work, or the engine is to stop."""
+    def _schedule(self) -> list[_Work]:
+        """The next batch and those beside it; waits for work. Empty when there is other work, or the engine is to stop."""
         with self._changed:
             while self._state != "stopped":
                 batch = self._scheduler.schedule()
                 if batch is not None:
-                    return batch, self._ledger.started(batch.rows)
+                    return [self._work(each) for each in (batch, *self._scheduler.beside(batch))]
                 if self.lifecycle.due:
-                    return None
+                    break
                 self._changed.wait()
                 self._boundary_s = time.perf_counter()
-        return None
+        return []
 
-    def _step(self, batch: Batch, rows: Sequence[Row]) -> None:
-        """Execute and deliver."""
+    def _work(self, batch: Batch) -> _Work:
         loaded = self.lifecycle.find(batch.model)
         assert loaded is not None, "a version with rows stays on the device"
-        start_s = time.perf_counter()
-        evaluation = evaluate(loaded.network, rows, start_s)
-        self._deliver(loaded, batch, rows, evaluation, time.perf_counter() - start_s)
+        return _Work(batch, loaded, self._ledger.started(batch.rows))
 
-    def _deliver(self, loaded: Loaded, batch: Batch, rows: Sequence[Row], evaluation: Evaluation, seconds: float) -> None:
-        """Advance the rows and hand over what they have become; the heavy part needs no lock: rows are this thread's."""
+    def _step(self, work: Sequence[_Work]) -> None:
+        """Execute, side by side where there are several batches, and deliver."""
+        first, *others = work
+        start_s = time.perf_counter()
+        run = partial(evaluate, now_s=start_s, abreast=bool(others))
+        running = [self._beside.submit(run, other.loaded.network, other.rows) for other in others]
+        evaluation = run(first.loaded.network, first.rows)
+        beside = [(other, future.result()) for other, future in zip(others, running, strict=True)]
+        seconds = time.perf_counter() - start_s
+        for other, result in beside:
+            self._deliver(other, result, seconds, charged=False)
+        self._deliver(first, evaluation, seconds, learn=evaluation.clean and not others)
+
+    def _deliver(
+        self, work: _Work, evaluation: Evaluation, seconds: float, *, charged: bool = True, learn: bool = False
+    ) -> None:
+        """Advance the rows and hand over what they have become; the heavy part needs no lock: rows are this thread's.
+
+        charged: not for a batch that rode beside another; learn: the time tells what such a batch costs.
+        """
+        batch, loaded, rows = work.batch, work.loaded, work.rows
         model_id, now_s = loaded.entry.id, time.perf_counter()
         self._metrics.observe_step(
             model_id,
@@ -289,9 +320,10 @@ class Engine:
             for row, output in zip(rows, evaluation.outputs, strict=True)
         ]
         with self._changed:
-            now_s = time.perf_counter()  # the engine's own work between two steps keeps the device from others as well
-            self._scheduler.charge(batch, now_s - self._boundary_s, learn=evaluation.clean)
-            self._boundary_s = now_s
+            if charged:
+                now_s = time.perf_counter()  # the engine's own work between two steps keeps the device from others as well
+                self._scheduler.charge(batch, now_s - self._boundary_s, learn=learn)
+                self._boundary_s = now_s
             self._scheduler.advance(batch)
             told = []
             for row, event in zip(rows, events, strict=True):

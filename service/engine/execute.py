@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.backend.base import DeviceMemoryError, Float32, Int64, Network
+from service.backend.base import DeviceMemoryError, Float32, Int64, Network, SideBySide
 from service.engine.request import RowFailedError
 from service.engine.row import Output, Row
 
@@ -32,8 +32,8 @@ class Evaluation:
     fits: int | None = None
 
 
-def evaluate(network: Network, rows: Sequence[Row], now_s: float) -> Evaluation:
-    """One step of each row; rows at their first step are started, at clock reading now_s.
+def evaluate(network: Network, rows: Sequence[Row], now_s: float, *, abreast: bool = False) -> Evaluation:
+    """One step of each row; rows at their first step are started, at clock reading now_s. abreast: beside other batches.
 
     When a batch raises, its halves are tried again, down to the single rows that raise alone; rows whose numbers are not
     finite fail by themselves, since rows are independent.
@@ -41,7 +41,8 @@ def evaluate(network: Network, rows: Sequence[Row], now_s: float) -> Evaluation:
     try:
         for row in rows:
             row.start(now_s)
-        x_next, x0 = network.step(*gather(rows))
+        step = network.step_abreast if abreast and isinstance(network, SideBySide) else network.step
+        x_next, x0 = step(*gather(rows))
     except Exception as error:  # whatever a runtime raises must not stop the engine
         return _halved(network, rows, now_s, error)
     computed = network.padded(len(rows))

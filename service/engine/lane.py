@@ -31,12 +31,13 @@ class _Row:
 class Lane:
     """Rows of one model and class: interactive, or flex where `flex` is set."""
 
-    def __init__(self, model: str, costs: StepCosts, weight: float, *, flex: bool = False) -> None:
-        """weight: the lane's share of the device relative to other lanes, above 0."""
+    def __init__(self, model: str, costs: StepCosts, weight: float, *, flex: bool = False, abreast: int = 1) -> None:
+        """weight: the lane's share of the device relative to other lanes, above 0; abreast: see Scheduler.add_model."""
         self.model = model
         self.costs = costs
         self.weight = weight
         self.flex = flex
+        self.abreast = abreast
         self.limit = costs.largest
         self.credit_s = 0.0  # the scheduler's account of device time
         self._rows: dict[int, _Row] = {}

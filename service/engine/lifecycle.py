@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import structlog
 
 from models.catalogue import Entry, Resolved
-from service.backend.base import Backend
+from service.backend.base import Backend, SideBySide
 from service.engine.config import EngineConfig
 from service.engine.load import Loaded, ModelStatus, load
 from service.engine.request import UnavailableError
@@ -124,7 +124,8 @@ class Lifecycle:
         """Send new requests for the entry's id to this version, or say in its status why there is none."""
         with self._changed:
             if isinstance(found, Loaded):
-                self._scheduler.add_model(entry.key, found.costs, self._config.weights.get(entry.id, 1.0))
+                abreast = found.network.abreast if isinstance(found.network, SideBySide) else 1
+                self._scheduler.add_model(entry.key, found.costs, self._config.weights.get(entry.id, 1.0), abreast)
                 self._versions[entry.key] = found
                 self._retire(entry.id)
                 self._serving[entry.id] = found

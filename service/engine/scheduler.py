@@ -24,6 +24,10 @@ Proof: m runs as soon as its credit is above 0. It starts with a debt of at most
 up to at most s_m / w_m + Q. Lanes are visited in turn, so i is granted w_i times that; it holds at most Q w_i before, and
 overdraws its credit by less than one step, since it only runs with credit above 0.
 
+Where single rows of several models run at the same time as quickly as one (the cores of a CPU), a batch with fewer rows than
+that takes rows of other lanes beside it, which ride for nothing: the device would idle there. They take steps that nobody
+else could have had, so the bound holds as it stands, where a step takes as long as the slowest row beside it.
+
 Rows can be given the device for themselves (run_exclusively), for a bounded number of device seconds. These come on top of
 the bound, once. They are charged like any others, so afterwards their lane waits until the others have had their shares.
 """
@@ -70,12 +74,15 @@ class Scheduler:
     def __contains__(self, row: int) -> bool:
         return row in self._lane_of
 
-    def add_model(self, model: str, costs: StepCosts, weight: float = 1.0) -> None:
-        """Open the model's lanes. weight: its share of the device relative to the other models' with work."""
+    def add_model(self, model: str, costs: StepCosts, weight: float = 1.0, abreast: int = 1) -> None:
+        """Open the model's lanes. weight: its share of the device relative to the other models' with work.
+
+        abreast: how many rows of it and other such models the device steps at the same time as quickly as one.
+        """
         self._quanta_s[model] = costs.seconds(1) / weight
         self._quantum_s = min(self._quanta_s.values())
-        self._lanes[model, False] = Lane(model, costs, weight)
-        self._lanes[model, True] = Lane(model, costs, weight * FLEX_SHARE, flex=True)
+        self._lanes[model, False] = Lane(model, costs, weight, abreast=abreast)
+        self._lanes[model, True] = Lane(model, costs, weight * FLEX_SHARE, flex=True, abreast=abreast)
 
     def remove_model(self, model: str) -> None:
         """Close the lanes of a model that has no rows any more."""
@@ -150,13 +157,25 @@ class Scheduler:
                 self._running = lane
                 return Batch(lane.model, self._filled(lane), lane.flex)
 
+    def beside(self, batch: Batch) -> list[Batch]:
+        """Batches of other lanes to run at the same time as `batch`, charged to nobody; `advance` follows for each."""
+        lane, taken, found = self._lanes[batch.model, batch.flex], len(batch.rows), []
+        for other in self._ring if lane.abreast > taken and not self._exclusive else ():
+            room = min(lane.abreast, other.abreast) - taken
+            if other is not lane and room > 0 and (rows := [row for row in other.batch if row not in batch.rows][:room]):
+                found.append(Batch(other.model, tuple(rows), other.flex))
+                taken += len(rows)
+        return found
+
     def charge(self, batch: Batch, seconds: float, *, learn: bool = True) -> None:
         """Account for the device time that a batch took, whatever became of its rows.
 
+        A step that stalled, as the machine was busy elsewhere, is charged a few times what it should have taken: a lane in
+        debt for all of it would stand still while the others catch up.
         learn: the time tells what such a batch costs, which that of a batch in trouble does not.
         """
         lane = self._lanes[batch.model, batch.flex]
-        lane.credit_s -= seconds
+        lane.credit_s -= lane.costs.fair(len(batch.rows), seconds) if learn else seconds
         if not set(batch.rows).isdisjoint(self._exclusive):
             self._exclusive_s -= seconds
             if self._exclusive_s <= 0:

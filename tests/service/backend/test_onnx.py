@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +18,7 @@ from onnx import helper
 from models.catalogue import Catalogue, Entry
 from models.manifest import GRAPH
 from service.backend.base import BackendError, Float32, Int64, Network
-from service.backend.onnx import CPU, OnnxBackend
+from service.backend.onnx import CPU, OnnxBackend, OnnxNetwork, open_session, session_options
 
 ROWS = 17
 
@@ -49,7 +51,7 @@ def edited(entry: Entry, folder: Path, edit: object) -> Entry:
     return Entry(folder, entry.manifest)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("model", ["tiny/teacher", "plain/teacher"])
 def test_every_batch_size_gives_the_same_bytes(tiny_catalogue: Catalogue, model: str, threads: int) -> None:
     entry = tiny_catalogue.entries[model]
@@ -58,6 +60,27 @@ def test_every_batch_size_gives_the_same_bytes(tiny_catalogue: Catalogue, model:
     for size in range(1, ROWS):
         parts = [rows_of(network, entry, start, min(start + size, ROWS)) for start in range(0, ROWS, size)]
         assert b"".join(parts) == together, size
+
+
+class _Counting(ThreadPoolExecutor):
+    parts = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.parts += 1
+        return super().submit(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("threads", "rows", "parts"), [(2, 1, 1), (2, 2, 2), (2, 3, 2), (4, 3, 1), (4, 5, 1), (4, 6, 4), (4, 17, 4)]
+)
+def test_a_batch_is_split_where_every_thread_gets_rows_and_few_wait(
+    tiny_catalogue: Catalogue, threads: int, rows: int, parts: int
+) -> None:
+    entry = tiny_catalogue.entries["tiny/teacher"]
+    wide, narrow = (open_session(entry, str(entry.graph), session_options(count), [CPU]) for count in (threads, 1))
+    helpers = _Counting(threads - 1)
+    rows_of(OnnxNetwork(entry, wide, narrow, threads, helpers), entry, 0, rows)
+    assert helpers.parts == parts - 1
 
 
 def _loosen_gemm_weights(graph: onnx.GraphProto) -> None:
@@ -153,7 +176,7 @@ from service.backend.onnx import OnnxBackend
 from service.backend.probe import probe_inputs
 
 entry = discover([Path(sys.argv[1])]).entries["plain/teacher"]
-network = OnnxBackend(threads=1).load(entry)
+network = OnnxBackend(threads=int(sys.argv[2])).load(entry)
 x, x0_prev, timestep, label, coefficients = (None if v is None else np.resize(v, (60_000, *v.shape[1:]))
                                              for v in probe_inputs(entry, 4))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -168,9 +191,10 @@ print("went on")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
-def test_a_batch_that_memory_does_not_hold_is_told_apart_and_a_smaller_one_still_runs(tiny_zoo: Path) -> None:
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_batch_that_memory_does_not_hold_is_told_apart_and_a_smaller_one_still_runs(tiny_zoo: Path, threads: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, str(tiny_zoo)],
+        [sys.executable, "-c", OUT_OF_MEMORY, str(tiny_zoo), threads],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from models.catalogue import Catalogue, Resolved
+from service.backend.base import Float32
+from service.backend.onnx import OnnxBackend, OnnxNetwork
 from service.engine.config import EngineConfig
 from service.engine.request import Device, Finished, ImageSpec, LatencyError, Preview
 from service.telemetry import Metrics
@@ -48,8 +51,8 @@ async def test_an_image_is_the_one_a_plain_loop_makes(tiny_catalogue: Catalogue,
         assert_reference(model, await engine.submit(model, asked).images(), asked)
 
 
-@pytest.mark.parametrize(("max_batch", "seed"), [(1, 0), (5, 1), (64, 2)])
-async def test_same_bytes_in_random_company(tiny_catalogue: Catalogue, seed: int, max_batch: int) -> None:
+@pytest.mark.parametrize(("max_batch", "seed", "threads"), [(1, 0, 1), (5, 1, 3), (64, 2, 2)])
+async def test_same_bytes_in_random_company(tiny_catalogue: Catalogue, seed: int, max_batch: int, threads: int) -> None:
     chance = random.Random(seed)
 
     async def client(number: int) -> None:
@@ -65,13 +68,37 @@ async def test_same_bytes_in_random_company(tiny_catalogue: Catalogue, seed: int
             assert_reference(model, await ticket.images(), asked)
 
     metrics = Metrics()
-    async with running(tiny_catalogue, config=EngineConfig(max_batch=max_batch), metrics=metrics) as engine:
+    config = EngineConfig(max_batch=max_batch)
+    async with running(tiny_catalogue, OnnxBackend(threads=threads), config, metrics) as engine:
         await asyncio.gather(*(client(number) for number in range(25)))
         assert [value(metrics, f"sfddm_{name}") for name in ("running_rows", "waiting_requests", "backlog_seconds")] == [
             0,
             0,
             0,
         ]
+
+
+class _Abreast(OnnxNetwork):
+    """Counts the rows that ran beside those of another model."""
+
+    rows = 0
+
+    def step_abreast(self, x: Float32, *others: Any) -> tuple[Float32, Float32]:
+        _Abreast.rows += len(x)
+        return super().step_abreast(x, *others)
+
+
+async def test_images_of_two_models_step_side_by_side_on_two_threads(
+    tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.backend.onnx.OnnxNetwork", _Abreast)
+    models = [tiny_catalogue.resolve(model_id) for model_id in ("tiny/teacher", "tiny/student-008")]
+    asked = specs(models[0], seed=5, count=1)
+    async with running(tiny_catalogue, OnnxBackend(threads=2)) as engine:
+        tickets = [engine.submit(model, asked) for model in models]
+        for model, ticket in zip(models, tickets, strict=True):
+            assert_reference(model, await ticket.images(), asked)
+    assert _Abreast.rows >= 2 * (len(models[1].plan) - 1), "all steps of the shorter plan but those before both were queued"
 
 
 async def test_rows_join_a_running_batch_and_leave_when_their_plan_ends(tiny_catalogue: Catalogue) -> None:

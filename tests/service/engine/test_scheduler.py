@@ -293,17 +293,70 @@ def test_a_new_model_runs_after_at_most_one_batch_of_each_other() -> None:
     assert "m2" in {run(scheduler, *seconds)[0].model for _ in range(3)}
 
 
-def test_a_stalled_step_is_paid_back_without_counting_through_the_rounds() -> None:
+def test_a_stalled_step_keeps_its_lane_waiting_for_a_few_steps_only() -> None:
+    seconds = (0.001, 0.001)
+    scheduler = lanes(*seconds)
+    scheduler.admit("m0", [0], steps=1000)
+    scheduler.admit("m1", [1], steps=1000)
+    batch = scheduler.schedule()
+    assert batch == Batch("m0", (0,))
+    scheduler.charge(batch, 1.0)  # a thousand times as long as it should have taken
+    scheduler.advance(batch)
+    assert "m0" in {run(scheduler, *seconds)[0].model for _ in range(6)}
+
+
+def test_trouble_is_paid_back_without_counting_through_the_rounds() -> None:
     seconds = (0.001, 0.001)
     scheduler = lanes(*seconds)
     scheduler.admit("m0", [0], steps=10)
     scheduler.admit("m1", [1], steps=5)
     batch = scheduler.schedule()
     assert batch == Batch("m0", (0,))
-    scheduler.charge(batch, 1e9)  # a trillion rounds of debt
+    scheduler.charge(batch, 1e9, learn=False)  # a trillion rounds of debt
     scheduler.advance(batch)
     assert [run(scheduler, *seconds)[0].model for _ in range(5)] == ["m1"] * 5
     assert run(scheduler, *seconds)[0].model == "m0", "alone, it runs on at once"
+
+
+def test_idle_places_beside_a_batch_go_to_the_earliest_rows_of_other_lanes() -> None:
+    scheduler = Scheduler()
+    for model, abreast in (("m0", 4), ("m1", 4), ("m2", 1), ("m3", 3)):
+        scheduler.add_model(model, StepCosts({4: 1.0}), abreast=abreast)
+    scheduler.admit("m0", [0], steps=9)
+    scheduler.admit("m2", [1], steps=9)  # its runtime takes one batch at a time
+    scheduler.admit("m3", [2, 3], steps=9)
+    scheduler.admit("m3", [4], steps=9, deadline_s=1.0)
+    scheduler.admit("m1", [5, 6], steps=9)
+    batch = scheduler.schedule()
+    assert batch == Batch("m0", (0,))
+    assert scheduler.beside(batch) == [Batch("m3", (4, 2)), Batch("m1", (5,))]
+    scheduler.charge(batch, 1.0)
+    assert scheduler.beside(Batch("m2", (1,))) == []
+    assert scheduler.beside(Batch("m3", (2, 3, 4))) == [], "its runtime is full at three"
+    assert scheduler.beside(Batch("m1", (5, 6))) == [Batch("m3", (4,)), Batch("m0", (0,))]
+    scheduler.run_exclusively([5, 6], 1.0)
+    assert scheduler.beside(Batch("m1", (5, 6))) == []
+
+
+def test_rows_beside_a_batch_ride_for_nothing() -> None:
+    """Alone in its lane, a row that rides gets every step, and its lane still owes nothing when others come."""
+    scheduler = Scheduler()
+    for model in ("m0", "m1", "m2"):
+        scheduler.add_model(model, StepCosts({4: 1.0}), abreast=2)
+    scheduler.admit("m0", [0], steps=100)
+    scheduler.admit("m1", [1], steps=100)
+    for _ in range(50):
+        batch = scheduler.schedule()
+        assert batch is not None
+        beside = scheduler.beside(batch)
+        assert {batch.model, *(each.model for each in beside)} == {"m0", "m1"}
+        scheduler.charge(batch, 1.0)
+        for each in (batch, *beside):
+            scheduler.advance(each)
+    assert {scheduler.remove(0), scheduler.remove(1)} == {50}
+    scheduler.admit("m0", range(2, 6), steps=8)
+    scheduler.admit("m2", range(6, 10), steps=8)
+    assert Counter(run(scheduler)[0].model for _ in range(16)) == {"m0": 8, "m2": 8}
 
 
 @pytest.mark.parametrize("rows", [1, 1000])

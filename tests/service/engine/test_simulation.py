@@ -12,6 +12,8 @@ import random
 from collections import defaultdict
 from itertools import pairwise
 
+import pytest
+
 from service.engine.costs import StepCosts
 from service.engine.scheduler import FLEX_SHARE, Batch, Scheduler
 
@@ -23,12 +25,16 @@ CURVE = {1: 0.004, 4: 0.012, 16: 0.04, 32: 0.078}
 IMAGE_S = CURVE[32] / 32 * sum(STEPS[model] * share for model, share in SHARES.items())  # at full batches
 
 
-def test_many_requests_in_bursts() -> None:
-    """Bursts above what the device can do and calm below it, cancellations, deadlines, two classes, steps that vary."""
+@pytest.mark.parametrize("abreast", [1, 3])
+def test_many_requests_in_bursts(abreast: int) -> None:
+    """Bursts above what the device can do and calm below it, cancellations, deadlines, two classes, steps that vary.
+
+    abreast: rows of several models that the device steps at the same time as quickly as one.
+    """
     chance, costs = random.Random(1), StepCosts(CURVE)
     scheduler = Scheduler()
     for model, weight in WEIGHTS.items():
-        scheduler.add_model(model, StepCosts(CURVE), weight)
+        scheduler.add_model(model, StepCosts(CURVE), weight, abreast)
     now_s, next_s, admitted, finished, removed = 0.0, 0.0, 0, 0, 0
     steps_left: dict[int, int] = {}
     longest: defaultdict[tuple[str, bool], float] = defaultdict(float)
@@ -68,21 +74,27 @@ def test_many_requests_in_bursts() -> None:
         if batch is None:
             continue
         runs = (batch.model, batch.flex)
+        beside = scheduler.beside(batch)
+        if beside:
+            assert sum(len(each.rows) for each in (batch, *beside)) <= abreast
+            assert len({runs, *((each.model, each.flex) for each in beside)}) == 1 + len(beside)
         took_s = costs.seconds(len(batch.rows)) * chance.uniform(0.8, 1.3)
         now_s += took_s
         longest[runs] = max(longest[runs], took_s)
         for lane, rows in rows_of.items():
             if rows and lane != runs:
-                waits[lane][runs] += took_s
+                waits[lane][runs] += took_s  # also where its own rows ride beside: then they start to wait anew below
                 bound_s = longest[runs] + share(runs) * (longest[lane] / share(lane) + 2 * quantum_s)
                 assert waits[lane][runs] <= bound_s + 1e-9, (lane, runs)
         waits.pop(runs, None)
         scheduler.charge(batch, took_s)
-        _count_steps(batch, steps_left)
-        for row in scheduler.advance(batch):
-            assert steps_left.pop(row) == 0
-            left(row)
-            finished += 1
+        for each in (batch, *beside):
+            waits.pop((each.model, each.flex), None)
+            _count_steps(each, steps_left)
+            for row in scheduler.advance(each):
+                assert steps_left.pop(row) == 0
+                left(row)
+                finished += 1
     assert finished + removed == REQUESTS
     assert not steps_left
     assert scheduler.backlog_s() == 0
