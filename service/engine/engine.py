@@ -294,8 +294,10 @@ class Engine:
     def _mark_started(self, row: Row) -> None:
         if not row.started:
             self._running_rows += 1
-            self._waiting_requests -= not row.ticket.started
-            row.started = row.ticket.started = True
+            row.started = True
+            if not row.ticket.started:
+                self._waiting_requests -= 1
+                row.ticket.started_s = time.perf_counter()
 
     def _deliver(self, batch: Batch, rows: Sequence[Row], evaluation: Evaluation, seconds: float) -> None:
         """Advance the rows and hand over what they have become; the heavy part needs no lock: rows are this thread's."""
