@@ -44,9 +44,10 @@ class RequestContext:
         headers = Headers(scope=scope)
         proposed = headers.get(REQUEST_ID, "")
         request_id = proposed if _SANE_ID.match(proposed) else uuid.uuid4().hex
-        traced = self._tracing is not None and scope["path"] not in _QUIET
-        span = self._tracing.begin(scope["method"], scope["path"], headers) if self._tracing and traced else None
-        bound = {"request_id": request_id} | ({"trace_id": span.trace_id} if span else {})
+        bound, span = {"request_id": request_id}, None
+        if self._tracing is not None and scope["path"] not in _QUIET:
+            span = self._tracing.begin(scope["method"], scope["path"], headers)
+            bound["trace_id"] = span.trace_id
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
