@@ -2,8 +2,8 @@
 
 prometheus_client.generate_latest builds, sorts and escapes the labels of every sample at every scrape; with some two thousand
 samples it keeps the event loop and the engine's thread from the interpreter for many milliseconds. Here each series' text up to
-its value is made once. The output is generate_latest's, without the `_created` series, which double the counters and which
-no rule or panel reads.
+its value is made once, and what has not changed since the last scrape is not made again. The output is generate_latest's,
+without the `_created` series, which double the counters and which no rule or panel reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Exposition:
     def __init__(self, instruments: Iterable[Instrument], others: CollectorRegistry) -> None:
         self._instruments = tuple(instruments)
         self._others = others
-        self._prefixes: WeakKeyDictionary[Instrument, tuple[str, ...]] = WeakKeyDictionary()
+        # Of each child: the text before its values, its values at the last scrape, and its lines.
+        self._kept: WeakKeyDictionary[Instrument, tuple[Sequence[str], list[float], str]] = WeakKeyDictionary()
 
     def render(self) -> bytes:
         """The text exposition format."""
@@ -36,10 +37,11 @@ class Exposition:
             name = f"{instrument._name}_total" if isinstance(instrument, Counter) else instrument._name
             lines += f"# HELP {name} {instrument._documentation}\n", f"# TYPE {name} {instrument._type}\n"
             for child in _children(instrument):
-                prefixes = self._prefixes.get(child)
-                if prefixes is None:
-                    prefixes = self._prefixes[child] = tuple(_prefixes(child, name))
-                lines += [f"{prefix}{_number(value)}\n" for prefix, value in zip(prefixes, _values(child), strict=True)]
+                prefixes, last, text = self._kept.get(child) or (tuple(_prefixes(child, name)), [], "")
+                if (values := _values(child)) != last:
+                    text = "".join(f"{prefix}{_number(value)}\n" for prefix, value in zip(prefixes, values, strict=True))
+                    self._kept[child] = prefixes, values, text
+                lines.append(text)
         return "".join(lines).encode() + generate_latest(self._others)
 
 
