@@ -14,11 +14,11 @@ RUN python -m venv --without-pip /opt/sfddm
 # Dependencies alone, in a layer that new code leaves as it is: without our folders the package is empty.
 FROM environment AS dependencies-cpu
 # hadolint ignore=DL3013 # PIP_CONSTRAINT pins the versions
-RUN touch README.md LICENSE && pip --python /opt/sfddm install --only-binary :all: ".[cpu]"
+RUN touch README.md LICENSE && pip --python /opt/sfddm install --only-binary :all: ".[cpu,otel]"
 
 FROM environment AS dependencies-gpu
 # hadolint ignore=DL3013 # PIP_CONSTRAINT pins the versions
-RUN touch README.md LICENSE && pip --python /opt/sfddm install --only-binary :all: ".[gpu]"
+RUN touch README.md LICENSE && pip --python /opt/sfddm install --only-binary :all: ".[gpu,otel]"
 
 FROM environment AS package
 COPY . .

@@ -30,7 +30,7 @@ lint: .venv-test/.stamp
 	.venv-test/bin/mypy
 
 .venv/.stamp: EXTRAS = cpu
-.venv-test/.stamp: EXTRAS = cpu,openvino,train,test
+.venv-test/.stamp: EXTRAS = cpu,openvino,otel,train,test
 .venv/.stamp .venv-test/.stamp: $(INPUTS)
 	@$(CHECK_PYTHON)
 	@echo "Installing into $(@D) (once): $(EXTRAS)"
@@ -43,7 +43,7 @@ constraints:
 	@$(CHECK_PYTHON)
 	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	"$(PYTHON)" -m venv "$$scratch/env"; \
-	"$$scratch/env/bin/python" -m pip install --quiet ".[cpu,openvino,train,test]"; \
+	"$$scratch/env/bin/python" -m pip install --quiet ".[cpu,openvino,otel,train,test]"; \
 	{ sed -n '1,2p' constraints.txt; \
 	  "$$scratch/env/bin/python" -m pip freeze --all --exclude pip --exclude sfddm-serve | sed 's/+cpu$$//'; \
 	  echo; sed -n '/^# Extra gpu/,$$p' constraints.txt; } > "$$scratch/constraints.txt"; \

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics import MetricWrapperBase
 
+from service.exposition import Exposition
 from service.gpu import find_gpu
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)  # few: times models, times batch sizes
 _RATIO = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES = ("ok", "error", "overloaded", "unavailable", "cancelled")
@@ -34,7 +35,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._variants: frozenset[str] = frozenset()
         self._gone: set[str] = set()
-        registry = self.registry
+        registry, others = self.registry, CollectorRegistry()
+        registry.register(others)
         self.requests_total = Counter(
             "sfddm_requests_total", "Requests answered, by outcome", ["model", "outcome"], registry=registry
         )
@@ -69,14 +71,14 @@ class Metrics:
             "sfddm_deadlines_total", "Requests with a latency limit, by outcome", ["model", "outcome"], registry=registry
         )
         self.shed_total = Counter("sfddm_shed_total", "Requests refused by the engine", ["reason"], registry=registry)
-        self.backlog_seconds = Gauge("sfddm_backlog_seconds", "Estimated device time of admitted work", registry=registry)
-        self.running_rows = Gauge("sfddm_running_rows", "Images being denoised", registry=registry)
-        self.waiting_requests = Gauge("sfddm_waiting_requests", "Requests whose first step is still ahead", registry=registry)
+        self.backlog_seconds = Gauge("sfddm_backlog_seconds", "Estimated device time of admitted work", registry=others)
+        self.running_rows = Gauge("sfddm_running_rows", "Images being denoised", registry=others)
+        self.waiting_requests = Gauge("sfddm_waiting_requests", "Requests whose first step is still ahead", registry=others)
         self.max_backlog_seconds = Gauge(
-            "sfddm_max_backlog_seconds", "Work waiting in a lane above which requests are refused", registry=registry
+            "sfddm_max_backlog_seconds", "Work waiting in a lane above which requests are refused", registry=others
         )
         self.ready = Gauge(
-            "sfddm_ready", "1 while requests are accepted: models loaded, not draining, not failed", registry=registry
+            "sfddm_ready", "1 while requests are accepted: models loaded, not draining, not failed", registry=others
         )
         self.reloads_total = Counter(
             "sfddm_reloads_total", "Reloads of the zoos, by whether every folder was loaded", ["outcome"], registry=registry
@@ -85,9 +87,9 @@ class Metrics:
             "sfddm_model_outdated",
             "1 while what is on disk cannot be loaded and what was loaded before is served",
             ["model"],
-            registry=registry,
+            registry=others,
         )
-        self.model_loaded = Gauge("sfddm_model_loaded", "1 when the model is loaded and warm", ["model"], registry=registry)
+        self.model_loaded = Gauge("sfddm_model_loaded", "1 when the model is loaded and warm", ["model"], registry=others)
         self.cache_images_total = Counter(
             "sfddm_cache_images_total", "Images looked up in the result cache", ["outcome"], registry=registry
         )
@@ -99,12 +101,14 @@ class Metrics:
             registry=registry,
         )
         self.job_images_total = Counter("sfddm_job_images_total", "Images made for jobs", ["model"], registry=registry)
-        self.store_up = Gauge("sfddm_store_up", "1 unless the last use of the store failed", registry=registry)
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        self.store_up = Gauge("sfddm_store_up", "1 unless the last use of the store failed", registry=others)
+        ProcessCollector(registry=others)
+        PlatformCollector(registry=others)
+        GCCollector(registry=others)
         if (gpu := find_gpu()) is not None:
-            registry.register(gpu)
+            others.register(gpu)
+        self._exposition = Exposition((made for made in vars(self).values() if isinstance(made, Counter | Histogram)), others)
+        self.requests_total.labels(model="none", outcome="invalid")  # refused before any model was asked
         for reason in SHED_REASONS:
             self.shed_total.labels(reason=reason)
         for outcome in ("ok", "failed"):
@@ -143,10 +147,10 @@ class Metrics:
 
     def observe_step(self, model: str, *, bucket: int, rows: int, padding: int, seconds: float) -> None:
         """One batch has run: its rows, and the rows computed only to fill it."""
-        self.step_seconds.labels(model=model, bucket=bucket).observe(seconds)
-        self.batch_rows.labels(model=model).observe(rows)
-        self.steps_total.labels(model=model).inc(rows)
-        self.padded_rows_total.labels(model=model).inc(padding)
+        self.step_seconds.labels(model, bucket).observe(seconds)
+        self.batch_rows.labels(model).observe(rows)
+        self.steps_total.labels(model).inc(rows)
+        self.padded_rows_total.labels(model).inc(padding)
 
     def model_label(self, model_id: str) -> str:
         """The `model` label of an id from Catalogue.resolve: variants that are not configured share one value."""
@@ -157,4 +161,4 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """The body of /metrics, in `content_type`."""
-        return generate_latest(self.registry)
+        return self._exposition.render()

@@ -2,11 +2,13 @@
 
     python deploy/grafana/generate.py
 
-Change a dashboard here, never its JSON. A panel without samples says "no traffic": ratios divide only by what is above 0.
+Change a dashboard here, never its JSON. A panel without samples says "no traffic", never NaN: ratios divide only by what is
+above 0.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
@@ -23,7 +25,6 @@ from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourc
 
 FOLDER = Path(__file__).parent / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-NO_TRAFFIC = "no traffic"
 RUNBOOK = "What the alerts mean and what to do: docs/operations.md."
 
 Query = tuple[str, str]  # PromQL, legend
@@ -43,19 +44,25 @@ def mean(metric: str, by: str, match: str = "") -> str:
     return f"{rate(f'{metric}_sum', by, match)} / ({rate(f'{metric}_count', by, match)} > 0)"
 
 
-def single(title: str, text: str, unit: str, query: Query, *steps: tuple[float | None, str]) -> stat.Panel:
-    """One number; steps: (from, colour) of its thresholds."""
+def link(uid: str, title: str) -> DashboardLink:
+    """From a panel to the dashboard that tells more, with the same time range and variables."""
+    return DashboardLink(title).type(DashboardLinkType.LINK).url(f"/d/{uid}").keep_time(True).include_vars(True)
+
+
+def single(title: str, text: str, unit: str, query: Query, *steps: tuple[float | None, str], more: DashboardLink) -> stat.Panel:
+    """One number; steps: (from, colour) of its thresholds; more: where it is explained."""
     thresholds = [Threshold(value=value, color=color) for value, color in steps or ((None, "green"),)]
     panel = (
         stat.Panel()
         .title(title)
         .description(text)
         .unit(unit)
-        .no_value(NO_TRAFFIC)
+        .no_value(_nothing(query))
         .datasource(SOURCE)
         .height(5)
         .span(4)
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(thresholds))
+        .links([more])
     )
     return panel.with_target(_target(query, 0))
 
@@ -68,7 +75,7 @@ def graph(title: str, text: str, unit: str, *queries: Query, span: int = 12) -> 
         .description(text)
         .unit(unit)
         .min(0)
-        .no_value(NO_TRAFFIC)
+        .no_value(_nothing(*queries))
         .datasource(SOURCE)
         .height(8)
         .span(span)
@@ -77,6 +84,14 @@ def graph(title: str, text: str, unit: str, *queries: Query, span: int = 12) -> 
     for number, query in enumerate(queries):
         panel.with_target(_target(query, number))
     return panel
+
+
+def _nothing(*queries: Query) -> str:
+    """What a panel says without samples."""
+    expressions = " ".join(expression for expression, _ in queries)
+    if "sfddm_gpu_" in expressions:
+        return "no GPU"
+    return "no traffic" if re.search(r"rate\(sfddm_|sfddm:", expressions) else "no data"
 
 
 def _target(query: Query, number: int) -> prometheus.Dataquery:
@@ -105,25 +120,31 @@ def board(uid: str, title: str, text: str) -> Dashboard:
 
 MODEL = 'model=~"$model"'
 ERRORS = 'outcome=~"error|unavailable"'
+BY_STEPS = link("sfddm-ab", "Latency by step count")
+ENGINE = link("sfddm-engine", "Engine and device")
 
 
 def overview() -> Dashboard:
     """Is it well?"""
     requests = "sum(rate(sfddm_requests_total[$__rate_interval]))"
+    valid = 'sum(rate(sfddm_requests_total{outcome!="invalid"}[$__rate_interval]))'
     errors = f"sum(rate(sfddm_requests_total{{{ERRORS}}}[$__rate_interval]))"
     return (
         board("sfddm-overview", "SFDDM: overview", "The first row answers: is it well?")
         .with_row(Row("Is it well?"))
-        .with_panel(single("Requests", "Requests answered each second, whatever the outcome.", "reqps", (requests, "")))
+        .with_panel(
+            single("Requests", "Requests answered each second, whatever the outcome.", "reqps", (requests, ""), more=BY_STEPS)
+        )
         .with_panel(
             single(
                 "Error ratio",
-                "Requests that failed for our reasons (error, unavailable) over all of them.",
+                "Requests that failed for our reasons (error, unavailable) over all that were valid.",
                 "percentunit",
-                (f"{errors} / ({requests} > 0)", ""),
+                (f"{errors} / ({valid} > 0)", ""),
                 (None, "green"),
                 (0.01, "orange"),
                 (0.05, "red"),
+                more=ENGINE,
             )
         )
         .with_panel(
@@ -132,6 +153,7 @@ def overview() -> Dashboard:
                 "95 of 100 requests were answered within this.",
                 "s",
                 (quantile(0.95, "sfddm_request_seconds", "model", MODEL), "{{model}}"),
+                more=BY_STEPS,
             )
         )
         .with_panel(
@@ -143,6 +165,7 @@ def overview() -> Dashboard:
                 (None, "green"),
                 (10, "orange"),
                 (30, "red"),
+                more=ENGINE,
             )
         )
         .with_panel(
@@ -153,6 +176,7 @@ def overview() -> Dashboard:
                 ("sum(rate(sfddm_shed_total[$__rate_interval]))", ""),
                 (None, "green"),
                 (0.1, "orange"),
+                more=BY_STEPS,
             )
         )
         .with_panel(
@@ -163,6 +187,7 @@ def overview() -> Dashboard:
                 ('sum(sfddm_ready) / count(up{job="sfddm"})', ""),
                 (None, "red"),
                 (1, "green"),
+                more=ENGINE,
             )
         )
         .with_row(Row("Traffic"))
@@ -177,7 +202,7 @@ def overview() -> Dashboard:
         .with_panel(
             graph(
                 "Requests by outcome",
-                "ok, error, overloaded (429), unavailable (503), cancelled by the client.",
+                "ok, error, overloaded (429), unavailable (503), cancelled by the client, invalid.",
                 "reqps",
                 (rate("sfddm_requests_total", "outcome", MODEL), "{{outcome}}"),
             )
@@ -266,6 +291,22 @@ def comparison() -> Dashboard:
                 "short",
                 (mean("sfddm_batch_rows", "model", MODEL), "{{model}}"),
                 span=8,
+            )
+        )
+        .with_panel(
+            graph(
+                "Queue, p95",
+                "95 of 100 images waited no longer before their first step.",
+                "s",
+                (quantile(0.95, "sfddm_queue_seconds", "model", MODEL), "{{model}}"),
+            )
+        )
+        .with_panel(
+            graph(
+                "Compute, p95",
+                "95 of 100 images rode in batches of no more time than this.",
+                "s",
+                (quantile(0.95, "sfddm_compute_seconds", "model", MODEL), "{{model}}"),
             )
         )
         .with_row(Row("Experiments"))
@@ -389,7 +430,7 @@ def engine() -> Dashboard:
                 span=8,
             )
         )
-        .with_row(Row("GPU (empty without one)"))
+        .with_row(Row("GPU"))
         .with_panel(
             graph(
                 "GPU busy",
@@ -404,13 +445,21 @@ def engine() -> Dashboard:
                 "GPU memory",
                 "In use by every process, and there is.",
                 "bytes",
-                ("sfddm_gpu_memory_used_bytes", "used"),
-                ("sfddm_gpu_memory_total_bytes", "total"),
+                ("sfddm_gpu_memory_used_bytes", "used, {{instance}}"),
+                ("sfddm_gpu_memory_total_bytes", "total, {{instance}}"),
                 span=6,
             )
         )
         .with_panel(graph("GPU power", "Drawn now.", "watt", ("sfddm_gpu_power_watts", per_replica), span=6))
-        .with_panel(graph("GPU temperature", "Of the chip.", "celsius", ("sfddm_gpu_temperature_celsius", per_replica), span=6))
+        .with_panel(
+            graph(
+                "GPU temperature",
+                "Of the chip.",
+                "celsius",
+                ("sfddm_gpu_temperature_celsius", per_replica),
+                span=6,
+            )
+        )
     )
 
 

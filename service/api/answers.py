@@ -13,8 +13,9 @@ from urllib.parse import quote
 from fastapi import Request
 
 from models.catalogue import Resolved
-from service.api.errors import ClientLeftError
+from service.api.errors import ClientLeftError, InvalidRequestError
 from service.api.generation import Generation
+from service.api.record import current_record
 from service.api.schema import DeviceBody, ExperimentArm, GenerationResponse, ImageBody, TimingBody
 from service.api.state import Lane, Service
 from service.comparison import slowest
@@ -30,12 +31,13 @@ IMAGE_FILES: dict[str, Any] = {media: {"schema": {"type": "string", "format": "b
 
 
 class Outcome:
-    """One request in the metrics: counted once, by the first end that is told; timed when it was answered."""
+    """One request in the metrics and its record: counted once, by the first end that is told; timed when it was answered."""
 
     def __init__(self, metrics: Metrics, model_id: str) -> None:
         self._metrics = metrics
         self._model = metrics.model_label(model_id)
-        self._started_s = time.perf_counter()
+        self._record = current_record()
+        self._record.model = model_id
         self._open = True
 
     def end(self, outcome: str) -> None:
@@ -43,8 +45,9 @@ class Outcome:
         if not self._open:
             return
         self._open = False
+        self._record.outcome = outcome
         if outcome == "ok":
-            self._metrics.request_seconds.labels(self._model).observe(time.perf_counter() - self._started_s)
+            self._metrics.request_seconds.labels(self._model).observe(time.perf_counter() - self._record.started_s)
         self._metrics.requests_total.labels(self._model, outcome).inc()
 
 
@@ -57,6 +60,8 @@ def outcome_of(error: BaseException) -> str:
             return "unavailable"
         case ClientLeftError() | asyncio.CancelledError() | GeneratorExit():
             return "cancelled"
+        case InvalidRequestError():
+            return "invalid"
         case _:
             return "error"
 
@@ -85,7 +90,10 @@ def admit(
 ) -> Ticket:
     """Engine.submit, for a request whose answer tells how much more its lane would take."""
     request.state.lane = Lane(model, flex)
-    return service.engine.submit(model, images, previews=previews, max_latency_s=max_latency_s, flex=flex)
+    ticket = service.engine.submit(model, images, previews=previews, max_latency_s=max_latency_s, flex=flex)
+    record = current_record()
+    record.ticket, record.images = ticket, len(images)
+    return ticket
 
 
 async def images_of(
@@ -112,7 +120,9 @@ async def images_of(
     if fresh or no_cache or not service.cache.serves(service.engine.models[model.entry.id].provider):
         return await compute(images)
     with service.engine.lifecycle.hold([model]):  # a reload may come while the cache is asked
-        return await service.cache.images(model, images, compute)
+        recalled = await service.cache.images(model, images, compute)
+    current_record().images = len(images)
+    return recalled
 
 
 async def images_unless_client_leaves(ticket: Ticket, request: Request) -> list[Finished]:
@@ -145,7 +155,8 @@ async def _disconnected(request: Request) -> None:
 
 async def encode_all(images: Sequence[Finished], style: FileStyle) -> list[bytes]:
     """The images' files, made in a thread so that the event loop goes on."""
-    return await asyncio.to_thread(lambda: [style.encode(image.pixels) for image in images])
+    with current_record().encoding():
+        return await asyncio.to_thread(lambda: [style.encode(image.pixels) for image in images])
 
 
 def base64_of(file: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +22,7 @@ from service.api.reload import Reloader
 from service.api.state import assemble, check_experiments, open_catalogue
 from service.jobs import JobRunner
 from service.settings import Settings
+from service.tracing import open_tracing
 
 _GIVE_BACK_S = 1.0
 _log = structlog.get_logger("service.api")
@@ -32,6 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
     check_experiments(settings, service.catalogue)
     arriving = Arriving(settings.body_timeout_s)
     runner = JobRunner(service.store.jobs, service.catalogue, service.engine, service.metrics)
+    tracing = open_tracing(os.environ, _version())
 
     async def drain(seconds: float) -> None:
         """Refuse new work, finish what runs within so many seconds, and give up the rest.
@@ -56,6 +59,8 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await drain(settings.drain_s)
             await service.store.close()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.shut_down)
 
     app = FastAPI(
         title="SFDDM serve",
@@ -76,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RateLimitHeaders, engine=service.engine, limit_s=settings.max_backlog_s)
     app.add_middleware(WholeBody, limit=settings.max_body_bytes, arriving=arriving)
     # Added last, so outermost: a refused body has an id and a log line too.
-    app.add_middleware(RequestContext, metrics=service.metrics)
+    app.add_middleware(RequestContext, metrics=service.metrics, tracing=tracing)
     install_error_handlers(app)
     for room in (images, interpolations, comparisons, files, jobs, experiments, models, kserve, health, page):
         app.include_router(room.router)

@@ -30,6 +30,7 @@ from service.api.comparison_schema import (
 from service.api.errors import InvalidRequestError
 from service.api.generation import class_label_of, scale_of, size_of
 from service.api.prompts import default_class
+from service.api.record import current_record
 from service.api.schema import ImageBody
 from service.api.state import Service, ServiceOf
 from service.api.stream import EVENT_STREAM, EventStream
@@ -135,7 +136,8 @@ class Comparing:
         yield await asyncio.to_thread(self._summary, images, bodies, measured)
 
     async def _image(self, event: Arrived) -> ImageBody:
-        file = await asyncio.to_thread(self._style.encode, event.image.pixels)
+        with current_record().encoding():
+            file = await asyncio.to_thread(self._style.encode, event.image.pixels)
         return image_body(event.model, event.image, b64_json=base64_of(file))
 
     def _summary(

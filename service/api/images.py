@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.answers import (
     IMAGE_FILES,
+    Outcome,
     encode_all,
     file_headers,
     generation_response,
@@ -20,6 +21,7 @@ from service.api.errors import InvalidRequestError
 from service.api.generation import Generation, plan_generation
 from service.api.idempotency import HEADER
 from service.api.negotiate import check_stream, requested_file
+from service.api.record import current_record
 from service.api.schema import GenerationRequest, GenerationResponse
 from service.api.state import Service, ServiceOf
 from service.api.stream import EVENT_STREAM, stream_generation
@@ -61,6 +63,8 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
             )
         direct = requested_file(accept, body, body.n)
     assignment = service.experiments.assign(body.model, body.user, body.seed)
+    if assignment:
+        current_record().experiment = assignment.experiment
     generation = _plan(body.model_copy(update={"model": assignment.arm}) if assignment else body, service)
     style = FileStyle(direct or body.output_format, generation.scale, body.output_compression)
     if body.stream:
@@ -92,6 +96,5 @@ def _plan(body: GenerationRequest, service: Service) -> Generation:
     try:
         return plan_generation(body, service)
     except EngineError as error:
-        label = service.metrics.model_label(body.model or service.default_model)
-        service.metrics.requests_total.labels(label, outcome_of(error)).inc()
+        Outcome(service.metrics, body.model or service.default_model).end(outcome_of(error))
         raise

@@ -18,6 +18,7 @@ from service.api.answers import (
 from service.api.errors import InvalidRequestError
 from service.api.generation import plan_interpolation
 from service.api.negotiate import requested_file
+from service.api.record import current_record
 from service.api.schema import GenerationResponse, InterpolationRequest
 from service.api.state import ServiceOf
 from service.encode import LARGEST_SIDE, FileStyle
@@ -51,7 +52,9 @@ async def interpolate(body: InterpolationRequest, request: Request, service: Ser
         finished = await images_of(service, request, walk.model, walk.images)
         if direct:
             strip = np.concatenate([image.pixels for image in finished], axis=2)
-            return Response(style.encode(strip), media_type=style.media_type, headers=file_headers(walk.model, finished))
+            with current_record().encoding():
+                file = style.encode(strip)
+            return Response(file, media_type=style.media_type, headers=file_headers(walk.model, finished))
         files = await encode_all(finished, style)
     link = partial(service.links.link, service.base_url(request)) if body.response_format == "url" else None
     return generation_response(walk, finished, files, style, link)

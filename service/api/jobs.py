@@ -18,6 +18,7 @@ from service.api.answers import arm_headers
 from service.api.errors import InvalidRequestError
 from service.api.generation import AUTO, Generation, plan_generation
 from service.api.prompts import default_class
+from service.api.record import current_record
 from service.api.schema import MAX_FIRST_INDEX, GenerationRequest, ImageRequest, ModelId, Seed
 from service.api.state import Service, ServiceOf
 from service.archive import zip_stream
@@ -88,6 +89,9 @@ async def create_job(body: JobRequest, request: Request, response: Response, ser
     assignment = service.experiments.assign(body.model, body.user, body.seed)
     chosen = body.model_dump(exclude={"n"}) | ({"model": assignment.arm} if assignment else {})
     generation = plan_generation(GenerationRequest(**chosen), service)
+    record = current_record()
+    record.model, record.images = generation.model.id, body.n
+    record.experiment = assignment.experiment if assignment else None
     status = service.require_loaded(generation.model)
     document = _document(body, generation, status)
     size = chunk_size(status, document.steps, service.settings.job_chunk)

@@ -1,10 +1,9 @@
-"""What surrounds every request: its id, its log line, what is left of the service, HEAD, and the answer when we fail."""
+"""What surrounds every request: its id, log line and trace, what is left of the service, HEAD, and the answer when we fail."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import time
 import uuid
 
 import structlog
@@ -12,18 +11,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import Problem, problem_of
+from service.api.record import RequestRecord, outcome_of_status, recording
 from service.api.state import Lane
 from service.engine.engine import Engine
 from service.engine.request import UnavailableError
 from service.telemetry import Metrics
+from service.tracing import RequestSpan, Tracing
 
 REQUEST_ID = "x-request-id"
 _SANE_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
-_QUIET = frozenset({"/livez", "/readyz", "/metrics"})  # polled every few seconds by machines
-
-_REFUSED = frozenset(
-    {400, 404, 406, 408, 413, 422}
-)  # for what is wrong with them; overload and the like are counted where they arise
+_QUIET = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})  # polled by machines
 
 _log = structlog.get_logger("service.api")
 
@@ -31,20 +28,26 @@ _log = structlog.get_logger("service.api")
 class RequestContext:
     """Gives every response an x-request-id (the client's own if it is sane), logs it, and answers 500 without a traceback.
 
-    Requests that were refused before any model was asked are counted under the model `none`.
+    Requests that were refused before any model was asked are counted under the model `none`. Every request but those of
+    machines that poll is traced, if anything is.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        proposed = Headers(scope=scope).get(REQUEST_ID, "")
+        headers = Headers(scope=scope)
+        proposed = headers.get(REQUEST_ID, "")
         request_id = proposed if _SANE_ID.match(proposed) else uuid.uuid4().hex
-        started = time.perf_counter()
+        bound, span = {"request_id": request_id}, None
+        if self._tracing is not None and scope["path"] not in _QUIET:
+            span = self._tracing.begin(scope["method"], scope["path"], headers)
+            bound["trace_id"] = span.trace_id
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
@@ -54,7 +57,7 @@ class RequestContext:
                 MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(**bound), recording() as record:
             try:
                 await self._app(scope, receive, send_with_id)
             except asyncio.CancelledError:  # the server's drain is over
@@ -70,11 +73,24 @@ class RequestContext:
                 answer = Problem(500, message, "server_error", code="internal_error").response(scope["path"])
                 await answer(scope, receive, send_with_id)
             finally:
-                if scope["method"] == "POST" and status in _REFUSED:
-                    self._metrics.requests_total.labels("none", "invalid").inc()
-                log = _log.debug if scope["path"] in _QUIET else _log.info
-                seconds = round(time.perf_counter() - started, 4)
-                log("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
+                self._close(scope, request_id, status, record, span)
+
+    def _close(
+        self, scope: Scope, request_id: str, status: int | None, record: RequestRecord, span: RequestSpan | None
+    ) -> None:
+        """The request is over, however it ended."""
+        method, path = scope["method"], scope["path"]
+        outcome = record.outcome or outcome_of_status(status)
+        if method == "POST" and record.outcome is None and outcome == "invalid":
+            self._metrics.requests_total.labels("none", outcome).inc()
+        facts = record.fields() | {"outcome": outcome}
+        if span is not None:
+            route = getattr(scope.get("route"), "path", None)
+            attributes = {f"sfddm.{name}": value for name, value in facts.items()}
+            attributes |= {"http.route": route, "http.response.status_code": status, "sfddm.request_id": request_id}
+            span.end(f"{method} {route}" if route else method, outcome, attributes, record.phases)
+        log = _log.debug if path in _QUIET else _log.info
+        log("request", method=method, path=path, status=status, seconds=record.seconds, **facts)
 
 
 class HeadAsGet:

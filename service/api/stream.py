@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.answers import Outcome, admit, arm_body, base64_of, device_body, facts, outcome_of, service_tier, timing_body
 from service.api.errors import problem_of
 from service.api.generation import Generation
+from service.api.record import current_record
 from service.api.schema import CompletedEvent, PartialImageEvent
 from service.api.state import Service
 from service.encode import FileStyle
@@ -108,7 +109,8 @@ def stream_generation(
             async for event in arriving:
                 if isinstance(event, Failed):
                     raise event.error
-                file = await asyncio.to_thread(style.encode, event.pixels)
+                with current_record().encoding():
+                    file = await asyncio.to_thread(style.encode, event.pixels)
                 yield _event_body(generation, style, event, file, assignment)
         if assignment:
             await service.experiments.record(assignment, time.perf_counter() - started_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from models.catalogue import Resolved
@@ -41,8 +42,10 @@ class Ledger:
         for row in rows:
             if not row.started:
                 self.running_rows += 1
-                self.waiting_requests -= not row.ticket.started
-                row.started = row.ticket.started = True
+                row.started = True
+                if not row.ticket.started:
+                    self.waiting_requests -= 1
+                    row.ticket.started_s = time.perf_counter()
         return rows
 
     def leave(self, row: Row, *, wasted: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -36,12 +37,15 @@ class Ticket:
         "_events",
         "_reader",
         "_unread",
+        "compute_s",
+        "ended_s",
         "estimated_s",
         "loop",
         "max_latency_s",
         "numbers",
         "specs",
-        "started",
+        "started_s",
+        "submitted_s",
         "unfinished",
     )
 
@@ -63,12 +67,20 @@ class Ticket:
         self.numbers = range(first, first + len(self.specs))
         self.estimated_s = estimated_s
         self.max_latency_s = max_latency_s
-        self.started = False  # the engine's: whether a row has run
+        self.submitted_s = time.perf_counter()
+        self.started_s: float | None = None  # the engine's: when the first row ran
+        self.compute_s = 0.0  # device seconds of the batches that its slowest image rode in, of those read
+        self.ended_s: float | None = None  # when the last image was read, or the rest was given up
         self.unfinished = len(self.specs)  # the engine's
         self._cancel = cancel
         self._events: list[Event | EngineError] = []
         self._reader: asyncio.Future[None] | None = None
         self._unread = len(self.specs)
+
+    @property
+    def started(self) -> bool:
+        """Whether a row has run."""
+        return self.started_s is not None
 
     async def events(self) -> AsyncGenerator[Event]:
         """Previews, finished and failed images in the order they come about; ends after the last image. Read it once.
@@ -85,7 +97,7 @@ class Ticket:
                     if isinstance(event, EngineError):
                         raise event
                     if not isinstance(event, Preview):
-                        self._unread -= 1
+                        self._read(event)
                     yield event
         finally:
             self.cancel()
@@ -104,8 +116,17 @@ class Ticket:
                     finished.append(event)
         return sorted(finished, key=lambda image: image.position)
 
+    def _read(self, event: Finished | Failed) -> None:
+        self._unread -= 1
+        if isinstance(event, Finished):
+            self.compute_s = max(self.compute_s, event.timing.compute_s)
+        if not self._unread:
+            self.ended_s = time.perf_counter()
+
     def cancel(self) -> None:
         """Give up what is unfinished; idempotent. Rows leave at the next step boundary."""
+        if self.ended_s is None:
+            self.ended_s = time.perf_counter()
         self._cancel(self)
 
     def put(self, event: Event | EngineError) -> None:

@@ -34,8 +34,21 @@ def test_every_panel_has_a_unit_a_description_and_no_nan(path: Path) -> None:
             defaults = panel["fieldConfig"]["defaults"]
             assert panel["description"].endswith("."), panel["title"]
             assert defaults["unit"]
-            assert defaults["noValue"] == "no traffic"
+            expressions = [target["expr"] for target in panel["targets"]]
+            traffic = any("rate(sfddm_" in expression for expression in expressions)
+            gpu = any("sfddm_gpu_" in expression for expression in expressions)
+            assert defaults["noValue"] in ({"no GPU"} if gpu else {"no traffic"} if traffic else {"no traffic", "no data"})
             assert panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_every_number_of_the_first_row_links_to_the_dashboard_that_explains_it() -> None:
+    boards = {path.stem: json.loads(path.read_text()) for path in FILES}
+    urls = {f"/d/{board['uid']}" for board in boards.values()}
+    first = [panel for panel in boards["overview"]["panels"] if panel["type"] == "stat"]
+    assert [panel["title"] for panel in first] == ["Requests", "Error ratio", "p95 by model", "Backlog", "Shed", "Up"]
+    for panel in first:
+        assert {link["url"] for link in panel["links"]} <= urls - {"/d/sfddm-overview"}
+        assert panel["links"]
 
 
 def test_provisioning_finds_the_dashboards_and_the_data() -> None:

@@ -1,0 +1,98 @@
+"""What is known of the request at hand: its middleware starts a record, whoever learns something notes it there, and in the end
+it is the request's log line and trace. Times are readings of time.perf_counter(), seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from service.engine.ticket import Ticket
+from service.tracing import Phase
+
+
+@dataclass
+class RequestRecord:
+    """One HTTP request. outcome has the words of the metric requests_total; all of it stays None where no model was asked."""
+
+    started_s: float = field(default_factory=time.perf_counter)
+    model: str | None = None
+    experiment: str | None = None
+    outcome: str | None = None
+    images: int | None = None
+    ticket: Ticket | None = None
+    _encoding: Phase | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Since the request arrived."""
+        return round(time.perf_counter() - self.started_s, 4)
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Files are made inside; a stream comes here once an image."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            now_s = time.perf_counter()
+            first_s, busy_s = (self._encoding.start_s, self._encoding.busy_s) if self._encoding else (start_s, 0.0)
+            self._encoding = Phase("encode", first_s, now_s, busy_s + now_s - start_s)
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Those that were begun, in order: queue (until the first step), denoise (until the last image), encode."""
+        found = []
+        if (ticket := self.ticket) is not None:
+            end_s = time.perf_counter() if ticket.ended_s is None else ticket.ended_s
+            spans = [("queue", ticket.submitted_s, end_s if ticket.started_s is None else ticket.started_s)]
+            if ticket.started_s is not None:
+                spans.append(("denoise", ticket.started_s, end_s))
+            found = [Phase(name, start_s, stop_s, stop_s - start_s) for name, start_s, stop_s in spans]
+        return found if self._encoding is None else [*found, self._encoding]
+
+    def fields(self) -> dict[str, object]:
+        """What is known, for a log line."""
+        facts = {
+            "outcome": self.outcome,
+            "model": self.model,
+            "experiment": self.experiment,
+            "images": self.images,
+            **{f"{phase.name}_s": round(phase.busy_s, 4) for phase in self.phases},
+            "compute_s": round(self.ticket.compute_s, 4) if self.ticket else None,
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+
+_current: ContextVar[RequestRecord | None] = ContextVar("record", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[RequestRecord]:
+    """The record of the request that is answered inside, by this task or by those that it starts."""
+    record = RequestRecord()
+    token = _current.set(record)
+    try:
+        yield record
+    finally:
+        _current.reset(token)
+
+
+def current_record() -> RequestRecord:
+    """The request at hand; outside of one (a command, a test of one function) a record that nobody reads."""
+    return _current.get() or RequestRecord()
+
+
+def outcome_of_status(status: int | None) -> str:
+    """The outcome of a request in which no model was asked. status None: the client left before it had an answer."""
+    match status:
+        case None | 499:
+            return "cancelled"
+        case 429:
+            return "overloaded"
+        case 503:
+            return "unavailable"
+        case _:
+            return "ok" if status < 400 else "invalid" if status < 500 else "error"
