@@ -91,8 +91,8 @@ async def test_what_is_refused_is_an_ordinary_error(client: httpx.AsyncClient) -
 
 
 async def test_the_first_image_that_fails_is_the_last_event(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def second_fails(network: Network, rows: Sequence[Row], now_s: float) -> Evaluation:
-        done = evaluate(network, rows, now_s)
+    def second_fails(network: Network, rows: Sequence[Row], now_s: float, *, abreast: bool) -> Evaluation:
+        done = evaluate(network, rows, now_s, abreast=abreast)
         failed = RowFailedError("The device failed.")
         return Evaluation([failed if row.position == 1 else out for row, out in zip(rows, done.outputs, strict=True)])
 
