@@ -31,7 +31,16 @@ def bounded(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ("--max-examples", "3", "--phases", "examples,coverage,fuzzing"),
         # Along the links, from the id in one answer to the next request: a job is posted, watched, cancelled, taken home.
         # DELETE of an unfinished job cancels it, and a cancelled job may be looked at; a second DELETE forgets it.
-        ("--max-examples", "20", "--phases", "stateful", "--include-path-regex", "^/v1/jobs", "--exclude-checks", "use_after_free"),
+        (
+            "--max-examples",
+            "20",
+            "--phases",
+            "stateful",
+            "--include-path-regex",
+            "^/v1/jobs",
+            "--exclude-checks",
+            "use_after_free",
+        ),
         ("--max-examples", "10", "--phases", "stateful", "--exclude-path-regex", "^/v1/jobs"),
     ],
     ids=["stateless", "jobs", "links"],
