@@ -32,14 +32,16 @@ RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin sfddm \
 ENV PATH=/opt/sfddm/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SFDDM_CACHE_DIR=/cache \
+    SFDDM_HOST=0.0.0.0 \
     SFDDM_LOG_FORMAT=json \
     SFDDM_ZOOS=/zoo,/opt/sfddm/lib/python3.11/site-packages/models/zoo
+LABEL org.opencontainers.image.title="SFDDM serve" org.opencontainers.image.licenses="Apache-2.0"
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('SFDDM_PORT', 8000)}/readyz\", timeout=4)"]
 # A number, so that Kubernetes can see that it is not root.
 USER 10001
-CMD ["sfddm", "serve", "--host", "0.0.0.0"]
+CMD ["sfddm", "serve"]
 
 FROM runtime AS gpu
 COPY --from=dependencies-gpu /opt/sfddm /opt/sfddm

@@ -94,7 +94,7 @@ class Stack:
         """What its health check says."""
         if service == "sfddm":
             _, _, check = image()
-            return self._succeeds([sys.executable, *map(self._here, check[1:])])
+            return self._succeeds([sys.executable, *check[1:]], SFDDM_PORT=str(self.ports["sfddm"]))
         check = services()[service]["healthcheck"]["test"][1:]
         if service == "redis":
             return self._succeeds([*_program(check[0]), "-p", str(self.ports["redis"]), *check[1:]])
@@ -122,8 +122,9 @@ class Stack:
             text = re.sub(rf"(?<![\w/.-]){path}(?![\w-])", str(self._paths[path]), text)
         return text
 
-    def _succeeds(self, command: Sequence[str]) -> bool:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    def _succeeds(self, command: Sequence[str], **variables: str) -> bool:
+        environment = {**os.environ, **variables}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment, check=False)
         return done.returncode == 0 and (command[-1] != "ping" or done.stdout.strip() == "PONG")
 
 
