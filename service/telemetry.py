@@ -83,6 +83,9 @@ class Metrics:
         self.reloads_total = Counter(
             "sfddm_reloads_total", "Reloads of the zoos, by whether every folder was loaded", ["outcome"], registry=registry
         )
+        self.folders_refused = Gauge(
+            "sfddm_folders_refused", "Model folders that were not trusted and whose models are missing", registry=others
+        )
         self.model_outdated = Gauge(
             "sfddm_model_outdated",
             "1 while what is on disk cannot be loaded and what was loaded before is served",
@@ -123,6 +126,7 @@ class Metrics:
         for model in models:
             self._gone.discard(model)
             self.wasted_steps_total.labels(model=model)
+            self.model_outdated.labels(model=model)
             for outcome in OUTCOMES:
                 self.requests_total.labels(model=model, outcome=outcome)
 

@@ -408,6 +408,19 @@ def engine() -> Dashboard:
                 ("sfddm_store_up", "store, {{instance}}"),
             )
         )
+        .with_panel(
+            graph(
+                "Zoo",
+                "Above 0: folders refused, models older than their folder, and reloads that failed in the last 15 minutes.",
+                "short",
+                ("sfddm_folders_refused", "refused, {{instance}}"),
+                ("sum by (instance) (sfddm_model_outdated)", "outdated, {{instance}}"),
+                (
+                    'sum by (instance) (increase(sfddm_reloads_total{outcome="failed"}[15m]))',
+                    "reloads failed, {{instance}}",
+                ),
+            )
+        )
         .with_row(Row("Process"))
         .with_panel(
             graph(

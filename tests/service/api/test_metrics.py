@@ -20,6 +20,7 @@ STILL = {
     "sfddm_padded_rows",  # this backend does not pad: below
     "sfddm_reloads",  # tests/service/api/test_admin.py
     "sfddm_model_outdated",
+    "sfddm_folders_refused",  # tests/service/api/test_admin.py
     "sfddm_wasted_steps",  # tests/service/engine/test_engine.py
 }
 
