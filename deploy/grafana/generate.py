@@ -21,6 +21,7 @@ from grafana_foundation_sdk.builders.dashboard import (
     ThresholdsConfig,
 )
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import BigValueGraphMode
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef, Threshold, ThresholdsMode
 
 FOLDER = Path(__file__).parent / "dashboards"
@@ -64,7 +65,8 @@ def single(title: str, text: str, unit: str, query: Query, *steps: tuple[float |
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(thresholds))
         .links([more])
     )
-    return panel.with_target(_target(query, 0))
+    # As it is now, not the last value of the time range, which of a server that is gone is from when it was well.
+    return panel.graph_mode(BigValueGraphMode.NONE).with_target(_target(query, 0).instant())
 
 
 def graph(title: str, text: str, unit: str, *queries: Query, span: int = 12) -> timeseries.Panel:
@@ -184,7 +186,7 @@ def overview() -> Dashboard:
                 "Up",
                 "Replicas that accept requests over those that Prometheus knows.",
                 "percentunit",
-                ('sum(sfddm_ready) / count(up{job="sfddm"})', ""),
+                ('(sum(sfddm_ready) or vector(0)) / count(up{job="sfddm"})', ""),
                 (None, "red"),
                 (1, "green"),
                 more=ENGINE,

@@ -71,6 +71,37 @@ def test_alerts_fire_when_they_should_and_only_then() -> None:
     assert tested == {rule["alert"] for rule in rules() if "alert" in rule}
 
 
+def test_the_first_row_shows_nothing_old_when_every_server_has_died(tmp_path: Path) -> None:
+    before, after = "2m", "5m"  # the servers die, and so their series end, after three minutes
+    model, le = 'job="sfddm", instance="a", model="cats/teacher"', {"1.0": "0+60x12 stale", "+Inf": "0+60x12 stale"}
+    series = {
+        'up{job="sfddm", instance="a"}': "1x12 0x20",
+        'sfddm_ready{job="sfddm", instance="a"}': "1x12 stale",
+        'sfddm_backlog_seconds{job="sfddm", instance="a"}': "3x12 stale",
+        'sfddm_shed_total{job="sfddm", instance="a", reason="latency"}': "0+60x12 stale",
+        f'sfddm_requests_total{{{model}, outcome="ok"}}': "0+30x12 stale",
+        f'sfddm_requests_total{{{model}, outcome="error"}}': "0+30x12 stale",
+        **{f'sfddm_request_seconds_bucket{{{model}, le="{bound}"}}': values for bound, values in le.items()},
+    }
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    healthy = {"Up": 1.0, "Error ratio": 0.5, "Requests": 4.0, "Shed": 4.0, "Backlog": 3.0, "p95 by model": 0.95}
+    overview = json.loads((DEPLOY / "grafana" / "dashboards" / "overview.json").read_text())["panels"]
+    first = {panel["title"]: panel["targets"] for panel in overview if panel["type"] == "stat"}
+    assert first.keys() == healthy.keys()
+    cases = []
+    for title, (target,) in first.items():
+        assert target["instant"]
+        assert target["range"] is False, "Grafana takes both for both"
+        expression = target["expr"].replace("$__rate_interval", "1m").replace("$model", ".*")
+        labels = '{model="cats/teacher"}' if "by model" in title else "{}"
+        well = [{"labels": labels, "value": healthy[title]}]
+        dead = [{"labels": "{}", "value": 0}] if title == "Up" else []  # none: Grafana says "no traffic" or "no data"
+        cases += [{"expr": expression, "eval_time": when, "exp_samples": s} for when, s in ((before, well), (after, dead))]
+    test = {"tests": [{"interval": "15s", "input_series": inputs, "promql_expr_test": cases}]}
+    (tmp_path / "first_row.yml").write_text(yaml.safe_dump(test))
+    promtool("test", "rules", tmp_path / "first_row.yml")
+
+
 def test_every_alert_has_a_runbook_entry() -> None:
     headings = re.findall(r"^### (\w+)$", OPERATIONS.read_text(), re.MULTILINE)
     assert headings == [rule["alert"] for rule in rules() if "alert" in rule]
