@@ -74,8 +74,13 @@ class Metrics:
         self.backlog_seconds = Gauge("sfddm_backlog_seconds", "Estimated device time of admitted work", registry=others)
         self.running_rows = Gauge("sfddm_running_rows", "Images being denoised", registry=others)
         self.waiting_requests = Gauge("sfddm_waiting_requests", "Requests whose first step is still ahead", registry=others)
+        self.wait_seconds = Gauge(
+            "sfddm_wait_seconds",
+            "Longest estimated wait of a model's lane, what admission compares with sfddm_max_backlog_seconds",
+            registry=others,
+        )
         self.max_backlog_seconds = Gauge(
-            "sfddm_max_backlog_seconds", "Work waiting in a lane above which requests are refused", registry=others
+            "sfddm_max_backlog_seconds", "Wait of a model's lane above which requests for it are refused", registry=others
         )
         self.ready = Gauge(
             "sfddm_ready", "1 while requests are accepted: models loaded, not draining, not failed", registry=others
@@ -142,10 +147,16 @@ class Metrics:
                 metric.remove_by_labels({"model": label})
 
     def watch_engine(
-        self, *, backlog_s: Callable[[], float], running_rows: Callable[[], float], waiting_requests: Callable[[], float]
+        self,
+        *,
+        backlog_s: Callable[[], float],
+        wait_s: Callable[[], float],
+        running_rows: Callable[[], float],
+        waiting_requests: Callable[[], float],
     ) -> None:
         """Read the engine's gauges when they are scraped; nothing is spent on them between scrapes."""
         self.backlog_seconds.set_function(backlog_s)
+        self.wait_seconds.set_function(wait_s)
         self.running_rows.set_function(running_rows)
         self.waiting_requests.set_function(waiting_requests)
 

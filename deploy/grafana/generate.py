@@ -160,13 +160,13 @@ def overview() -> Dashboard:
         )
         .with_panel(
             single(
-                "Backlog",
-                "Device time of the work admitted, on the replica that has most.",
-                "s",
-                ("max(sfddm_backlog_seconds)", ""),
+                "Longest queue",
+                "Estimated wait of the model that has most waiting, over the limit at which requests for it are refused.",
+                "percentunit",
+                ("max(sfddm_wait_seconds / sfddm_max_backlog_seconds)", ""),
                 (None, "green"),
-                (10, "orange"),
-                (30, "red"),
+                (0.25, "orange"),
+                (0.5, "red"),
                 more=ENGINE,
             )
         )
@@ -345,7 +345,16 @@ def engine() -> Dashboard:
     return (
         board("sfddm-engine", "SFDDM: engine and device", "What the step loop does, and what it does it on.")
         .with_row(Row("Engine"))
-        .with_panel(graph("Backlog", "Device time of the work admitted.", "s", ("sfddm_backlog_seconds", per_replica), span=8))
+        .with_panel(
+            graph(
+                "Backlog",
+                "Device time of all work admitted, and the longest wait for a model, which is what may be refused for.",
+                "s",
+                ("sfddm_backlog_seconds", "all work, {{instance}}"),
+                ("sfddm_wait_seconds", "longest wait, {{instance}}"),
+                span=8,
+            )
+        )
         .with_panel(
             graph(
                 "Rows and requests",

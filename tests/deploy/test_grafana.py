@@ -45,7 +45,7 @@ def test_every_number_of_the_first_row_links_to_the_dashboard_that_explains_it()
     boards = {path.stem: json.loads(path.read_text()) for path in FILES}
     urls = {f"/d/{board['uid']}" for board in boards.values()}
     first = [panel for panel in boards["overview"]["panels"] if panel["type"] == "stat"]
-    assert [panel["title"] for panel in first] == ["Requests", "Error ratio", "p95 by model", "Backlog", "Shed", "Up"]
+    assert [panel["title"] for panel in first] == ["Requests", "Error ratio", "p95 by model", "Longest queue", "Shed", "Up"]
     for panel in first:
         assert {link["url"] for link in panel["links"]} <= urls - {"/d/sfddm-overview"}
         assert panel["links"]

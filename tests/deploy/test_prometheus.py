@@ -77,14 +77,15 @@ def test_the_first_row_shows_nothing_old_when_every_server_has_died(tmp_path: Pa
     series = {
         'up{job="sfddm", instance="a"}': "1x12 0x20",
         'sfddm_ready{job="sfddm", instance="a"}': "1x12 stale",
-        'sfddm_backlog_seconds{job="sfddm", instance="a"}': "3x12 stale",
+        'sfddm_wait_seconds{job="sfddm", instance="a"}': "3x12 stale",
+        'sfddm_max_backlog_seconds{job="sfddm", instance="a"}': "60x12 stale",
         'sfddm_shed_total{job="sfddm", instance="a", reason="latency"}': "0+60x12 stale",
         f'sfddm_requests_total{{{model}, outcome="ok"}}': "0+30x12 stale",
         f'sfddm_requests_total{{{model}, outcome="error"}}': "0+30x12 stale",
         **{f'sfddm_request_seconds_bucket{{{model}, le="{bound}"}}': values for bound, values in le.items()},
     }
     inputs = [{"series": name, "values": values} for name, values in series.items()]
-    healthy = {"Up": 1.0, "Error ratio": 0.5, "Requests": 4.0, "Shed": 4.0, "Backlog": 3.0, "p95 by model": 0.95}
+    healthy = {"Up": 1.0, "Error ratio": 0.5, "Requests": 4.0, "Shed": 4.0, "Longest queue": 0.05, "p95 by model": 0.95}
     overview = json.loads((DEPLOY / "grafana" / "dashboards" / "overview.json").read_text())["panels"]
     first = {panel["title"]: panel["targets"] for panel in overview if panel["type"] == "stat"}
     assert first.keys() == healthy.keys()

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.anyio
 URL = "/v1/images/generations"
 STILL = {
     "sfddm_backlog_seconds",  # gauges of what is going on now: tests/service/test_telemetry.py and test_drains
+    "sfddm_wait_seconds",  # tests/service/engine/test_admission.py
     "sfddm_running_rows",
     "sfddm_waiting_requests",
     "sfddm_padded_rows",  # this backend does not pad: below
