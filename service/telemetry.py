@@ -98,6 +98,9 @@ class Metrics:
             registry=others,
         )
         self.model_loaded = Gauge("sfddm_model_loaded", "1 when the model is loaded and warm", ["model"], registry=others)
+        self.model_image_seconds = Gauge(
+            "sfddm_model_image_seconds", "One image on an idle device, as the model was calibrated", ["model"], registry=others
+        )
         self.cache_images_total = Counter(
             "sfddm_cache_images_total", "Images looked up in the result cache", ["outcome"], registry=registry
         )
@@ -132,6 +135,8 @@ class Metrics:
             self._gone.discard(model)
             self.wasted_steps_total.labels(model=model)
             self.model_outdated.labels(model=model)
+            self.request_seconds.labels(model=model)
+            self.job_images_total.labels(model=model)
             for outcome in OUTCOMES:
                 self.requests_total.labels(model=model, outcome=outcome)
 

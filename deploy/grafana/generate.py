@@ -262,9 +262,10 @@ def comparison() -> Dashboard:
         result.with_panel(
             graph(
                 "Speed-up over the teacher",
-                "Median request of the family's teacher over the model's.",
+                "Median request of the family's teacher over the model's, in the last hour; and of one image, as calibrated.",
                 "x",
-                (f"sfddm:speedup:p50_5m{{{MODEL}}}", "{{model}}"),
+                (f"sfddm:speedup:p50_1h{{{MODEL}}}", "{{model}}"),
+                (f"sfddm:speedup:calibrated{{{MODEL}}}", "{{model}}, calibrated"),
             )
         )
         .with_panel(

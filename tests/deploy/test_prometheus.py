@@ -103,6 +103,37 @@ def test_the_first_row_shows_nothing_old_when_every_server_has_died(tmp_path: Pa
     promtool("test", "rules", tmp_path / "first_row.yml")
 
 
+def test_speedup_needs_no_traffic_and_a_first_request_is_seen(tmp_path: Path) -> None:
+    # One request of the teacher, half an hour before the student's only one.
+    bucket = 'sfddm_request_seconds_bucket{{job="sfddm", instance="a", model="cats/{}", le="{}"}}'
+    series = {
+        bucket.format("teacher", "4.0"): "0x10 0x100",
+        bucket.format("teacher", "8.0"): "0x10 1x100",
+        bucket.format("teacher", "+Inf"): "0x10 1x100",
+        bucket.format("student-004", "1.0"): "0x40 1x100",
+        bucket.format("student-004", "+Inf"): "0x40 1x100",
+        'sfddm_model_image_seconds{job="sfddm", instance="a", model="cats/teacher"}': "8x140",
+        'sfddm_model_image_seconds{job="sfddm", instance="a", model="cats/student-004"}': "1x140",
+    }
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    cases = [
+        {"expr": f'{name}{{model="cats/student-004"}}', "eval_time": when, "exp_samples": samples}
+        for name, when, value in [
+            ("sfddm:speedup:p50_1h", "20m", None),  # the student has not been asked for
+            ("sfddm:speedup:p50_1h", "60m", 12),  # medians of 6 and 0.5 s, interpolated in their buckets
+            ("sfddm:speedup:calibrated", "1m", 8),
+        ]
+        for samples in (
+            [{"labels": f'{name}{{family="cats", model="cats/student-004"}}', "value": value}] if value is not None else [],
+        )
+    ]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": cases}
+    (tmp_path / "speedup.yml").write_text(
+        yaml.safe_dump({"rule_files": [str(RULES[0])], "evaluation_interval": "1m", "tests": [test]})
+    )
+    promtool("test", "rules", tmp_path / "speedup.yml")
+
+
 def test_every_alert_has_a_runbook_entry() -> None:
     headings = re.findall(r"^### (\w+)$", OPERATIONS.read_text(), re.MULTILINE)
     assert headings == [rule["alert"] for rule in rules() if "alert" in rule]

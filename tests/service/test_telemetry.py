@@ -27,6 +27,7 @@ NAMES = [
     "sfddm_ready",
     "sfddm_model_loaded",
     "sfddm_model_outdated",
+    "sfddm_model_image_seconds",
     "sfddm_folders_refused",
     "sfddm_reloads_total",
     "sfddm_store_up",

@@ -66,6 +66,8 @@ def test_padding_is_counted() -> None:
 def test_series_of_models_exist_before_their_first_event() -> None:
     registry = Metrics(models=["cats/teacher"]).registry
     assert registry.get_sample_value("sfddm_requests_total", {"model": "cats/teacher", "outcome": "error"}) == 0
+    assert registry.get_sample_value("sfddm_request_seconds_bucket", {"model": "cats/teacher", "le": "+Inf"}) == 0
+    assert registry.get_sample_value("sfddm_job_images_total", {"model": "cats/teacher"}) == 0
     assert registry.get_sample_value("sfddm_shed_total", {"reason": "overloaded"}) == 0
 
 
