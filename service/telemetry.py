@@ -18,7 +18,7 @@ from service.exposition import Exposition
 from service.gpu import find_gpu
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)  # few: times models, times batch sizes
+_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # few: times models, batch sizes
 _RATIO = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES = ("ok", "error", "overloaded", "unavailable", "cancelled")
