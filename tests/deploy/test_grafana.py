@@ -51,6 +51,16 @@ def test_every_number_of_the_first_row_links_to_the_dashboard_that_explains_it()
         assert panel["links"]
 
 
+def test_every_curve_links_to_another_dashboard() -> None:
+    boards = [json.loads(path.read_text()) for path in FILES]
+    urls = {f"/d/{board['uid']}" for board in boards}
+    for board in boards:
+        for panel in board["panels"]:
+            if panel["type"] == "timeseries":
+                (more,) = panel["links"]
+                assert more["url"] in urls - {f"/d/{board['uid']}"}, panel["title"]
+
+
 def test_provisioning_finds_the_dashboards_and_the_data() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     mounts = dict(volume.split(":")[:2] for volume in compose["grafana"]["volumes"] if volume.startswith("./"))

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -46,7 +47,7 @@ def promtool(*arguments: str | Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def rules() -> list[dict[str, str]]:
+def rules() -> list[dict[str, Any]]:
     return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
 
 
@@ -136,7 +137,12 @@ def test_speedup_needs_no_traffic_and_a_first_request_is_seen(tmp_path: Path) ->
 
 def test_every_alert_has_a_runbook_entry() -> None:
     headings = re.findall(r"^### (\w+)$", OPERATIONS.read_text(), re.MULTILINE)
-    assert headings == [rule["alert"] for rule in rules() if "alert" in rule]
+    alerts = [rule for rule in rules() if "alert" in rule]
+    assert headings == [alert["alert"] for alert in alerts]
+    for alert in alerts:
+        notes = alert["annotations"]
+        assert notes["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
+        assert notes["description"].endswith("."), "what to do first: a path in this repository cannot be clicked"
 
 
 @pytest.fixture(scope="module")
