@@ -111,9 +111,10 @@ class Catalogue:
         canonical = f"{base}@{sampler}-{steps:03d}"
         return self._keep(canonical, lambda: Resolved(canonical, entry, sampler, variant_plan(entry.manifest, sampler, steps)))
 
-    def replace(self, entries: Mapping[str, Entry]) -> None:
-        """Serve these from now on; what was resolved before keeps its entry."""
+    def replace(self, entries: Mapping[str, Entry], refusals: tuple[Refusal, ...] | None = None) -> None:
+        """Serve these from now on; what was resolved before keeps its entry. refusals: those known now, None: as before."""
         self.entries = entries
+        self.refusals = self.refusals if refusals is None else refusals
         self._resolved.clear()
 
     def _keep(self, model_id: str, build: Callable[[], Resolved]) -> Resolved:

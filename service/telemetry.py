@@ -18,7 +18,7 @@ from service.exposition import Exposition
 from service.gpu import find_gpu
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)  # few: times models, times batch sizes
+_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # few: times models, batch sizes
 _RATIO = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES = ("ok", "error", "overloaded", "unavailable", "cancelled")
@@ -74,14 +74,22 @@ class Metrics:
         self.backlog_seconds = Gauge("sfddm_backlog_seconds", "Estimated device time of admitted work", registry=others)
         self.running_rows = Gauge("sfddm_running_rows", "Images being denoised", registry=others)
         self.waiting_requests = Gauge("sfddm_waiting_requests", "Requests whose first step is still ahead", registry=others)
+        self.wait_seconds = Gauge(
+            "sfddm_wait_seconds",
+            "Longest estimated wait of a model's lane, what admission compares with sfddm_max_backlog_seconds",
+            registry=others,
+        )
         self.max_backlog_seconds = Gauge(
-            "sfddm_max_backlog_seconds", "Work waiting in a lane above which requests are refused", registry=others
+            "sfddm_max_backlog_seconds", "Wait of a model's lane above which requests for it are refused", registry=others
         )
         self.ready = Gauge(
             "sfddm_ready", "1 while requests are accepted: models loaded, not draining, not failed", registry=others
         )
         self.reloads_total = Counter(
             "sfddm_reloads_total", "Reloads of the zoos, by whether every folder was loaded", ["outcome"], registry=registry
+        )
+        self.folders_refused = Gauge(
+            "sfddm_folders_refused", "Model folders that were not trusted and whose models are missing", registry=others
         )
         self.model_outdated = Gauge(
             "sfddm_model_outdated",
@@ -90,6 +98,9 @@ class Metrics:
             registry=others,
         )
         self.model_loaded = Gauge("sfddm_model_loaded", "1 when the model is loaded and warm", ["model"], registry=others)
+        self.model_image_seconds = Gauge(
+            "sfddm_model_image_seconds", "One image on an idle device, as the model was calibrated", ["model"], registry=others
+        )
         self.cache_images_total = Counter(
             "sfddm_cache_images_total", "Images looked up in the result cache", ["outcome"], registry=registry
         )
@@ -123,6 +134,9 @@ class Metrics:
         for model in models:
             self._gone.discard(model)
             self.wasted_steps_total.labels(model=model)
+            self.model_outdated.labels(model=model)
+            self.request_seconds.labels(model=model)
+            self.job_images_total.labels(model=model)
             for outcome in OUTCOMES:
                 self.requests_total.labels(model=model, outcome=outcome)
 
@@ -138,10 +152,16 @@ class Metrics:
                 metric.remove_by_labels({"model": label})
 
     def watch_engine(
-        self, *, backlog_s: Callable[[], float], running_rows: Callable[[], float], waiting_requests: Callable[[], float]
+        self,
+        *,
+        backlog_s: Callable[[], float],
+        wait_s: Callable[[], float],
+        running_rows: Callable[[], float],
+        waiting_requests: Callable[[], float],
     ) -> None:
         """Read the engine's gauges when they are scraped; nothing is spent on them between scrapes."""
         self.backlog_seconds.set_function(backlog_s)
+        self.wait_seconds.set_function(wait_s)
         self.running_rows.set_function(running_rows)
         self.waiting_requests.set_function(waiting_requests)
 

@@ -9,6 +9,7 @@ above 0.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from grafana_foundation_sdk.builders import common, prometheus, stat, timeseries
@@ -21,6 +22,7 @@ from grafana_foundation_sdk.builders.dashboard import (
     ThresholdsConfig,
 )
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import BigValueGraphMode
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourceRef, Threshold, ThresholdsMode
 
 FOLDER = Path(__file__).parent / "dashboards"
@@ -49,6 +51,11 @@ def link(uid: str, title: str) -> DashboardLink:
     return DashboardLink(title).type(DashboardLinkType.LINK).url(f"/d/{uid}").keep_time(True).include_vars(True)
 
 
+BY_STEPS = link("sfddm-ab", "Latency by step count")
+ENGINE = link("sfddm-engine", "Engine and device")
+OVERVIEW = link("sfddm-overview", "Overview")
+
+
 def single(title: str, text: str, unit: str, query: Query, *steps: tuple[float | None, str], more: DashboardLink) -> stat.Panel:
     """One number; steps: (from, colour) of its thresholds; more: where it is explained."""
     thresholds = [Threshold(value=value, color=color) for value, color in steps or ((None, "green"),)]
@@ -64,11 +71,12 @@ def single(title: str, text: str, unit: str, query: Query, *steps: tuple[float |
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(thresholds))
         .links([more])
     )
-    return panel.with_target(_target(query, 0))
+    # As it is now, not the last value of the time range, which of a server that is gone is from when it was well.
+    return panel.graph_mode(BigValueGraphMode.NONE).with_target(_target(query, 0).instant())
 
 
-def graph(title: str, text: str, unit: str, *queries: Query, span: int = 12) -> timeseries.Panel:
-    """Curves over time."""
+def graph(title: str, text: str, unit: str, *queries: Query, span: int = 12, more: DashboardLink = ENGINE) -> timeseries.Panel:
+    """Curves over time; more: where to look next."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -80,6 +88,7 @@ def graph(title: str, text: str, unit: str, *queries: Query, span: int = 12) -> 
         .height(8)
         .span(span)
         .tooltip(common.VizTooltipOptions())
+        .links([more])
     )
     for number, query in enumerate(queries):
         panel.with_target(_target(query, number))
@@ -120,8 +129,6 @@ def board(uid: str, title: str, text: str) -> Dashboard:
 
 MODEL = 'model=~"$model"'
 ERRORS = 'outcome=~"error|unavailable"'
-BY_STEPS = link("sfddm-ab", "Latency by step count")
-ENGINE = link("sfddm-engine", "Engine and device")
 
 
 def overview() -> Dashboard:
@@ -158,13 +165,13 @@ def overview() -> Dashboard:
         )
         .with_panel(
             single(
-                "Backlog",
-                "Device time of the work admitted, on the replica that has most.",
-                "s",
-                ("max(sfddm_backlog_seconds)", ""),
+                "Longest queue",
+                "Estimated wait of the model that has most waiting, over the limit at which requests for it are refused.",
+                "percentunit",
+                ("max(sfddm_wait_seconds / sfddm_max_backlog_seconds)", ""),
                 (None, "green"),
-                (10, "orange"),
-                (30, "red"),
+                (0.25, "orange"),
+                (0.5, "red"),
                 more=ENGINE,
             )
         )
@@ -184,7 +191,7 @@ def overview() -> Dashboard:
                 "Up",
                 "Replicas that accept requests over those that Prometheus knows.",
                 "percentunit",
-                ('sum(sfddm_ready) / count(up{job="sfddm"})', ""),
+                ('(sum(sfddm_ready) or vector(0)) / count(up{job="sfddm"})', ""),
                 (None, "red"),
                 (1, "green"),
                 more=ENGINE,
@@ -197,6 +204,7 @@ def overview() -> Dashboard:
                 "Requests answered each second.",
                 "reqps",
                 (rate("sfddm_requests_total", "model", MODEL), "{{model}}"),
+                more=BY_STEPS,
             )
         )
         .with_panel(
@@ -225,6 +233,7 @@ def overview() -> Dashboard:
                 "Requests with max_latency_ms, kept and broken.",
                 "reqps",
                 (rate("sfddm_deadlines_total", "outcome", MODEL), "{{outcome}}"),
+                more=BY_STEPS,
             )
         )
         .with_panel(
@@ -260,9 +269,10 @@ def comparison() -> Dashboard:
         result.with_panel(
             graph(
                 "Speed-up over the teacher",
-                "Median request of the family's teacher over the model's.",
+                "Median request of the family's teacher over the model's, in the last hour; and of one image, as calibrated.",
                 "x",
-                (f"sfddm:speedup:p50_5m{{{MODEL}}}", "{{model}}"),
+                (f"sfddm:speedup:p50_1h{{{MODEL}}}", "{{model}}"),
+                (f"sfddm:speedup:calibrated{{{MODEL}}}", "{{model}}, calibrated"),
             )
         )
         .with_panel(
@@ -340,12 +350,22 @@ def comparison() -> Dashboard:
 def engine() -> Dashboard:
     """The engine, its process and its device."""
     per_replica = "{{instance}}"
+    curves = partial(graph, more=OVERVIEW)
     return (
         board("sfddm-engine", "SFDDM: engine and device", "What the step loop does, and what it does it on.")
         .with_row(Row("Engine"))
-        .with_panel(graph("Backlog", "Device time of the work admitted.", "s", ("sfddm_backlog_seconds", per_replica), span=8))
         .with_panel(
-            graph(
+            curves(
+                "Backlog",
+                "Device time of all work admitted, and the longest wait for a model, which is what may be refused for.",
+                "s",
+                ("sfddm_backlog_seconds", "all work, {{instance}}"),
+                ("sfddm_wait_seconds", "longest wait, {{instance}}"),
+                span=8,
+            )
+        )
+        .with_panel(
+            curves(
                 "Rows and requests",
                 "Images being denoised, and requests whose first step is ahead.",
                 "short",
@@ -355,10 +375,10 @@ def engine() -> Dashboard:
             )
         )
         .with_panel(
-            graph("Steps", "Row steps computed each second.", "ops", (rate("sfddm_steps_total", "model"), "{{model}}"), span=8)
+            curves("Steps", "Row steps computed each second.", "ops", (rate("sfddm_steps_total", "model"), "{{model}}"), span=8)
         )
         .with_panel(
-            graph(
+            curves(
                 "A step, by batch size",
                 "p95 of one network evaluation.",
                 "s",
@@ -366,7 +386,7 @@ def engine() -> Dashboard:
             )
         )
         .with_panel(
-            graph(
+            curves(
                 "Device busy",
                 "Share of time in which a step ran.",
                 "percentunit",
@@ -374,7 +394,7 @@ def engine() -> Dashboard:
             )
         )
         .with_panel(
-            graph(
+            curves(
                 "Waste",
                 "Row steps for images that nobody got, and rows that only filled a batch, over all steps.",
                 "percentunit",
@@ -391,7 +411,7 @@ def engine() -> Dashboard:
             )
         )
         .with_panel(
-            graph(
+            curves(
                 "Time taken over time estimated",
                 "Above 1 the estimate at admission was too short.",
                 "x",
@@ -400,7 +420,7 @@ def engine() -> Dashboard:
             )
         )
         .with_panel(
-            graph(
+            curves(
                 "Models and store",
                 "1 while a model is loaded, and while the store answers.",
                 "short",
@@ -408,9 +428,22 @@ def engine() -> Dashboard:
                 ("sfddm_store_up", "store, {{instance}}"),
             )
         )
+        .with_panel(
+            curves(
+                "Zoo",
+                "Above 0: folders refused, models older than their folder, and reloads that failed in the last 15 minutes.",
+                "short",
+                ("sfddm_folders_refused", "refused, {{instance}}"),
+                ("sum by (instance) (sfddm_model_outdated)", "outdated, {{instance}}"),
+                (
+                    'sum by (instance) (increase(sfddm_reloads_total{outcome="failed"}[15m]))',
+                    "reloads failed, {{instance}}",
+                ),
+            )
+        )
         .with_row(Row("Process"))
         .with_panel(
-            graph(
+            curves(
                 "CPU",
                 "Cores in use.",
                 "short",
@@ -419,10 +452,10 @@ def engine() -> Dashboard:
             )
         )
         .with_panel(
-            graph("Memory", "Resident memory.", "bytes", ('process_resident_memory_bytes{job="sfddm"}', per_replica), span=8)
+            curves("Memory", "Resident memory.", "bytes", ('process_resident_memory_bytes{job="sfddm"}', per_replica), span=8)
         )
         .with_panel(
-            graph(
+            curves(
                 "Open files",
                 "File descriptors, of them one per connection.",
                 "short",
@@ -432,7 +465,7 @@ def engine() -> Dashboard:
         )
         .with_row(Row("GPU"))
         .with_panel(
-            graph(
+            curves(
                 "GPU busy",
                 "Share of time in which a kernel ran.",
                 "percentunit",
@@ -441,7 +474,7 @@ def engine() -> Dashboard:
             )
         )
         .with_panel(
-            graph(
+            curves(
                 "GPU memory",
                 "In use by every process, and there is.",
                 "bytes",
@@ -450,9 +483,9 @@ def engine() -> Dashboard:
                 span=6,
             )
         )
-        .with_panel(graph("GPU power", "Drawn now.", "watt", ("sfddm_gpu_power_watts", per_replica), span=6))
+        .with_panel(curves("GPU power", "Drawn now.", "watt", ("sfddm_gpu_power_watts", per_replica), span=6))
         .with_panel(
-            graph(
+            curves(
                 "GPU temperature",
                 "Of the chip.",
                 "celsius",

@@ -10,7 +10,7 @@ from models.catalogue import Entry, Resolved
 from models.plan import SAMPLERS
 from service.api.generation import size_of
 from service.api.paths import MODEL
-from service.api.schema import ExperimentModelBody, ModelBody, ModelList
+from service.api.schema import ExperimentModelBody, ModelBody, ModelList, RefusedFolder
 from service.api.state import Service, ServiceOf
 
 router = APIRouter(tags=["models"])
@@ -20,7 +20,9 @@ router = APIRouter(tags=["models"])
 async def list_models(service: ServiceOf) -> ModelList:
     """Every model here. A teacher also answers to its `variants`, training-free solvers with fewer steps."""
     models = [model_body(service, service.catalogue.resolve(model_id)) for model_id in service.catalogue.entries]
-    return ModelList(data=[*models, *(_experiment_body(service, name) for name in service.experiments.configured)])
+    experiments = [_experiment_body(service, name) for name in service.experiments.configured]
+    refused = [RefusedFolder(id=name, reason=reason) for name, reason in service.refused.items()]
+    return ModelList(data=[*models, *experiments], refused=refused)
 
 
 @router.get(f"/v1/models/{MODEL}", summary="Retrieve a model or variant")

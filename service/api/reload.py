@@ -111,7 +111,8 @@ class Reloader:
                 if model_id not in models and only in (None, model_id):
                     body.failed.append(FailedModel(model=model_id, reason=reason, serving=False))
             known = self._entries
-            self._service.catalogue.replace({model_id: known[model_id] for model_id in models if model_id in known})
+            entries = {model_id: known[model_id] for model_id in models if model_id in known}
+            self._service.catalogue.replace(entries, found.refusals)
             self._tell(body)
             return body
 
@@ -217,7 +218,11 @@ class Reloader:
     def _tell(self, body: ReloadBody) -> None:
         for failed in body.failed:
             _log.warning("model_not_reloaded", model=failed.model, reason=failed.reason, serving=failed.serving)
-        _log.info("reloaded", **body.model_dump(include={"loaded", "replaced", "removed", "kept"}))
+        outcome = body.model_dump(include={"loaded", "replaced", "removed", "kept"})
+        if body.failed:
+            _log.warning("reloaded", **outcome, failed=[failed.model for failed in body.failed])
+        else:
+            _log.info("reloaded", **outcome)
         self._service.metrics.reloads_total.labels(outcome="failed" if body.failed else "ok").inc()
 
 

@@ -253,8 +253,16 @@ class ExperimentModelBody(BaseModel):
     arms: dict[str, float] = Field(description="model id -> weight")
 
 
+class RefusedFolder(BaseModel):
+    """A model folder, or a whole zoo, that was not trusted, so there is no model of it."""
+
+    id: str = Field(description="the id that its model would have")
+    reason: str
+
+
 class ModelList(BaseModel):
     """GET /v1/models."""
 
     object: Literal["list"] = "list"
     data: list[ModelBody | ExperimentModelBody]
+    refused: list[RefusedFolder] = Field(default_factory=list, description="folders found with something wrong, and what it is")

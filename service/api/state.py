@@ -16,7 +16,7 @@ from service.backend.choose import choose_backend
 from service.comparison import Isolation
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
-from service.engine.load import ModelStatus
+from service.engine.load import ModelStatus, without_folders
 from service.engine.request import ModelFailedError, UnavailableError
 from service.experiments import Experiments
 from service.settings import Settings
@@ -57,6 +57,19 @@ class Service:
     def default_model(self) -> str:
         """The model of requests that name none; where the settings name none either it may change with a reload."""
         return choose_default(self.catalogue, self.settings.default_model)
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why a model folder, or a whole zoo, was not trusted, by the id that it would have. Without those whose id is served,
+        from an earlier version or another zoo: `reason` of such a model says it."""
+        zoos = set(self.settings.zoos)
+        found: dict[str, str] = {}
+        for refusal in self.catalogue.refusals:
+            folder = refusal.folder.absolute()
+            name = folder.name if refusal.folder in zoos else f"{folder.parent.name}/{folder.name}"
+            if name not in self.catalogue.entries:
+                found[name] = without_folders(refusal.reason, folder, name)
+        return found
 
     def resolve(self, model_id: str | None) -> Resolved:
         """The model of a request, the default one for None. Raises UnknownModelError."""
@@ -149,7 +162,9 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
     experiments = Experiments(settings.experiments, store.samples, metrics)
     links = ImageLinks(settings.url_secret, settings.url_expire_s)
     isolation = Isolation(settings.isolated_s)
-    return Service(settings, catalogue, metrics, engine, store, cache, experiments, links, isolation)
+    service = Service(settings, catalogue, metrics, engine, store, cache, experiments, links, isolation)
+    metrics.folders_refused.set_function(lambda: len(service.refused))
+    return service
 
 
 def open_store(settings: Settings) -> Store:

@@ -94,6 +94,7 @@ class Engine:
         self._beside = ThreadPoolExecutor(thread_name_prefix="engine-beside")
         metrics.watch_engine(
             backlog_s=self._backlog_s,
+            wait_s=self._longest_wait_s,
             running_rows=lambda: self._ledger.running_rows,
             waiting_requests=lambda: self._ledger.waiting_requests,
         )
@@ -354,3 +355,7 @@ class Engine:
     def _backlog_s(self) -> float:
         with self._changed:
             return self._scheduler.backlog_s()
+
+    def _longest_wait_s(self) -> float:
+        with self._changed:
+            return self._scheduler.longest_wait_s()

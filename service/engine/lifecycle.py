@@ -133,6 +133,8 @@ class Lifecycle:
             else:
                 self.statuses[entry.id] = found
         self._metrics.model_loaded.labels(model=entry.id).set(isinstance(found, Loaded))
+        if isinstance(found, Loaded):
+            self._metrics.model_image_seconds.labels(model=entry.id).set(entry.manifest.steps * found.costs.seconds(1))
 
     def unload(self, model_id: str) -> None:
         """Send no new requests to a model; what it has begun is finished."""

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol, TypeVar
 
@@ -73,16 +74,16 @@ def load(entry: Entry, backend: Backend, config: EngineConfig, turn: Turn = at_o
         costs = calibrate(visiting, entry, backend.fingerprint, config, visiting.device_s)
     except Exception as error:  # runtimes raise what they like; one model must not stop the others
         log.error("model_failed", model=entry.id, reason=str(error))
-        return ModelStatus("failed", reason=_without_folders(str(error), entry))
+        return ModelStatus("failed", reason=without_folders(str(error), entry.folder, entry.id))
     loaded = Loaded(entry, network, costs)
     step_ms = {rows: round(ms, 3) for rows, ms in loaded.status.step_ms.items()}
     log.info("model_loaded", model=entry.id, provider=network.provider, precision=network.precision, step_ms=step_ms)
     return loaded
 
 
-def _without_folders(reason: str, entry: Entry) -> str:
-    """A reason for clients, who learn nothing of this machine's folders; the log has them."""
-    return _FOLDERS.sub("", reason.replace(str(entry.folder), entry.id))
+def without_folders(reason: str, folder: Path, name: str) -> str:
+    """A reason for clients, who learn nothing of this machine's folders; the log has them. name: what to call the folder."""
+    return _FOLDERS.sub("", reason.replace(str(folder), name))
 
 
 class _Visiting:

@@ -219,6 +219,10 @@ class Scheduler:
         lane = self._lanes[model, flex]
         return self._shared_s(lane, lane.backlog_s, steps=0) if lane else 0.0
 
+    def longest_wait_s(self) -> float:
+        """The longest wait_s of the lanes that are not flex."""
+        return max((self.wait_s(lane.model) for lane in self._ring if not lane.flex), default=0.0)
+
     def completion_s(self, model: str, rows: int, steps: int, *, flex: bool = False) -> float:
         """Estimated seconds until `rows` new rows of `steps` steps each would be done, behind all others of their lane.
 

@@ -45,10 +45,20 @@ def test_every_number_of_the_first_row_links_to_the_dashboard_that_explains_it()
     boards = {path.stem: json.loads(path.read_text()) for path in FILES}
     urls = {f"/d/{board['uid']}" for board in boards.values()}
     first = [panel for panel in boards["overview"]["panels"] if panel["type"] == "stat"]
-    assert [panel["title"] for panel in first] == ["Requests", "Error ratio", "p95 by model", "Backlog", "Shed", "Up"]
+    assert [panel["title"] for panel in first] == ["Requests", "Error ratio", "p95 by model", "Longest queue", "Shed", "Up"]
     for panel in first:
         assert {link["url"] for link in panel["links"]} <= urls - {"/d/sfddm-overview"}
         assert panel["links"]
+
+
+def test_every_curve_links_to_another_dashboard() -> None:
+    boards = [json.loads(path.read_text()) for path in FILES]
+    urls = {f"/d/{board['uid']}" for board in boards}
+    for board in boards:
+        for panel in board["panels"]:
+            if panel["type"] == "timeseries":
+                (more,) = panel["links"]
+                assert more["url"] in urls - {f"/d/{board['uid']}"}, panel["title"]
 
 
 def test_provisioning_finds_the_dashboards_and_the_data() -> None:

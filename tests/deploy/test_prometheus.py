@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -46,7 +47,7 @@ def promtool(*arguments: str | Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def rules() -> list[dict[str, str]]:
+def rules() -> list[dict[str, Any]]:
     return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
 
 
@@ -71,9 +72,77 @@ def test_alerts_fire_when_they_should_and_only_then() -> None:
     assert tested == {rule["alert"] for rule in rules() if "alert" in rule}
 
 
+def test_the_first_row_shows_nothing_old_when_every_server_has_died(tmp_path: Path) -> None:
+    before, after = "2m", "5m"  # the servers die, and so their series end, after three minutes
+    model, le = 'job="sfddm", instance="a", model="cats/teacher"', {"1.0": "0+60x12 stale", "+Inf": "0+60x12 stale"}
+    series = {
+        'up{job="sfddm", instance="a"}': "1x12 0x20",
+        'sfddm_ready{job="sfddm", instance="a"}': "1x12 stale",
+        'sfddm_wait_seconds{job="sfddm", instance="a"}': "3x12 stale",
+        'sfddm_max_backlog_seconds{job="sfddm", instance="a"}': "60x12 stale",
+        'sfddm_shed_total{job="sfddm", instance="a", reason="latency"}': "0+60x12 stale",
+        f'sfddm_requests_total{{{model}, outcome="ok"}}': "0+30x12 stale",
+        f'sfddm_requests_total{{{model}, outcome="error"}}': "0+30x12 stale",
+        **{f'sfddm_request_seconds_bucket{{{model}, le="{bound}"}}': values for bound, values in le.items()},
+    }
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    healthy = {"Up": 1.0, "Error ratio": 0.5, "Requests": 4.0, "Shed": 4.0, "Longest queue": 0.05, "p95 by model": 0.95}
+    overview = json.loads((DEPLOY / "grafana" / "dashboards" / "overview.json").read_text())["panels"]
+    first = {panel["title"]: panel["targets"] for panel in overview if panel["type"] == "stat"}
+    assert first.keys() == healthy.keys()
+    cases = []
+    for title, (target,) in first.items():
+        assert target["instant"]
+        assert target["range"] is False, "Grafana takes both for both"
+        expression = target["expr"].replace("$__rate_interval", "1m").replace("$model", ".*")
+        labels = '{model="cats/teacher"}' if "by model" in title else "{}"
+        well = [{"labels": labels, "value": healthy[title]}]
+        dead = [{"labels": "{}", "value": 0}] if title == "Up" else []  # none: Grafana says "no traffic" or "no data"
+        cases += [{"expr": expression, "eval_time": when, "exp_samples": s} for when, s in ((before, well), (after, dead))]
+    test = {"tests": [{"interval": "15s", "input_series": inputs, "promql_expr_test": cases}]}
+    (tmp_path / "first_row.yml").write_text(yaml.safe_dump(test))
+    promtool("test", "rules", tmp_path / "first_row.yml")
+
+
+def test_speedup_needs_no_traffic_and_a_first_request_is_seen(tmp_path: Path) -> None:
+    # One request of the teacher, half an hour before the student's only one.
+    bucket = 'sfddm_request_seconds_bucket{{job="sfddm", instance="a", model="cats/{}", le="{}"}}'
+    series = {
+        bucket.format("teacher", "4.0"): "0x10 0x100",
+        bucket.format("teacher", "8.0"): "0x10 1x100",
+        bucket.format("teacher", "+Inf"): "0x10 1x100",
+        bucket.format("student-004", "1.0"): "0x40 1x100",
+        bucket.format("student-004", "+Inf"): "0x40 1x100",
+        'sfddm_model_image_seconds{job="sfddm", instance="a", model="cats/teacher"}': "8x140",
+        'sfddm_model_image_seconds{job="sfddm", instance="a", model="cats/student-004"}': "1x140",
+    }
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    cases = [
+        {"expr": f'{name}{{model="cats/student-004"}}', "eval_time": when, "exp_samples": samples}
+        for name, when, value in [
+            ("sfddm:speedup:p50_1h", "20m", None),  # the student has not been asked for
+            ("sfddm:speedup:p50_1h", "60m", 12),  # medians of 6 and 0.5 s, interpolated in their buckets
+            ("sfddm:speedup:calibrated", "1m", 8),
+        ]
+        for samples in (
+            [{"labels": f'{name}{{family="cats", model="cats/student-004"}}', "value": value}] if value is not None else [],
+        )
+    ]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": cases}
+    (tmp_path / "speedup.yml").write_text(
+        yaml.safe_dump({"rule_files": [str(RULES[0])], "evaluation_interval": "1m", "tests": [test]})
+    )
+    promtool("test", "rules", tmp_path / "speedup.yml")
+
+
 def test_every_alert_has_a_runbook_entry() -> None:
     headings = re.findall(r"^### (\w+)$", OPERATIONS.read_text(), re.MULTILINE)
-    assert headings == [rule["alert"] for rule in rules() if "alert" in rule]
+    alerts = [rule for rule in rules() if "alert" in rule]
+    assert headings == [alert["alert"] for alert in alerts]
+    for alert in alerts:
+        notes = alert["annotations"]
+        assert notes["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
+        assert notes["description"].endswith("."), "what to do first: a path in this repository cannot be clicked"
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,14 @@ NAMES = [
     "sfddm_backlog_seconds",
     "sfddm_running_rows",
     "sfddm_waiting_requests",
+    "sfddm_wait_seconds",
     "sfddm_max_backlog_seconds",
     "sfddm_ready",
     "sfddm_model_loaded",
+    "sfddm_model_outdated",
+    "sfddm_model_image_seconds",
+    "sfddm_folders_refused",
+    "sfddm_reloads_total",
     "sfddm_store_up",
     "sfddm_cache_images_total",
     "sfddm_experiment_request_seconds",
@@ -55,9 +60,10 @@ def test_two_services_in_one_process_do_not_share_counters() -> None:
 
 def test_gauges_are_read_when_scraped() -> None:
     metrics, backlog = Metrics(), [1.5]
-    metrics.watch_engine(backlog_s=lambda: backlog[0], running_rows=lambda: 2, waiting_requests=lambda: 3)
+    metrics.watch_engine(backlog_s=lambda: backlog[0], wait_s=lambda: 0.5, running_rows=lambda: 2, waiting_requests=lambda: 3)
     assert metrics.registry.get_sample_value("sfddm_backlog_seconds") == 1.5
     backlog[0] = 7.0
     assert metrics.registry.get_sample_value("sfddm_backlog_seconds") == 7
+    assert metrics.registry.get_sample_value("sfddm_wait_seconds") == 0.5
     assert metrics.registry.get_sample_value("sfddm_running_rows") == 2
     assert metrics.registry.get_sample_value("sfddm_waiting_requests") == 3

@@ -47,7 +47,7 @@ async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def tiny_app(zoo: Path, **changes: Any) -> FastAPI:
-    return create_app(Settings(zoos=(zoo,), threads=1, **({"default_model": "tiny/student-008", "max_n": 16} | changes)))
+    return create_app(Settings(threads=1, **({"zoos": (zoo,), "default_model": "tiny/student-008", "max_n": 16} | changes)))
 
 
 @pytest.fixture(scope="module")

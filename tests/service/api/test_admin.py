@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from models.catalogue import discover
 from models.manifest import read_manifest
@@ -120,12 +121,45 @@ async def test_a_broken_folder_leaves_the_old_version_serving(zoo: Path) -> None
         text = (await client.get("/metrics")).text
         assert f'sfddm_model_outdated{{model="{NAME}"}} 1.0' in text
         assert 'sfddm_reloads_total{outcome="failed"} 1.0' in text
+        assert "sfddm_folders_refused 0.0" in text, "the model is there, outdated"
         put = await client.put(f"/admin/models/{NAME}")
         assert (put.status_code, put.json()["error"]["code"]) == (422, "model_not_loaded")
         retrain(zoo, 52)
         assert (await client.put(f"/admin/models/{NAME}")).json()["replaced"] == [NAME]
         await assert_served(client, zoo)
         assert f'sfddm_model_outdated{{model="{NAME}"}} 0.0' in (await client.get("/metrics")).text
+
+
+async def test_a_folder_refused_at_start_is_listed_and_counted_until_it_is_mended(zoo: Path) -> None:
+    break_graph(zoo)
+    (zoo / "plain" / "teacher" / "manifest.json").write_text("{")
+    async with admin(zoo) as client:
+        listed = (await client.get("/v1/models")).json()
+        assert NAME not in [model["id"] for model in listed["data"]]
+        reasons = {refused["id"]: refused["reason"] for refused in listed["refused"]}
+        assert list(reasons) == ["plain/teacher", NAME]
+        assert reasons[NAME].startswith(f"{NAME}/model.onnx does not match its manifest")
+        assert str(zoo.parent) not in str(listed), "clients learn nothing of this machine's folders"
+        assert "sfddm_folders_refused 2.0" in (await client.get("/metrics")).text
+        retrain(zoo, 55)
+        with capture_logs() as logs:
+            assert (await reload(client))["loaded"] == [NAME]
+        closing = [line for line in logs if line["event"] == "reloaded"]
+        assert [(line["log_level"], line["failed"]) for line in closing] == [("warning", ["plain/teacher"])]
+        assert "sfddm_folders_refused 1.0" in (await client.get("/metrics")).text
+        shutil.rmtree(zoo / "plain")
+        with capture_logs() as logs:
+            await reload(client)
+        assert [line["log_level"] for line in logs if line["event"] == "reloaded"] == ["info"]
+        assert "sfddm_folders_refused 0.0" in (await client.get("/metrics")).text
+        assert (await client.get("/v1/models")).json()["refused"] == []
+
+
+async def test_a_zoo_that_is_away_is_refused(zoo: Path) -> None:
+    away = zoo.parent / "away"
+    async with serving(tiny_app(zoo, zoos=(zoo, away))) as client:
+        assert (await client.get("/v1/models")).json()["refused"] == [{"id": "away", "reason": "the zoo away is not a folder"}]
+        assert "sfddm_folders_refused 1.0" in (await client.get("/metrics")).text
 
 
 async def test_a_graph_that_does_not_run_is_reported_and_mended(zoo: Path) -> None:

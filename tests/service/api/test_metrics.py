@@ -15,11 +15,13 @@ pytestmark = pytest.mark.anyio
 URL = "/v1/images/generations"
 STILL = {
     "sfddm_backlog_seconds",  # gauges of what is going on now: tests/service/test_telemetry.py and test_drains
+    "sfddm_wait_seconds",  # tests/service/engine/test_admission.py
     "sfddm_running_rows",
     "sfddm_waiting_requests",
     "sfddm_padded_rows",  # this backend does not pad: below
     "sfddm_reloads",  # tests/service/api/test_admin.py
     "sfddm_model_outdated",
+    "sfddm_folders_refused",  # tests/service/api/test_admin.py
     "sfddm_wasted_steps",  # tests/service/engine/test_engine.py
 }
 
@@ -64,6 +66,8 @@ def test_padding_is_counted() -> None:
 def test_series_of_models_exist_before_their_first_event() -> None:
     registry = Metrics(models=["cats/teacher"]).registry
     assert registry.get_sample_value("sfddm_requests_total", {"model": "cats/teacher", "outcome": "error"}) == 0
+    assert registry.get_sample_value("sfddm_request_seconds_bucket", {"model": "cats/teacher", "le": "+Inf"}) == 0
+    assert registry.get_sample_value("sfddm_job_images_total", {"model": "cats/teacher"}) == 0
     assert registry.get_sample_value("sfddm_shed_total", {"reason": "overloaded"}) == 0
 
 

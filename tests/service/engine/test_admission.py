@@ -70,6 +70,20 @@ def test_each_lane_holds_at_most_the_limit_and_one_request(tiny_catalogue: Catal
     assert device.scheduler.backlog_s() == pytest.approx(1.0, abs=0.05)
 
 
+def test_the_longest_wait_is_what_requests_are_refused_for(tiny_catalogue: Catalogue, device: Device) -> None:
+    scheduler, student = device.scheduler, tiny_catalogue.resolve("tiny/student-004")
+    assert scheduler.longest_wait_s() == 0
+    scheduler.admit("tiny/teacher", range(100, 104), steps=32, flex=True)
+    assert scheduler.longest_wait_s() == 0, "flex work can wait"
+    scheduler.admit("tiny/student-004", range(8), steps=4)
+    scheduler.admit("plain/teacher", [200], steps=1)
+    longest_s = scheduler.longest_wait_s()
+    assert 0 < longest_s < scheduler.backlog_s(), "the other lanes' work is not all ahead of one lane's"
+    check(device, student, limit_s=longest_s)
+    with pytest.raises(OverloadedError):
+        check(device, student, limit_s=0.99 * longest_s)
+
+
 @given(st.integers(0, 30), st.integers(1, 8))
 def test_the_time_to_retry_is_honest(tiny_catalogue: Catalogue, students: int, teachers: int) -> None:
     """A refused request that comes back when it was told to is let in, and not much earlier would have done."""

@@ -169,6 +169,7 @@ async def test_timing_and_metrics(tiny_catalogue: Catalogue) -> None:
     assert value(metrics, "sfddm_queue_seconds_count", **name) == 3
     assert value(metrics, "sfddm_wasted_steps_total", **name) == 0
     assert value(metrics, "sfddm_model_loaded", **name) == 1
+    assert value(metrics, "sfddm_model_image_seconds", **name) > 0
 
 
 async def test_promises_and_their_outcomes(tiny_catalogue: Catalogue) -> None:
