@@ -38,6 +38,9 @@ def test_a_student_is_done_when_its_teacher_has_barely_begun(page: Page, shipped
     teacher = page.locator("#race figure.teacher")
     expect(teacher).to_have_attribute("data-state", "busy")
     assert teacher.locator(".film img").count() <= 1  # of its first half at most
+    progress = teacher.get_by_role("progressbar", name="Steps of teacher")
+    expect(progress).to_be_visible()
+    assert 0 < progress.evaluate("bar => bar.value") < 0.75  # by the clock, held at what is known
     look(page, "shipped-running")
 
     expect(page.locator("#race [data-state=done]")).to_have_count(5)
