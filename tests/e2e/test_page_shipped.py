@@ -71,7 +71,9 @@ def test_every_measured_quality_can_be_charted(page: Page, shipped: Server) -> N
         expect(page.locator("#chart-table tbody tr")).to_have_count(len(plans))
         drawn = len(plans) + (name not in own)  # the teacher is a line where the others are measured against it
         expect(page.locator("#chart title")).to_have_count(drawn)
-        look(page, f"chart-{name}", (("phone", "light"),))
+        look(page, f"chart-{name}", (("phone", "light"), ("laptop", "light")))
+        students = sum(len(model["quality"]) for model in models if model["kind"] == "student")
+        expect(page.locator("#chart .steps")).to_have_count(students)
 
 
 def test_nothing_jumps_while_the_page_loads(page: Page, shipped: Server) -> None:
