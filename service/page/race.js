@@ -5,7 +5,7 @@ import { difference, pixels, psnr } from "./agreement.js";
 import { Disconnected, aborted, patiently, stream } from "./api.js";
 import { suspect } from "./connection.js";
 import { $, breakable, duration, element, picture, say, short, ticking, times } from "./dom.js";
-import { estimate, picked } from "./models.js";
+import { atLeast, estimate } from "./models.js";
 import { task } from "./task.js";
 
 const PARTIALS = 3;
@@ -144,8 +144,8 @@ function summary(results, which) {
 }
 
 task($("form"), status, async (signal) => {
-  const models = picked();
-  if (models.length === 0) return say(status, "Choose at least one model.", "bad");
+  const models = atLeast(1, status, "Choose at least one model.");
+  if (!models) return;
   delete status.dataset.waiting;
   $("differences-field").hidden = true;
   $("differences").checked = false;
@@ -161,8 +161,8 @@ task($("form"), status, async (signal) => {
   signal.throwIfAborted();
   await compare(cards);
   const failed = results.find((result) => result.error);
-  if (failed) return say(status, failed.error.message, "bad");
-  return say(status, summary(results.sort((a, b) => a.seconds - b.seconds), which));
+  if (failed) say(status, failed.error.message, "bad");
+  else say(status, summary(results.sort((a, b) => a.seconds - b.seconds), which));
 });
 
 $("dice").addEventListener("click", () => {

@@ -126,6 +126,11 @@ def test_an_error_says_what_to_do(page: Page, tiny_zoo: Path, tmp_path: Path) ->
         button(page, "Measure").click()
         expect(page.locator("#latency-status")).to_have_text("Choose at least two models above.")
         look(page, "error")
+        page.get_by_role("checkbox", name="student-008").check()
+        expect(page.locator("#race-status")).to_have_text("")
+        expect(page.locator("#latency-status")).to_have_text("Choose at least two models above.")
+        page.get_by_role("checkbox", name="teacher", exact=False).last.check()
+        expect(page.locator("#latency-status")).to_have_text("")
 
 
 def test_overload_is_waited_out(page: Page, tiny_zoo: Path, tmp_path: Path) -> None:
