@@ -72,8 +72,7 @@ class Card {
 
   /** Hold it to another one's image. */
   compare(ours, reference, name) {
-    this.apart.textContent = `PSNR ${psnr(ours, reference).toFixed(1)} dB`;
-    this.apart.title = `against the image of ${name}`;
+    this.apart.replaceChildren(`PSNR ${psnr(ours, reference).toFixed(1)} dB to `, ...breakable(name));
     const canvas = difference(ours, reference);
     canvas.role = "img";
     canvas.ariaLabel = `difference between ${short(this.model.id)} and ${name}`;
