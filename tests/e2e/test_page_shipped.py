@@ -112,6 +112,10 @@ def test_docs(page: Page, server: Server) -> None:
     watched = Watched(page)
     page.goto(f"{server.url}/docs")
     expect(page.get_by_role("heading", name="POST /v1/images/generations")).to_be_visible()
+    for width in (800, 1280):  # narrow columns: one, and two side by side
+        page.set_viewport_size({"width": width, "height": 800})
+        names = page.locator("td:first-child code")
+        assert names.evaluate_all("all => all.filter((one) => one.getClientRects().length > 1).length") == 0
     look(page, "docs", EVERY_LOOK[:6])
     assert watched.faults + watched.failed == []
 
