@@ -60,6 +60,9 @@ def test_every_measured_quality_can_be_charted(page: Page, shipped: Server) -> N
     page.get_by_text("The same as a table").click()
     names = page.locator("#metric option").evaluate_all("options => options.map((option) => option.value)")
     assert {"psnr_db", "ssim", "rmse", "class_agreement"} <= set(names)
+    beside = ("Quality against", "Walk between")
+    charted, walked = (page.get_by_role("region", name=name).evaluate("it => it.offsetHeight") for name in beside)
+    assert walked < 0.75 * charted  # not stretched by the table
     models = httpx.get(f"{shipped.url}/v1/models").json()["data"]
     teacher = next(model for model in models if model["kind"] == "teacher")
     own = teacher["quality"][f"ddim-{teacher['steps']}"]["metrics"]
