@@ -56,15 +56,22 @@ function axes(plot, rem, about) {
   return parts;
 }
 
-/** A place for a point's label above or below it where it lies on no other text; undefined where there is none. */
-function room(x, y, { bottom }, rem, taken) {
-  const free = [y - 0.75 * rem, y + 1.45 * rem].find((at) => at < bottom
-    && taken.every((other) => Math.abs(other.x - x) > 2 * rem || Math.abs(other.at - at) > rem));
-  if (free !== undefined) taken.push({ x, at: free });
-  return free;
+/** Write what of [x, y, text] finds a place round its point, near before far, that no mark and no other text has. */
+function labels(wanted, marks, { left, right, top, bottom }, rem) {
+  const taken = marks.map(([x, y]) => ({ x, y, w: 0.8 * rem, h: 0.8 * rem })); // centres and sizes
+  return wanted.flatMap(([x, y, text]) => {
+    const [w, h] = [(0.5 * `${text}`.length + 0.1) * rem, 1.05 * rem];
+    const round = [1, 1.4, 1.8, 2.3].flatMap((far) => [[0, -1], [0, 1], [1, 0], [-1, 0], [1, -1], [-1, -1], [1, 1], [-1, 1]]
+      .map(([across, down]) => ({ x: x + across * far * (w / 2 + 0.5 * rem), y: y + down * far * rem, w, h })));
+    const free = round.find((at) => at.x - w / 2 > left && at.x + w / 2 < right && at.y - h / 2 > top && at.y + h / 2 < bottom
+      && taken.every((other) => Math.abs(other.x - at.x) >= (other.w + w) / 2 || Math.abs(other.y - at.y) >= (other.h + h) / 2));
+    if (!free) return [];
+    taken.push(free);
+    return [svg("text", { x: free.x, y: free.y + 0.28 * rem, class: "steps" }, text)];
+  });
 }
 
-function series(line, plot, rem, taken) {
+function series(line, plot, rem) {
   const group = svg("g", { class: `series ${line[0].series}` });
   const at = line.map((point) => [plot.x(point.seconds), plot.y(point.value)]);
   group.append(svg("path", { class: "line", d: `M${at.map((place) => place.join(" ")).join("L")}` }));
@@ -74,8 +81,6 @@ function series(line, plot, rem, taken) {
     if (point.low !== undefined) group.append(svg("line", error));
     spot.append(svg("title", {}, `${short(point.id)}: ${point.text}, ${duration(point.seconds)}`));
     group.append(spot);
-    const label = point.series === "student" ? room(x, y, plot, rem, taken) : undefined;
-    if (label !== undefined) group.append(svg("text", { x, y: label, class: "steps" }, point.steps));
   });
   return group;
 }
@@ -118,11 +123,11 @@ function draw() {
   const plot = layout(measured, teachers, width, rem);
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${plot.height}`, role: "img", "aria-labelledby": "chart-heading chart-about" });
   drawing.append(...axes(plot, rem, about));
-  const legend = [], taken = [];
+  const legend = [];
   for (const label of ["students", ...new Set(measured.map((point) => point.label).filter((name) => name !== "students"))]) {
     const line = measured.filter((point) => point.label === label).sort((a, b) => a.steps - b.steps);
     if (line.length === 0) continue;
-    drawing.append(series(line, plot, rem, taken));
+    drawing.append(series(line, plot, rem));
     legend.push(key(line[0].series, mark(line[0], 8, 8, 5), label));
   }
   for (const { model, seconds: at } of teachers) {
@@ -130,6 +135,8 @@ function draw() {
     drawing.append(svg("line", line, svg("title", {}, `${short(model.id)}: ${duration(at)}`)));
     legend.push(key("ddim", svg("line", { x1: 8, x2: 8, y1: 0, y2: 16, class: "reference" }), `${short(model.id)}, ${model.steps} steps`));
   }
+  const place = (point) => [plot.x(point.seconds), plot.y(point.value), point.steps];
+  drawing.append(...labels(measured.filter((point) => point.series === "student").map(place), measured.map(place), plot, rem));
   figure.replaceChildren(drawing);
   $("legend").replaceChildren(...legend);
   explain(measured, about);

@@ -2,7 +2,7 @@
 
 import { patiently, stream } from "./api.js";
 import { $, breakable, duration, element, say, short, times } from "./dom.js";
-import { estimate, picked } from "./models.js";
+import { atLeast, estimate } from "./models.js";
 import { task } from "./task.js";
 
 const LEVEL = 0.95;
@@ -93,8 +93,8 @@ function announce(models, rounds) {
 $("latency-log").addEventListener("change", () => shown.length && draw());
 
 task($("latency-form"), status, async (signal) => {
-  const models = picked(), rounds = Number($("rounds").value);
-  if (models.length < 2) return say(status, "Choose at least two models above.", "bad");
+  const models = atLeast(2, status, "Choose at least two models above."), rounds = Number($("rounds").value);
+  if (!models) return;
   const body = { models: models.map((model) => model.id), prompt: $("class").value, seed: Number($("seed").value), repeats: rounds };
   shown = models.map((model) => ({ model, seconds: [] }));
   $("latency-empty").hidden = true;
@@ -122,5 +122,4 @@ task($("latency-form"), status, async (signal) => {
     progress.hidden = true;
     $("latency-empty").hidden = shown.some(({ seconds }) => seconds.length > 0);
   }
-  return undefined;
 });

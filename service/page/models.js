@@ -1,12 +1,13 @@
 // The models to choose from: those of one family, and training-free solvers of its teacher with fewer steps.
 
-import { $, element, options, short } from "./dom.js";
+import { $, element, options, say, short } from "./dom.js";
 
 const SOLVERS = { ddim: "DDIM", dpmpp: "DPM-Solver++", ddpm: "DDPM" };
 const OFFERED = ["ddim", "dpmpp"], OFFERED_STEPS = 16;
 
 let listed = []; // of GET /v1/models
 const added = new Set(); // ids of variants that someone asked for
+const lacking = new Map(); // a section's status -> what it says there is too little of
 const chosen = new Map(); // id -> whether; absent: as it comes
 
 const teachers = () => listed.filter((model) => model.family === $("family").value && model.kind === "teacher");
@@ -32,8 +33,25 @@ export function offers() {
 }
 
 export const usable = () => offers().filter((model) => model.status !== "failed");
-export const picked = () => usable().filter((model) => $("models").querySelector(`[value="${model.id}"]`)?.checked);
+const picked = () => usable().filter((model) => $("models").querySelector(`[value="${model.id}"]`)?.checked);
 export const ours = () => listed.filter((model) => model.family === $("family").value);
+
+/** At least `count` chosen models; or undefined, and `status` says so in `message` until there are enough. */
+export function atLeast(count, status, message) {
+  const models = picked();
+  if (models.length >= count) return models;
+  say(status, message, "bad");
+  lacking.set(status, { count, message });
+  return undefined;
+}
+
+function enough() {
+  for (const [status, { count, message }] of lacking) {
+    if (picked().length < count && status.textContent === message) continue;
+    if (status.textContent === message) say(status, "");
+    lacking.delete(status);
+  }
+}
 
 /** Seconds that n images take when the server has nothing else to do; undefined before it has measured. */
 export function estimate(model, n = 1) {
@@ -88,6 +106,7 @@ export function show(models = listed) {
 }
 
 $("family").addEventListener("change", () => show());
+for (const event of ["change", "models"]) document.addEventListener(event, enough);
 $("solver-add").addEventListener("click", () => {
   const steps = $("solver-steps"), [teacher] = teachers();
   if (!steps.reportValidity()) return;

@@ -5,7 +5,7 @@ import { difference, pixels, psnr } from "./agreement.js";
 import { Disconnected, aborted, patiently, stream } from "./api.js";
 import { suspect } from "./connection.js";
 import { $, breakable, duration, element, picture, say, short, ticking, times } from "./dom.js";
-import { picked } from "./models.js";
+import { atLeast, estimate } from "./models.js";
 import { task } from "./task.js";
 
 const PARTIALS = 3;
@@ -18,13 +18,15 @@ class Card {
     this.model = model;
     this.picture = element("div", { className: "picture", textContent: "in line" });
     this.film = element("div", { className: "film" });
-    this.film.append(...Array.from({ length: Math.min(PARTIALS, model.steps - 1) + 1 }, () => element("span")));
+    this.looks = Math.min(PARTIALS, model.steps - 1) + 1;
+    this.film.append(...Array.from({ length: this.looks }, () => element("span")));
+    this.progress = element("progress", { ariaLabel: `Steps of ${short(model.id)}`, title: "estimated between predictions" });
     this.time = element("span", { className: "time" });
     this.note = element("span", { className: "note", textContent: `${model.steps} steps` });
     this.apart = element("span", { className: "apart" });
-    this.node = element("figure", { className: `card ${model.kind}` }, this.picture, this.film, element("figcaption", {},
-      element("strong", { title: model.id }, ...breakable(model.id)),
-      element("span", { className: "facts" }, this.note, this.time), this.apart));
+    const caption = element("figcaption", {}, element("strong", { title: model.id }, ...breakable(model.id)),
+      element("span", { className: "facts" }, this.note, this.time), this.apart);
+    this.node = element("figure", { className: `card ${model.kind}` }, this.picture, this.progress, this.film, caption);
   }
 
   state(name, text = "") {
@@ -33,8 +35,29 @@ class Card {
   }
 
   begin() {
-    this.state("busy", "noise");
-    this.stop = ticking((seconds) => { this.time.textContent = duration(seconds); });
+    const { steps } = this.model;
+    this.state("busy", steps === 1 ? "One step" : `First prediction near step ${Math.round(steps / this.looks)} of ${steps}`);
+    this.known = { look: 0, share: 0, at: 0 };
+    this.pace = estimate(this.model); // seconds for all steps; corrected by what arrives
+    if (this.pace) this.progress.value = 0;
+    this.stop = ticking((seconds) => this.tick(seconds));
+  }
+
+  /** Time passes: how far it is by its pace, yet no further than the next prediction, which has not come. */
+  tick(seconds) {
+    const { look, share, at } = this.known;
+    this.seconds = seconds;
+    this.time.textContent = duration(seconds);
+    if (this.pace) this.progress.value = Math.min(share + (seconds - at) / this.pace, (look + 1) / this.looks);
+  }
+
+  /** A prediction came: so far it is. */
+  advance({ step, steps, partial_image_index: index }) {
+    const share = step / steps;
+    this.known = { look: index + 1, share, at: this.seconds ?? 0 };
+    if (this.seconds) this.pace = this.seconds / share;
+    this.progress.value = share;
+    this.note.textContent = `step ${step} of ${steps}`;
   }
 
   show(event, alt) {
@@ -49,8 +72,7 @@ class Card {
 
   /** Hold it to another one's image. */
   compare(ours, reference, name) {
-    this.apart.textContent = `PSNR ${psnr(ours, reference).toFixed(1)} dB`;
-    this.apart.title = `against the image of ${name}`;
+    this.apart.replaceChildren(`PSNR ${psnr(ours, reference).toFixed(1)} dB to `, ...breakable(name));
     const canvas = difference(ours, reference);
     canvas.role = "img";
     canvas.ariaLabel = `difference between ${short(this.model.id)} and ${name}`;
@@ -66,7 +88,7 @@ async function run(card, body, signal, admitted) {
       admitted();
     } else if (event.type.endsWith(".partial_image")) {
       card.show(event, `${short(model.id)} after ${event.step} of ${event.steps} steps`);
-      card.note.textContent = `step ${event.step} of ${event.steps}`;
+      card.advance(event);
     } else {
       card.end();
       card.show(event, `${event.class_name ?? "image"} by ${short(model.id)}, ${noise(event.seed, event.index)}`);
@@ -121,8 +143,8 @@ function summary(results, which) {
 }
 
 task($("form"), status, async (signal) => {
-  const models = picked();
-  if (models.length === 0) return say(status, "Choose at least one model.", "bad");
+  const models = atLeast(1, status, "Choose at least one model.");
+  if (!models) return;
   delete status.dataset.waiting;
   $("differences-field").hidden = true;
   $("differences").checked = false;
@@ -138,8 +160,8 @@ task($("form"), status, async (signal) => {
   signal.throwIfAborted();
   await compare(cards);
   const failed = results.find((result) => result.error);
-  if (failed) return say(status, failed.error.message, "bad");
-  return say(status, summary(results.sort((a, b) => a.seconds - b.seconds), which));
+  if (failed) say(status, failed.error.message, "bad");
+  else say(status, summary(results.sort((a, b) => a.seconds - b.seconds), which));
 });
 
 $("dice").addEventListener("click", () => {

@@ -1,5 +1,5 @@
 // A list of what is wrong with how the page lies: a page wider than its window, elements that stick out of it, text or values
-// that are cut off, and texts that lie on one another. What scrolls by itself (.scroll) may be wider.
+// that are cut off, and texts that lie on one another or on points of the chart. What scrolls by itself (.scroll) may be wider.
 () => {
   const width = document.documentElement.clientWidth, faults = [], texts = [];
   const called = (node) => `<${node.tagName.toLowerCase()} id="${node.id}" class="${node.getAttribute("class") ?? ""}">`
@@ -25,8 +25,9 @@
       for (const rect of range.getClientRects()) texts.push([rect, node]);
     }
   }
+  const marks = [...document.querySelectorAll("#chart .series > :has(title)")].map((mark) => [mark.getBoundingClientRect(), mark]);
   texts.forEach(([a, one], place) => {
-    for (const [b, other] of texts.slice(place + 1)) {
+    for (const [b, other] of [...texts.slice(place + 1), ...marks]) {
       const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
       const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
       if (across > 3 && down > 3) faults.push(`${called(one)} lies on ${called(other)}`);

@@ -44,7 +44,7 @@ def test_everything_once(page: Page, server: Server) -> None:
     expect(page.locator("#bars .whisker")).to_have_count(CARDS)
     measured = dict(zip(_texts(page, "#table tbody th"), _texts(page, "#table td:nth-of-type(7)"), strict=True))
     assert apart.pop("teacher") == "the reference"
-    assert {name: f"PSNR {measured[name]}" for name in apart} == apart  # counted in the page and by the server
+    assert {name: f"PSNR {measured[name]} to teacher" for name in apart} == apart  # counted in the page and by the server
     page.get_by_label("Logarithmic").check()
 
     expect(page.locator("#chart circle")).to_have_count(2)  # the students
@@ -126,6 +126,11 @@ def test_an_error_says_what_to_do(page: Page, tiny_zoo: Path, tmp_path: Path) ->
         button(page, "Measure").click()
         expect(page.locator("#latency-status")).to_have_text("Choose at least two models above.")
         look(page, "error")
+        page.get_by_role("checkbox", name="student-008").check()
+        expect(page.locator("#race-status")).to_have_text("")
+        expect(page.locator("#latency-status")).to_have_text("Choose at least two models above.")
+        page.get_by_role("checkbox", name="teacher", exact=False).last.check()
+        expect(page.locator("#latency-status")).to_have_text("")
 
 
 def test_overload_is_waited_out(page: Page, tiny_zoo: Path, tmp_path: Path) -> None:

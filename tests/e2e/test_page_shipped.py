@@ -38,6 +38,9 @@ def test_a_student_is_done_when_its_teacher_has_barely_begun(page: Page, shipped
     teacher = page.locator("#race figure.teacher")
     expect(teacher).to_have_attribute("data-state", "busy")
     assert teacher.locator(".film img").count() <= 1  # of its first half at most
+    progress = teacher.get_by_role("progressbar", name="Steps of teacher")
+    expect(progress).to_be_visible()
+    assert 0 < progress.evaluate("bar => bar.value") < 0.75  # by the clock, held at what is known
     look(page, "shipped-running")
 
     expect(page.locator("#race [data-state=done]")).to_have_count(5)
@@ -57,6 +60,9 @@ def test_every_measured_quality_can_be_charted(page: Page, shipped: Server) -> N
     page.get_by_text("The same as a table").click()
     names = page.locator("#metric option").evaluate_all("options => options.map((option) => option.value)")
     assert {"psnr_db", "ssim", "rmse", "class_agreement"} <= set(names)
+    beside = ("Quality against", "Walk between")
+    charted, walked = (page.get_by_role("region", name=name).evaluate("it => it.offsetHeight") for name in beside)
+    assert walked < 0.75 * charted  # not stretched by the table
     models = httpx.get(f"{shipped.url}/v1/models").json()["data"]
     teacher = next(model for model in models if model["kind"] == "teacher")
     own = teacher["quality"][f"ddim-{teacher['steps']}"]["metrics"]
@@ -68,7 +74,9 @@ def test_every_measured_quality_can_be_charted(page: Page, shipped: Server) -> N
         expect(page.locator("#chart-table tbody tr")).to_have_count(len(plans))
         drawn = len(plans) + (name not in own)  # the teacher is a line where the others are measured against it
         expect(page.locator("#chart title")).to_have_count(drawn)
-        look(page, f"chart-{name}", (("phone", "light"),))
+        look(page, f"chart-{name}", (("phone", "light"), ("laptop", "light")))
+        students = sum(len(model["quality"]) for model in models if model["kind"] == "student")
+        assert page.locator("#chart .steps").count() > students / 2  # how crowded it is depends on the machine's latency
 
 
 def test_nothing_jumps_while_the_page_loads(page: Page, shipped: Server) -> None:
@@ -107,6 +115,10 @@ def test_docs(page: Page, server: Server) -> None:
     watched = Watched(page)
     page.goto(f"{server.url}/docs")
     expect(page.get_by_role("heading", name="POST /v1/images/generations")).to_be_visible()
+    for width in (800, 1280):  # narrow columns: one, and two side by side
+        page.set_viewport_size({"width": width, "height": 800})
+        names = page.locator("td:first-child code")
+        assert names.evaluate_all("all => all.filter((one) => one.getClientRects().length > 1).length") == 0
     look(page, "docs", EVERY_LOOK[:6])
     assert watched.faults + watched.failed == []
 
