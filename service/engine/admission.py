@@ -22,10 +22,11 @@ from models.catalogue import Resolved
 from service.engine.request import LatencyError, OverloadedError
 from service.engine.scheduler import Scheduler
 
-# The share of its limit that `auto` aims for first beside other work; on an idle device it leaves this share to those who join.
+# The share of its limit that `auto` aims for first; where requests hardly ever meet, it leaves this share to who may join.
 # Without it the first arrivals take the whole limit for quality and the next ones find no room: tried by changing this number
 # under benchmarks/fleet.py, auto within 1 s.
 HEADROOM = 0.3
+_ALONE = 0.05  # of the last requests, met another
 _SAME_SIZE = 1.02  # networks that differ in the length of their label tables only
 
 
@@ -69,7 +70,7 @@ def choose(
     """
     models = undominated(models)
     expected = [scheduler.completion_s(model.entry.key, images, len(model.plan), flex=flex) for model in models]
-    share = HEADROOM if scheduler else 1 - HEADROOM
+    share = 1 - HEADROOM if not scheduler and scheduler.company < _ALONE else HEADROOM
     for within_s in (share * max_latency_s, max_latency_s):
         for model, expected_s in zip(models, expected, strict=True):
             key, steps = model.entry.key, len(model.plan)

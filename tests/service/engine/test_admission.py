@@ -156,6 +156,15 @@ def test_company_gets_less_of_its_limit(tiny_catalogue: Catalogue, device: Devic
     device.scheduler.admit("tiny/student-008", [0], steps=8)
     assert chosen(0.5) == "tiny/student-004"
     assert chosen(2.0) == "tiny/teacher"
+    device.run()
+    device.scheduler.admit("tiny/student-008", [1], steps=8)
+    device.scheduler.admit("tiny/student-008", [2], steps=8)
+    device.run()
+    assert chosen(0.5) == "tiny/student-004", "requests meet here, so the next one may soon be joined"
+    for number in range(3, 20):
+        device.scheduler.admit("tiny/student-008", [number], steps=8)
+        device.run()
+    assert chosen(0.5) == "tiny/teacher", "one after the other"
 
 
 def test_a_model_that_another_dominates_is_never_chosen(tiny_catalogue: Catalogue, device: Device) -> None:
