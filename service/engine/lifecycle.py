@@ -65,25 +65,28 @@ class Lifecycle:
         self._errands: deque[Callable[[], None]] = deque()
         self._pending: set[Future[Any]] = set()  # whom errands are run for
         self._closed = False
-        self._began_s: float | None = None  # loading at start
+        self._began_s = self._turned_s = time.perf_counter()  # loading at start; its latest model
 
     # What the engine does with it
 
     def load_all(self, wanted: Callable[[], bool]) -> None:
         """At start, in the engine's thread: load each model; one that fails is reported and does not stop the others."""
-        self._began_s = time.perf_counter()
+        self._began_s = self._turned_s = time.perf_counter()
         for entry in self._entries:
             if not wanted():
                 return
             self.serve(entry, load(entry, self._backend, self._config))
+            self._turned_s = time.perf_counter()
 
     def loading_s(self) -> float:
         """Estimated seconds until load_all is done, if each model takes as long as those so far, the first LOAD_S at least."""
         states = [status.state for status in list(self.statuses.values())]
         left = states.count("loading")
         done = len(states) - left
-        spent_s = 0.0 if self._began_s is None else time.perf_counter() - self._began_s
-        return left * (spent_s / done if done else max(spent_s, LOAD_S))
+        now_s = time.perf_counter()
+        spent_s = now_s - self._turned_s  # on the model at hand
+        each_s = (self._turned_s - self._began_s) / done if done else max(spent_s, LOAD_S)
+        return (left - 1) * each_s + max(each_s - spent_s, LOAD_S)
 
     def find(self, key: str) -> Loaded | None:
         """The version of this key, retired or not, while it is on the device. With the condition held."""

@@ -88,7 +88,7 @@ async def test_readiness_follows_the_engine(tiny_zoo: Path) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as outside:
         starting = await outside.get("/readyz")
         assert starting.status_code == 503
-        assert int(starting.headers["retry-after"]) == LOAD_S * len(app.state.service.engine.models)
+        assert int(starting.headers["retry-after"]) >= LOAD_S * len(app.state.service.engine.models)
         assert (await outside.get("/livez")).status_code == 200
         async with serving(app) as client:
             assert (await client.get("/readyz")).json() == {"status": "ok"}
