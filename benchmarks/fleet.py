@@ -100,7 +100,7 @@ def one_core_curves(zoo: Path, ids: Sequence[str]) -> dict[str, dict[int, float]
     curves = {}
     for model in ids:
         entry = catalogue.entries[model]
-        curve = sweep(backend.load(entry), entry, config, clock=time.thread_time)
+        curve = sweep(backend.load(entry), entry, config, clock=time.thread_time).curve
         curves[model] = {rows: curve[rows] for rows in choose_buckets(curve, config.max_step_ms / 1000)}
     return curves
 

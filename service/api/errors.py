@@ -104,8 +104,7 @@ def problem_of(error: Exception) -> Problem:
             hopeless = retry_after_header(RETRY_AFTER_RANGE_S[1]) | {"x-should-retry": "false"}  # the official client obeys it
             return Problem(503, str(error), "unavailable_error", "model", "model_failed", hopeless)
         case UnavailableError():
-            later = retry_after_header(RETRY_AFTER_RANGE_S[0])
-            return Problem(503, str(error), "unavailable_error", None, "not_ready", later)
+            return Problem(503, str(error), "unavailable_error", None, "not_ready", retry_after_header(error.retry_after_s))
         case StoreFullError():
             return Problem(429, str(error), "rate_limit_error", None, "too_many_jobs", retry_after_header(_FULL_RETRY_S))
         case StoreUnavailableError():

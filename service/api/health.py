@@ -28,7 +28,7 @@ async def readyz(service: ServiceOf) -> dict[str, str]:
 def ready_or_raise(service: Service) -> None:
     """Raises UnavailableError with the reason when a request would not be served now."""
     if not service.engine.ready:
-        raise UnavailableError(_why_not(service))
+        raise UnavailableError(_why_not(service), service.engine.ready_in_s)
 
 
 def _why_not(service: Service) -> str:

@@ -239,7 +239,9 @@ class ModelBody(BaseModel):
     sha256: str = Field(description="of model.onnx as it is served")
     provider: str | None = Field(description="what computes it")
     precision: str | None = Field(description="what it computes in")
-    ms_per_step: dict[int, float] = Field(description="calibrated: batch size -> ms of one evaluation")
+    ms_per_step: dict[int, float] = Field(
+        description="batch size -> ms of one evaluation, measured on this machine at load or recalled from an earlier start"
+    )
 
 
 class ExperimentModelBody(BaseModel):

@@ -22,9 +22,12 @@ from models.catalogue import Resolved
 from service.engine.request import LatencyError, OverloadedError
 from service.engine.scheduler import Scheduler
 
-# The share of its limit that `auto` aims for first. Without it the first arrivals take the whole limit for quality and the next
-# ones find no room: tried by changing this number under benchmarks/fleet.py, auto within 1 s.
+# The share of its limit that `auto` aims for first; where requests hardly ever meet, it leaves this share to who may join.
+# Without it the first arrivals take the whole limit for quality and the next ones find no room: tried by changing this number
+# under benchmarks/fleet.py, auto within 1 s.
 HEADROOM = 0.3
+_ALONE = 0.05  # of the last requests, met another
+_SAME_SIZE = 1.02  # networks that differ in the length of their label tables only
 
 
 def check_backlog(scheduler: Scheduler, model: Resolved, limit_s: float, *, flex: bool) -> None:
@@ -62,10 +65,13 @@ def choose(
     """The first of `models`, best first, whose estimated completion of `images` images fits max_latency_s.
 
     One that fits with headroom comes before one that only just fits: it can be kept when others join, and leaves them room.
+    One that another of them dominates is never chosen, whatever is estimated.
     Raises OverloadedError when none is now but one would be later, LatencyError when none is even on an idle device.
     """
+    models = undominated(models)
     expected = [scheduler.completion_s(model.entry.key, images, len(model.plan), flex=flex) for model in models]
-    for within_s in (HEADROOM * max_latency_s, max_latency_s):
+    share = 1 - HEADROOM if not scheduler and scheduler.company < _ALONE else HEADROOM
+    for within_s in (share * max_latency_s, max_latency_s):
         for model, expected_s in zip(models, expected, strict=True):
             key, steps = model.entry.key, len(model.plan)
             if (
@@ -91,6 +97,19 @@ def choose(
         + (f" with {models[0].id}" if len(models) == 1 else " with the fastest model")
         + f", more than the {1000 * max_latency_s:g} ms allowed; allow more, ask for fewer images or name a faster model."
     )
+
+
+def undominated(models: Sequence[Resolved]) -> list[Resolved]:
+    """The models, best first, without those that take as many evaluations of as large a network as a better one, or more.
+
+    Such a one could only seem faster, by noise or because its lane is empty; its lane would share no batch with the others'.
+    """
+    kept: list[Resolved] = []
+    for model in models:
+        steps, size = len(model.plan), _SAME_SIZE * model.entry.manifest.parameters
+        if not any(len(better.plan) <= steps and better.entry.manifest.parameters <= size for better in kept):
+            kept.append(model)
+    return kept
 
 
 def _seconds(seconds: float) -> str:

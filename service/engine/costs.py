@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from statistics import median
 
 _MEMORY = 0.05  # weight of the newest step in the drift: about twenty steps of memory
 _STALL = 4.0
+_LASTING = 256  # batches of one bucket whose median shows that its entry is wrong: the drift follows in far fewer
+_WRONG = 1.25  # by this factor, either way
 
 
 class StepCosts:
     """Seconds of one network evaluation by batch size, from a calibration curve and its drift since.
 
     The curve is measured once and cached. While serving, one factor follows how the same steps run now (a busy machine,
-    a hot device), so that estimates stay honest without measuring every size again.
+    a hot device), so that estimates stay honest without measuring every size again. A bucket that goes on differing from
+    the others in this is one that was measured wrongly: its entry is corrected.
     """
 
-    def __init__(self, curve: Mapping[int, float], padded: Callable[[int], int] = lambda rows: rows) -> None:
+    def __init__(
+        self,
+        curve: Mapping[int, float],
+        padded: Callable[[int], int] = lambda rows: rows,
+        corrected: Callable[[Mapping[int, float]], None] | None = None,
+    ) -> None:
         """curve: bucket -> seconds, each above 0, at least one bucket; padded: rows asked -> rows that the device computes.
 
+        corrected: told the new curve when serving has corrected it.
         Raises ValueError for a curve without meaning.
         """
         if not curve or min(curve) < 1 or min(curve.values()) <= 0:
@@ -28,10 +38,12 @@ class StepCosts:
         self._padded = [padded(rows) for rows in range(1, self.largest + 1)]
         self._table = [self._interpolate(rows) for rows in self._padded]
         self._drift = 1.0
+        self._corrected = corrected
+        self._recent: dict[int, list[float]] = {size: [] for size in self._buckets}  # measured over estimated
 
     @property
     def curve(self) -> dict[int, float]:
-        """The calibration: bucket -> seconds."""
+        """Bucket -> seconds, as calibrated or corrected since."""
         return dict(zip(self._buckets, self._seconds, strict=True))
 
     @property
@@ -62,8 +74,27 @@ class StepCosts:
 
     def observe(self, rows: int, seconds: float) -> None:
         """Account for one measured step."""
-        ratio = self.fair(rows, seconds) / self._table[rows - 1]
-        self._drift += _MEMORY * (ratio - self._drift)
+        fair_s = self.fair(rows, seconds)
+        size = self._padded[rows - 1]
+        recent = self._recent.get(size, [])
+        recent.append(fair_s / self.seconds(rows))
+        self._drift += _MEMORY * (fair_s / self._table[rows - 1] - self._drift)
+        if len(recent) == _LASTING:
+            factor = median(recent)
+            recent.clear()
+            if not 1 / _WRONG <= factor <= _WRONG:
+                self._correct(size, factor)
+
+    def _correct(self, size: int, factor: float) -> None:
+        """Multiply a bucket's entry; the others follow where more rows would seem to take less time."""
+        now = {bucket: self._drift * seconds for bucket, seconds in self.curve.items()}
+        now[size] *= factor
+        self._seconds = [max(s, now[size]) if b > size else min(s, now[size]) for b, s in now.items()]
+        self._drift = 1.0
+        self._recent = {bucket: [] for bucket in self._buckets}
+        self._table = [self._interpolate(rows) for rows in self._padded]
+        if self._corrected is not None:
+            self._corrected(self.curve)
 
     def _interpolate(self, rows: int) -> float:
         above = bisect_left(self._buckets, rows)

@@ -109,6 +109,11 @@ class Engine:
         return self._state == "serving" and any(status.state == "loaded" for status in self.models.values())
 
     @property
+    def ready_in_s(self) -> float:
+        """Estimated seconds until `ready` while starting; 1, for want of knowledge, in any other state."""
+        return self.lifecycle.loading_s() if self._state == "starting" else 1.0
+
+    @property
     def state(self) -> Literal["starting", "serving", "draining", "stopped"]:
         """Where in its life the engine is."""
         return self._state
@@ -215,7 +220,8 @@ class Engine:
         """Raise unless requests for this model are accepted at all."""
         if self._state != "serving":
             self._shed("failed" if self._failure else self._state)
-            raise UnavailableError(_FAILED if self._failure else _STARTING if self._state == "starting" else _DRAINING)
+            why = _FAILED if self._failure else _STARTING if self._state == "starting" else _DRAINING
+            raise UnavailableError(why, self.ready_in_s)
         if self.lifecycle.find(model.entry.key) is None:
             self._shed("model_failed")
             status, name = self.models.get(model.entry.id), model.entry.id

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -33,6 +34,8 @@ from service.tasks import in_daemon
 from service.telemetry import Metrics
 
 T = TypeVar("T")
+
+LOAD_S = 2.0  # what loading and calibrating one model takes at least, before there is one to tell
 
 log = structlog.get_logger(__name__)
 
@@ -62,15 +65,28 @@ class Lifecycle:
         self._errands: deque[Callable[[], None]] = deque()
         self._pending: set[Future[Any]] = set()  # whom errands are run for
         self._closed = False
+        self._began_s = self._turned_s = time.perf_counter()  # loading at start; its latest model
 
     # What the engine does with it
 
     def load_all(self, wanted: Callable[[], bool]) -> None:
         """At start, in the engine's thread: load each model; one that fails is reported and does not stop the others."""
+        self._began_s = self._turned_s = time.perf_counter()
         for entry in self._entries:
             if not wanted():
                 return
             self.serve(entry, load(entry, self._backend, self._config))
+            self._turned_s = time.perf_counter()
+
+    def loading_s(self) -> float:
+        """Estimated seconds until load_all is done, if each model takes as long as those so far, the first LOAD_S at least."""
+        states = [status.state for status in list(self.statuses.values())]
+        left = states.count("loading")
+        done = len(states) - left
+        now_s = time.perf_counter()
+        spent_s = now_s - self._turned_s  # on the model at hand
+        each_s = (self._turned_s - self._began_s) / done if done else max(spent_s, LOAD_S)
+        return (left - 1) * each_s + max(each_s - spent_s, LOAD_S)
 
     def find(self, key: str) -> Loaded | None:
         """The version of this key, retired or not, while it is on the device. With the condition held."""

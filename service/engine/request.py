@@ -40,7 +40,11 @@ class LatencyError(EngineError):
 
 
 class UnavailableError(EngineError):
-    """The engine is starting, draining or stopped."""
+    """The engine is starting, draining or stopped; retry_after_s: estimated seconds until that may be over."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelFailedError(UnavailableError):

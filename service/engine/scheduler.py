@@ -43,6 +43,7 @@ from service.engine.costs import StepCosts
 from service.engine.lane import Lane
 
 FLEX_SHARE = 0.05
+_COMPANY_MEMORY = 0.1  # weight of the newest request in `company`
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Scheduler:
         self._running: Lane | None = None  # between schedule and charge
         self._exclusive: list[int] = []  # rows of one lane; nothing else runs while there are any
         self._exclusive_s = 0.0  # how long at most
+        self.company = 0.0  # the share of the last requests that met others: about the utilisation, of Poisson arrivals
 
     def __len__(self) -> int:
         """Rows admitted and not finished."""
@@ -107,6 +109,7 @@ class Scheduler:
 
         promised: the deadline is one that a client was promised, which breaks_promise looks after.
         """
+        self.company += _COMPANY_MEMORY * (bool(self) - self.company)
         lane = self._lanes[model, flex]
         if lane not in self._ring:
             self._ring.append(lane)

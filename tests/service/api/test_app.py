@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from service.api.state import StartupError
+from service.engine.lifecycle import LOAD_S
 from tests.service.api.conftest import serving, tiny_app
 
 pytestmark = pytest.mark.anyio
@@ -85,7 +86,9 @@ async def test_readiness_follows_the_engine(tiny_zoo: Path) -> None:
     app = tiny_app(tiny_zoo)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as outside:
-        assert (await outside.get("/readyz")).status_code == 503
+        starting = await outside.get("/readyz")
+        assert starting.status_code == 503
+        assert int(starting.headers["retry-after"]) >= LOAD_S * len(app.state.service.engine.models)
         assert (await outside.get("/livez")).status_code == 200
         async with serving(app) as client:
             assert (await client.get("/readyz")).json() == {"status": "ok"}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from models.catalogue import Catalogue, Entry
-from service.backend.base import BackendError, DeviceMemoryError, Float32, Int64
+from service.backend.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
 from service.backend.onnx import OnnxBackend
 from service.engine import calibrate as module
 from service.engine.calibrate import calibrate, choose_buckets, sweep
 from service.engine.config import EngineConfig
+from service.engine.costs import StepCosts
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ class Counting:
 
     def __init__(self, provider: str = "GpuProvider", *, pads: bool = False, memory_rows: int = 10**6) -> None:
         self.provider = provider
-        self.precision = "float16"
+        self.precision: Precision = "float16"
         self.pads = pads
         self.memory_rows = memory_rows
         self.prepared: list[list[int]] = []
@@ -36,7 +38,7 @@ class Counting:
         self.prepared.append(list(buckets))
 
     def padded(self, rows: int) -> int:
-        return min(size for size in self.prepared[-1] if size >= rows) if self.pads else rows
+        return min(size for size in self.prepared[-1] if size >= rows) if self.pads and self.prepared else rows
 
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
@@ -50,6 +52,11 @@ class Counting:
 def ticking(network: Counting, per_step_s: float, per_row_s: float) -> Callable[[], float]:
     """A clock by which the device takes so long: it reads the device's own record."""
     return lambda: sum(per_step_s + per_row_s * rows for rows in network.rows)
+
+
+def calibrated(network: Counting, entry: Entry, config: EngineConfig, fingerprint: str = "device") -> StepCosts:
+    """On an idle machine, where a step takes as long as any other of its size."""
+    return calibrate(network, entry, fingerprint, config, ticking(network, 0.001, 0.0001))
 
 
 @pytest.mark.parametrize(
@@ -69,15 +76,16 @@ def test_buckets_come_from_the_curve(curve: dict[int, float], buckets: list[int]
 
 def test_sizes_are_measured_up_to_the_first_that_takes_too_long(entry: Entry) -> None:
     network = Counting()
-    curve = sweep(network, entry, EngineConfig(max_batch=64, max_step_ms=20), ticking(network, 0.0, 0.001))
+    curve = sweep(network, entry, EngineConfig(max_batch=64, max_step_ms=20), ticking(network, 0.0, 0.001)).curve
     assert list(curve) == [1, 2, 3, 4, 6, 8, 12, 16, 24]
+    assert network.rows.count(24) > 1, "not for one slow step"
     assert curve[8] == pytest.approx(0.008)
 
 
 @pytest.mark.parametrize(("max_batch", "sizes"), [(1, [1]), (2, [1, 2]), (7, [1, 2, 3, 4, 6, 7]), (8, [1, 2, 3, 4, 6, 8])])
 def test_the_limit_is_a_size(entry: Entry, max_batch: int, sizes: list[int]) -> None:
     network = Counting()
-    assert list(sweep(network, entry, EngineConfig(max_batch=max_batch), ticking(network, 0.001, 0.0))) == sizes
+    assert list(sweep(network, entry, EngineConfig(max_batch=max_batch), ticking(network, 0.001, 0.0)).curve) == sizes
 
 
 def test_sizes_without_memory_are_left_out(entry: Entry) -> None:
@@ -107,20 +115,72 @@ def test_a_deterministic_device_has_one_bucket(entry: Entry) -> None:
     assert min(same_anyway.rows) == 1, "the CPU gives the same bytes at any size"
 
 
+def noisy(network: Counting, disturbed: Callable[[int], float]) -> Callable[[], float]:
+    """A clock by which a step takes 5 ms and 1 ms a row, times what `disturbed` makes of its number."""
+    return lambda: sum((0.005 + 0.001 * rows) * disturbed(number) for number, rows in enumerate(network.rows))
+
+
+def test_noise_that_comes_and_goes_does_not_change_the_curve(entry: Entry, tmp_path: Path) -> None:
+    """A third of all steps take up to eight times as long, some sizes' first ones among them."""
+    config = EngineConfig(max_batch=16, max_step_ms=30, cache_dir=tmp_path)
+    quiet, disturbed = Counting(), Counting()
+    chance = random.Random(1)
+    factors = [chance.choice([1, 1, chance.uniform(2, 8)]) for _ in range(10_000)]
+    expected = calibrate(quiet, entry, "quiet", config, noisy(quiet, lambda _: 1.0))
+    costs = calibrate(disturbed, entry, "busy", config, noisy(disturbed, factors.__getitem__))
+    assert costs.buckets == expected.buckets
+    assert costs.curve == pytest.approx(expected.curve)
+
+
+def test_more_rows_never_seem_to_take_less_time(entry: Entry) -> None:
+    chance, network = random.Random(2), Counting()
+    factors = [chance.uniform(1, 20) for _ in range(10_000)]
+    curve = sweep(network, entry, EngineConfig(max_batch=32, max_step_ms=1e6), noisy(network, factors.__getitem__)).curve
+    assert list(curve.values()) == sorted(curve.values())
+
+
+def test_what_a_busy_machine_gave_is_used_but_not_kept(entry: Entry, tmp_path: Path) -> None:
+    config = EngineConfig(max_batch=8, cache_dir=tmp_path)
+    network = Counting()
+    costs = calibrate(network, entry, "device", config, noisy(network, lambda number: 1.0 + 4 * (number // 6 % 2)))
+    assert costs.largest > 1
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_a_single_row_has_a_bucket_unless_the_device_pads(entry: Entry, pads: bool) -> None:
+    """All sizes cost the same here, so that the largest is the only one worth having."""
+    network = Counting(pads=pads)
+    costs = calibrate(network, entry, "device", EngineConfig(max_batch=8), ticking(network, 0.001, 0.0))
+    assert costs.buckets == ((8,) if pads else (1, 8))
+
+
+def test_what_serving_corrects_is_remembered(entry: Entry, tmp_path: Path) -> None:
+    config = EngineConfig(max_batch=8, cache_dir=tmp_path)
+    first = calibrated(Counting(), entry, config)
+    seconds = {rows: cost * (2 if rows == 8 else 1) for rows, cost in first.curve.items()}
+    for _ in range(2000):
+        for rows in (1, 8):
+            first.observe(rows, seconds[rows])
+    again = calibrated(Counting(), entry, config)
+    assert again.curve == first.curve
+    assert again.curve[8] / again.curve[1] == pytest.approx(seconds[8] / seconds[1], rel=0.3)
+
+
 def test_a_restart_recalls_the_curve(entry: Entry, tmp_path: Path) -> None:
     config = EngineConfig(max_batch=8, cache_dir=tmp_path)
-    first = calibrate(Counting(), entry, "device", config)
+    first = calibrated(Counting(), entry, config)
     assert len(list(tmp_path.glob("calibration/*.json"))) == 1
     (stored,) = tmp_path.glob("calibration/*.json")
-    stored.write_text(stored.read_text().replace(stored.read_text(), _with_seconds(stored, {1: 1e-6, 8: 1e-6})))
+    stored.write_text(stored.read_text().replace(stored.read_text(), _with_seconds(stored, {1: 0.001, 8: 0.0015})))
     again = Counting()
-    costs = calibrate(again, entry, "device", config)
+    costs = calibrated(again, entry, config)
     assert costs.buckets == (1, 8)
     assert set(again.rows) == {8}, "nothing but a look at the largest bucket"
     assert first.largest <= 8
     for fingerprint, other in (("other device", config), ("device", EngineConfig(max_batch=4, cache_dir=tmp_path))):
         fresh = Counting()
-        calibrate(fresh, entry, fingerprint, other)
+        calibrated(fresh, entry, other, fingerprint)
         assert len(set(fresh.rows)) > 1
 
 
@@ -130,10 +190,10 @@ def _with_seconds(path: Path, seconds: dict[int, float]) -> str:
 
 def test_a_curve_from_a_busy_machine_is_measured_again(entry: Entry, tmp_path: Path) -> None:
     config = EngineConfig(max_batch=8, cache_dir=tmp_path)
-    calibrate(Counting(), entry, "device", config)
+    calibrated(Counting(), entry, config)
     (stored,) = tmp_path.glob("calibration/*.json")
     stored.write_text(_with_seconds(stored, {1: 3600.0}))
-    costs = calibrate(Counting(), entry, "device", config)
+    costs = calibrated(Counting(), entry, config)
     assert costs.largest > 1
     assert json.loads(stored.read_text())["seconds"] == {str(rows): s for rows, s in costs.curve.items()}
 
@@ -143,17 +203,17 @@ def test_a_curve_from_a_busy_machine_is_measured_again(entry: Entry, tmp_path: P
 )
 def test_a_damaged_cache_is_ignored_and_repaired(entry: Entry, tmp_path: Path, damage: str) -> None:
     config = EngineConfig(max_batch=2, cache_dir=tmp_path)
-    calibrate(Counting(), entry, "device", config)
+    calibrated(Counting(), entry, config)
     (stored,) = tmp_path.glob("calibration/*.json")
     good = json.loads(stored.read_text())
     stored.write_text(damage.replace("KEY", json.dumps(good["key"])))
-    calibrate(Counting(), entry, "device", config)
+    calibrated(Counting(), entry, config)
     assert json.loads(stored.read_text())["key"] == good["key"]
 
 
 def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(entry: Entry, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    costs = calibrate(Counting(), entry, "device", EngineConfig(max_batch=2, cache_dir=tmp_path / "file"))
+    costs = calibrated(Counting(), entry, EngineConfig(max_batch=2, cache_dir=tmp_path / "file"))
     assert costs.largest <= 2
 
 

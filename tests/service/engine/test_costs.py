@@ -43,6 +43,34 @@ def test_one_stalled_step_hardly_counts() -> None:
     assert 1 < costs.seconds(1) < 1.2
 
 
+def test_a_bucket_that_was_measured_wrongly_is_corrected() -> None:
+    """One that keeps its distance from the others, whatever the machine does to all of them; the new curve is told."""
+    told: list[dict[int, float]] = []
+    truth = {1: 1.0, 4: 3.0, 8: 6.0}
+    costs = StepCosts(truth | {4: 6.0}, corrected=lambda curve: told.append(dict(curve)))
+    for _ in range(2000):
+        for rows, seconds in truth.items():
+            costs.observe(rows, seconds)
+    assert costs.seconds(4) / costs.seconds(1) == pytest.approx(3, rel=0.3)
+    assert costs.seconds(8) / costs.seconds(4) == pytest.approx(2, rel=0.3)
+    assert told[-1] == costs.curve
+    before = len(told)
+    for number in range(4000):  # busy and idle again, all sizes alike
+        for rows, seconds in truth.items():
+            costs.observe(rows, seconds * (3 if number % 200 < 100 else 1))
+    assert len(told) == before
+
+
+def test_a_corrected_curve_never_falls() -> None:
+    costs = StepCosts({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0})
+    for _ in range(2000):
+        costs.observe(2, 1.0)
+        costs.observe(4, 3.0)
+    seconds = list(costs.curve.values())
+    assert seconds == sorted(seconds)
+    assert 3 / 1.6 < costs.curve[4] / costs.curve[2] < 3 * 1.6, "each is within 1.25 of what it takes"
+
+
 @pytest.mark.parametrize("curve", [{}, {0: 1.0}, {1: 0.0}])
 def test_refuses_a_curve_without_meaning(curve: dict[int, float]) -> None:
     with pytest.raises(ValueError, match="cost curve"):

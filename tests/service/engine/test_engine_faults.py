@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ import pytest
 from models.catalogue import Catalogue, Entry, discover
 from service.backend.base import BackendError, DeviceMemoryError, Float32, Int64, Network
 from service.backend.onnx import OnnxBackend
+from service.engine import lifecycle
 from service.engine.config import EngineConfig
 from service.engine.engine import DEVICE_LOST, Engine
+from service.engine.lifecycle import LOAD_S
+from service.engine.load import ModelStatus
 from service.engine.request import (
     Failed,
     Finished,
@@ -327,10 +331,34 @@ async def test_starting_and_never_started(tiny_catalogue: Catalogue) -> None:
     engine = Engine(tiny_catalogue, OnnxBackend(threads=1), EngineConfig(), metrics)
     assert not engine.ready
     assert {status.state for status in engine.models.values()} == {"loading"}
-    with pytest.raises(UnavailableError, match="still loading"):
+    with pytest.raises(UnavailableError, match="still loading") as refused:
         engine.submit(tiny_catalogue.resolve("tiny/student-004"), images(1))
+    assert refused.value.retry_after_s >= LOAD_S * (len(tiny_catalogue.entries) - 1)
     await engine.drain(1)
     assert value(metrics, "sfddm_shed_total", reason="starting") == 1
+
+
+def test_the_time_until_ready_is_told_from_the_models_so_far(
+    tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each model takes 10 s by this clock; the estimate is read as the loading of each begins."""
+    engine = Engine(tiny_catalogue, OnnxBackend(threads=1), EngineConfig(), Metrics())
+    now_s, told = 0.0, list[float]()
+
+    def load(*_: object) -> ModelStatus:
+        nonlocal now_s
+        told.append(engine.ready_in_s)
+        now_s += 10
+        told.append(engine.ready_in_s)
+        return ModelStatus("failed")
+
+    monkeypatch.setattr(lifecycle, "load", load)
+    monkeypatch.setattr(lifecycle, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    engine.lifecycle.load_all(lambda: True)
+    count = len(tiny_catalogue.entries)
+    assert told[:2] == [LOAD_S * count, 10.0 * (count - 1) + LOAD_S]
+    assert told[3::2] == [10.0 * (left - 1) + LOAD_S for left in range(count - 1, 0, -1)]
+    assert told[2::2] == [10.0 * left for left in range(count - 1, 0, -1)]
 
 
 def test_a_reader_whose_event_loop_is_gone(tiny_catalogue: Catalogue) -> None:
