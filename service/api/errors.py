@@ -4,7 +4,7 @@
 401 invalid_request_error      /admin without its token
 403, 410 invalid_request_error the url of an image was altered, or has expired
 404 invalid_request_error      no such route, model (code model_not_found), job or experiment
-405, 406, 413                  wrong method, no media type that is accepted, body too large
+405, 406, 413, 415             wrong method, no media type that is accepted, body too large, Content-Encoding unknown
 409, 422 invalid_request_error an Idempotency-Key in use or used otherwise; a job without a result
 429 rate_limit_error           too much work is ahead, or too many jobs; Retry-After says when to come back
 503 unavailable_error          starting, draining, failed, or the store is away; with code model_failed the model could not be
