@@ -119,7 +119,7 @@ def test_compare_writes_a_table_a_grid_and_a_report(
     assert page.count("<circle") == 3 * rounds
     for text in (result.stderr, page):  # one measurement has no interval, and both say so
         assert ("too few for an interval" in text) == (rounds == 1)
-    assert bool(re.search(r"\d\.\dx \(\d+\.\d-\d+\.\d\)", result.stdout)) == (rounds == 6)
+    assert bool(re.search(r"\d\.\d+x \(\d+\.\d+-\d+\.\d+\)", result.stdout)) == (rounds == 6)
     assert "http" not in page.replace("http-equiv", "")
     mistake = sfddm("compare", models[0], *where)
     assert mistake.returncode == 1
