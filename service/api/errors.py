@@ -134,9 +134,13 @@ def describe_validation(error: RequestValidationError) -> tuple[str, str | None]
         return "Send a JSON object as the body, with the header Content-Type: application/json.", None
     field = ".".join(place)
     if kind == "extra_forbidden":
-        shown = repr(field if len(field) <= _SHOWN_FIELD else f"{field[:_SHOWN_FIELD]}...")
-        return f"Unknown field {shown}; leave it out. GET /docs lists the fields.", field
+        return f"Unknown field {shown_name(field)}; leave it out. GET /docs lists the fields.", field
     return f"{field}: {reason_of(first)}.", field
+
+
+def shown_name(name: str) -> str:
+    """A name that the client made up, quoted and no longer than a sentence can bear."""
+    return repr(name if len(name) <= _SHOWN_FIELD else f"{name[:_SHOWN_FIELD]}...")
 
 
 def install_error_handlers(app: FastAPI) -> None:
