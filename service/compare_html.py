@@ -105,7 +105,7 @@ def _bars(results: Sequence[ModelResult], names: dict[str, str]) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds >= 1:
-        return f"{seconds:.3g} s"
+        return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
     return f"{1000 * seconds:.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.2g} ms"
 
 

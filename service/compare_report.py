@@ -46,11 +46,16 @@ def cells(comparison: ComparisonResponse, result: ModelResult) -> tuple[str, ...
     return (
         str(result.steps),
         *(f"{1000 * seconds:.1f}" for seconds in times),
-        f"{speed.value:.1f}x" if speed else "reference" if reference else "",
-        "" if speed is None or speed.low is None or speed.high is None else f"{speed.low:.1f}-{speed.high:.1f}",
+        f"{_ratio(speed.value)}x" if speed else "reference" if reference else "",
+        "" if speed is None or speed.low is None or speed.high is None else f"{_ratio(speed.low)}-{_ratio(speed.high)}",
         f"{agreement.psnr_db:.1f}" if agreement else "",
         f"{agreement.ssim:.3f}" if agreement else "",
     )
+
+
+def _ratio(value: float) -> str:
+    """Two decimals where one would hide whether a model is faster or slower."""
+    return f"{value:.2f}" if value < 2 else f"{value:.1f}"
 
 
 def grid_png(comparison: ComparisonResponse, scale: int = 1, gap: int = 2) -> bytes:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
@@ -67,6 +68,10 @@ def reload(url: str, token: SecretStr | None) -> ReloadBody:
 
 @contextmanager
 def _client(url: str) -> Iterator[httpx.Client]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise RemoteError(f"--url: write http://host:port, such as http://127.0.0.1:8000, not {url!r}.")
+    url = url.rstrip("/").removesuffix("/v1")  # as OpenAI's clients have it
     try:
         with httpx.Client(base_url=url, timeout=httpx.Timeout(None, connect=_CONNECT_S)) as client:
             yield client

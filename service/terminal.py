@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 
 from rich.box import SIMPLE_HEAD
@@ -57,7 +57,7 @@ def _progress(console: Console) -> Iterator[Callable[[ComparisonEvent], bool]]:
 def models_table(models: Sequence[ModelBody]) -> Table:
     """One row a model; fits 80 columns while ids have up to 25 letters, and folds longer ones."""
     table = Table(Column("id", overflow="fold"), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("steps", "image", "disk", "latency", "images/s"):
+    for name in ("steps", "image", "MB", "latency", "img/s", "PSNR"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("quality", no_wrap=True)
     for model in models:
@@ -65,9 +65,10 @@ def models_table(models: Sequence[ModelBody]) -> Table:
             model.id,
             str(model.steps),
             model.size,
-            f"{model.bytes / 1e6:.1f} MB",
+            f"{model.bytes / 1e6:.1f}",
             _latency(model),
             _throughput(model),
+            _psnr(model),
             _quality(model),
         )
     return table
@@ -84,12 +85,28 @@ def _throughput(model: ModelBody) -> str:
     """Images a second of a device that makes nothing else, at the best of the measured batch sizes."""
     if not model.ms_per_step:
         return "-"
-    return f"{max(rows / ms for rows, ms in model.ms_per_step.items()) * 1000 / model.steps:.3g}"
+    rate = max(rows / ms for rows, ms in model.ms_per_step.items()) * 1000 / model.steps
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _quality(model: ModelBody) -> str:
-    """The ranking metric of the model's own plan, or nothing."""
-    measured = model.quality.get(f"ddim-{model.steps:03d}")
-    if measured is None or model.ranking is None or model.ranking.metric not in measured.metrics:
+    """The ranking metric of the model's own plan, or nothing; a teacher that it is measured against is the reference."""
+    metrics = _metrics(model)
+    if model.ranking is None or model.ranking.metric not in metrics:
         return "-"
-    return f"{model.ranking.metric} {measured.metrics[model.ranking.metric]:.4g}"
+    value = metrics[model.ranking.metric]
+    if value == 0 and model.ranking.metric == "rmse" and model.kind == "teacher":
+        return "reference"
+    return f"{model.ranking.metric} {value:.3g}"
+
+
+def _psnr(model: ModelBody) -> str:
+    """PSNR to the teacher in dB, where it was measured."""
+    psnr_db = _metrics(model).get("psnr_db")
+    return "-" if psnr_db is None else f"{psnr_db:.1f}"
+
+
+def _metrics(model: ModelBody) -> Mapping[str, float]:
+    """What was measured of the model's own plan."""
+    measured = model.quality.get(f"ddim-{model.steps:03d}")
+    return measured.metrics if measured else {}

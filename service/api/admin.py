@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import SecretStr
 
 from service.api.errors import InvalidRequestError
+from service.api.query import refuse_unknown
 from service.api.reload import ReloadBody, Reloader
 
 _BEARER = "bearer "
@@ -46,7 +47,7 @@ def admin_router(token: SecretStr | None) -> APIRouter:
                 headers={"www-authenticate": "Bearer"},
             )
 
-    router = APIRouter(tags=["admin"], prefix="/admin/models", dependencies=[Depends(authorise)])
+    router = APIRouter(tags=["admin"], prefix="/admin/models", dependencies=[Depends(authorise), Depends(refuse_unknown)])
 
     @router.post("/reload", summary="Reload every zoo")
     async def reload(reloader: ReloaderOf) -> ReloadBody:

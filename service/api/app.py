@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from service.api import comparisons, experiments, files, health, images, interpolations, jobs, kserve, models, page
 from service.api.admin import admin_router
@@ -18,6 +18,7 @@ from service.api.errors import install_error_handlers
 from service.api.idempotency import Idempotency
 from service.api.middleware import HeadAsGet, RateLimitHeaders, RequestContext
 from service.api.openapi import describe
+from service.api.query import refuse_unknown
 from service.api.reload import Reloader
 from service.api.state import assemble, check_experiments, open_catalogue
 from service.jobs import JobRunner
@@ -83,7 +84,9 @@ def create_app(settings: Settings) -> FastAPI:
     # Added last, so outermost: a refused body has an id and a log line too.
     app.add_middleware(RequestContext, metrics=service.metrics, tracing=tracing)
     install_error_handlers(app)
-    for room in (images, interpolations, comparisons, files, jobs, experiments, models, kserve, health, page):
+    for room in (images, interpolations, comparisons, files, jobs, experiments, models):
+        app.include_router(room.router, dependencies=[Depends(refuse_unknown)])
+    for room in (kserve, health, page):
         app.include_router(room.router)
     app.include_router(admin_router(settings.admin_token))
     describe(app, service)

@@ -1,6 +1,8 @@
-"""The body of a request, read before anything else is done with it: whole, within a size, and within a time.
+"""The body of a request, read before anything else is done with it: whole, decompressed, within a size and a time.
 
-413   it is larger than `limit` bytes, announced or only found while reading
+413   it is larger than `limit` bytes, announced or only found while reading or decompressing
+415   its Content-Encoding is neither gzip nor deflate
+400   it is not what its Content-Encoding says
 408   it has not come in time; the connection is closed
 503   the service began to drain while it was still coming; the connection is closed, so that it does not keep the process
 """
@@ -8,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +22,7 @@ from service.api.errors import Problem, problem_of
 from service.engine.request import UnavailableError
 
 _CLOSE = {"connection": "close"}
+_WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits for each coding of RFC 9110, section 8.4.1
 
 
 class Arriving:
@@ -58,7 +62,8 @@ class WholeBody:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        announced, coding = headers.get("content-length", ""), headers.get("content-encoding", "").strip().lower()
         if announced.isdecimal() and int(announced) > self._limit:
             body: bytes | Problem | None = self._too_large
         else:
@@ -67,6 +72,9 @@ class WholeBody:
                     body = await self._read(receive)
             except TimeoutError:
                 body = self._late
+        if isinstance(body, bytes) and body and coding not in ("", "identity"):
+            body = self._decoded(body, coding)
+            scope = _without_coding(scope)
         if isinstance(body, Problem):
             await body.response(scope["path"])(scope, receive, send)
         elif body is not None:
@@ -85,6 +93,22 @@ class WholeBody:
             if not message.get("more_body", False):
                 return bytes(body)
 
+    def _decoded(self, body: bytes, coding: str) -> bytes | Problem:
+        """The body behind its Content-Encoding; no more than the limit is ever decompressed."""
+        if coding not in _WINDOW:
+            message = "Content-Encoding: send the body as it is, or compressed once, with gzip or deflate."
+            return Problem(415, message, param="Content-Encoding", headers={"accept-encoding": "gzip, deflate"})
+        decompressor = zlib.decompressobj(_WINDOW[coding])
+        try:
+            decoded = decompressor.decompress(body, self._limit + 1)
+        except zlib.error:
+            decoded = b""
+        if len(decoded) > self._limit:
+            return self._too_large
+        if not decompressor.eof or decompressor.unused_data:
+            return Problem(400, f"Content-Encoding: the body is not one whole {coding} stream.", param="Content-Encoding")
+        return decoded
+
     @property
     def _late(self) -> Problem:
         if self._arriving.ended:
@@ -96,6 +120,12 @@ class WholeBody:
     @property
     def _too_large(self) -> Problem:
         return Problem(413, f"The body is larger than {self._limit} bytes; send a smaller one.", code="body_too_large")
+
+
+def _without_coding(scope: Scope) -> Scope:
+    """The scope without the headers that describe the body as it came."""
+    gone = (b"content-encoding", b"content-length")
+    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in gone]}
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

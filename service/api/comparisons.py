@@ -248,8 +248,9 @@ def _check_work(body: ComparisonRequest, models: Sequence[Resolved], service: Se
     else:
         slowest = max(models, key=lambda model: len(model.plan)).id
         field, remedy = "models", f"leave out the slowest, {slowest}"
+    shown = f"{all_s:.0f}" if all_s >= 10 else f"{all_s:.2g}"
     raise InvalidRequestError(
-        f"{field}: a warm-up and {body.repeats} round(s) of {body.n} image(s) of these models take about {all_s:.3g} s of the "
+        f"{field}: a warm-up and {body.repeats} round(s) of {body.n} image(s) of these models take about {shown} s of the "
         f"device, more than the {limit_s:g} s that one comparison may take here; {remedy}.",
         field,
         "too_much_work",

@@ -4,7 +4,7 @@
 401 invalid_request_error      /admin without its token
 403, 410 invalid_request_error the url of an image was altered, or has expired
 404 invalid_request_error      no such route, model (code model_not_found), job or experiment
-405, 406, 413                  wrong method, no media type that is accepted, body too large
+405, 406, 413, 415             wrong method, no media type that is accepted, body too large, Content-Encoding unknown
 409, 422 invalid_request_error an Idempotency-Key in use or used otherwise; a job without a result
 429 rate_limit_error           too much work is ahead, or too many jobs; Retry-After says when to come back
 503 unavailable_error          starting, draining, failed, or the store is away; with code model_failed the model could not be
@@ -133,9 +133,13 @@ def describe_validation(error: RequestValidationError) -> tuple[str, str | None]
         return "Send a JSON object as the body, with the header Content-Type: application/json.", None
     field = ".".join(place)
     if kind == "extra_forbidden":
-        shown = repr(field if len(field) <= _SHOWN_FIELD else f"{field[:_SHOWN_FIELD]}...")
-        return f"Unknown field {shown}; leave it out. GET /docs lists the fields.", field
+        return f"Unknown field {shown_name(field)}; leave it out. GET /docs lists the fields.", field
     return f"{field}: {reason_of(first)}.", field
+
+
+def shown_name(name: str) -> str:
+    """A name that the client made up, quoted and no longer than a sentence can bear."""
+    return repr(name if len(name) <= _SHOWN_FIELD else f"{name[:_SHOWN_FIELD]}...")
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -11,17 +11,20 @@ from service.api.errors import InvalidRequestError
 from service.api.paths import EXPERIMENT
 from service.api.state import Service, ServiceOf
 from service.experiments import WINDOW, Experiment
-from service.statistics import CONFIDENCE, Latencies, compare
+from service.statistics import CONFIDENCE, LEAST_UNITS, Latencies, compare, units_of
 
 router = APIRouter(tags=["experiments"])
 
 
 class DifferenceBody(BaseModel):
-    """Arm minus reference in seconds, and its bootstrap confidence interval; users are resampled, not requests."""
+    """Arm minus reference in seconds, and its bootstrap confidence interval; users are resampled, not requests.
+
+    low_s and high_s are null while either arm has fewer than ten units, of which the interval would claim too much.
+    """
 
     difference_s: float
-    low_s: float
-    high_s: float
+    low_s: float | None
+    high_s: float | None
 
 
 class ArmBody(BaseModel):
@@ -34,8 +37,9 @@ class ArmBody(BaseModel):
     units: int = Field(description="distinct users (or seeds, or anonymous requests) among them")
     latency_s: dict[str, float] = Field(description="quantiles of arrival to answer: p50, p90, p95, p99")
     against_reference: dict[str, DifferenceBody] = Field(
-        description="mean and median; empty for the reference and while either arm has fewer than two units"
+        description="mean and median; empty for the reference and while either arm has no answers"
     )
+    note: str | None = Field(default=None, description="why against_reference is empty, or has no intervals")
 
 
 class ExperimentBody(BaseModel):
@@ -87,9 +91,10 @@ async def _experiment_body(service: Service, name: str, experiment: Experiment) 
                 weight=weight,
                 requests=samples[arm][0],
                 sampled=len(samples[arm][1].seconds),
-                units=len(set(samples[arm][1].units.tolist())),
+                units=units_of(samples[arm][1]),
                 latency_s=samples[arm][1].quantiles(),
                 against_reference={} if arm == reference else await _against(samples[arm][1], baseline),
+                note=_note(units_of(samples[arm][1]), None if arm == reference else units_of(baseline)),
             )
             for arm, weight in experiment.arms.items()
         ],
@@ -100,3 +105,17 @@ async def _experiment_body(service: Service, name: str, experiment: Experiment) 
 async def _against(arm: Latencies, reference: Latencies) -> dict[str, DifferenceBody]:
     found = await asyncio.to_thread(compare, arm, reference)
     return {name: DifferenceBody(difference_s=d.value, low_s=d.low, high_s=d.high) for name, d in found.items()}
+
+
+def _note(units: int, baseline: int | None) -> str | None:
+    """What is missing to a comparison with the reference, which has so many units, or is this arm itself."""
+    if baseline is None:
+        return "This arm is the reference of the others."
+    if not units or not baseline:
+        return f"{'This arm' if not units else 'The reference'} has no answers yet, so there is no difference to tell."
+    if min(units, baseline) < LEAST_UNITS:
+        return (
+            f"An interval needs {LEAST_UNITS} distinct users (or seeds) in both arms; "
+            f"this one has {units} and the reference {baseline}."
+        )
+    return None

@@ -54,7 +54,7 @@ def plan_generation(body: GenerationRequest, service: Service) -> Generation:
     manifest = model.entry.manifest
     most = service.settings.max_n
     if body.n > most:
-        raise InvalidRequestError(f"n: at most {most} images in one request, got {body.n}; send several requests.", "n")
+        raise InvalidRequestError(f"n: at most {most} images in one request, got {body.n}; POST /v1/jobs takes more.", "n")
     scale = scale_of(body.size, manifest.image, service.settings.max_side)
     label = class_label_of(body, manifest)
     seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed

@@ -8,14 +8,14 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from service.api.answers import arm_headers
-from service.api.errors import InvalidRequestError
+from service.api.errors import InvalidRequestError, shown_name
 from service.api.generation import AUTO, Generation, plan_generation
 from service.api.prompts import default_class
 from service.api.record import current_record
@@ -72,6 +72,11 @@ class JobList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[JobBody]
+    has_more: bool = Field(default=False, description="whether there are more than `limit`")
+
+
+Limit = Annotated[int | None, Query(ge=1, description="jobs at most; all without it")]
+After = Annotated[str | None, Query(max_length=200, description="the id of the last job of the page before")]
 
 
 class RemovedJobError(Exception):
@@ -103,9 +108,16 @@ async def create_job(body: JobRequest, request: Request, response: Response, ser
 
 
 @router.get("/v1/jobs", summary="List jobs")
-async def list_jobs(request: Request, service: ServiceOf) -> JobList:
-    """Every stored job, the newest first."""
-    return JobList(data=[_job_body(job, service.base_url(request)) for job in await service.store.jobs.all()])
+async def list_jobs(request: Request, service: ServiceOf, limit: Limit = None, after: After = None) -> JobList:
+    """Stored jobs, the newest first: all of them, or at most `limit`, and `after` the last one of the page before."""
+    stored = await service.store.jobs.all()
+    if after is not None:
+        position = next((position for position, job in enumerate(stored) if job.id == after), None)
+        if position is None:
+            raise InvalidRequestError(f"after: there is no job {shown_name(after)}; begin again without it.", "after")
+        stored = stored[position + 1 :]
+    data = [_job_body(job, service.base_url(request)) for job in stored[:limit]]
+    return JobList(data=data, has_more=len(data) < len(stored))
 
 
 @router.get("/v1/jobs/{job_id}", summary="How far a job is")
@@ -120,7 +132,7 @@ async def delete_job(job_id: str, request: Request, service: ServiceOf) -> JobBo
     job = await _find(job_id, service)
     if job.status not in UNFINISHED:
         await service.store.jobs.forget(job_id)
-        return _job_body(job, service.base_url(request))
+        return _job_body(job, service.base_url(request)).model_copy(update={"result_url": None})  # gone with the job
     await service.store.jobs.finish(job_id, "cancelled")
     return _job_body(await _find(job_id, service), service.base_url(request))
 

@@ -160,7 +160,11 @@ async def metadata(model_id: str, service: ServiceOf) -> ModelMetadata:
 @router.get(_VERSIONED, summary="Metadata of a version of a model")
 async def version_metadata(model_id: str, version: str, service: ServiceOf) -> ModelMetadata:
     """The same; every model has the one version, 1."""
-    model = _model(service, model_id, version)
+    return metadata_of(_model(service, model_id, version))
+
+
+def metadata_of(model: Resolved) -> ModelMetadata:
+    """The tensors of a model."""
     manifest = model.entry.manifest
     names = ["seed", "index", *(["class_label"] if manifest.classes else [])]
     return ModelMetadata(

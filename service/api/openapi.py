@@ -1,4 +1,4 @@
-"""What /openapi.json says beyond what the routes say themselves: errors, limits, and examples that work on this server."""
+"""What /openapi.json says beyond what the routes say themselves: errors, limits, links, and the examples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.api.errors import is_inference_protocol
+from service.api.examples import examples_of
 from service.api.state import Service
 from service.api.tensors import InferRequest
 
@@ -71,49 +72,6 @@ def describe(app: FastAPI, service: Service) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # the framework's documented way
 
 
-def examples_of(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
-    """(method, path) -> an example each of `body`, of `parameters` by name, and of the `answer`."""
-    model = service.catalogue.resolve(service.default_model)
-    manifest = model.entry.manifest
-    mates = [entry.id for entry in service.catalogue.entries.values() if entry.manifest.family == manifest.family]
-    compared = mates[:2] if len(mates) > 1 else [mates[0], f"{mates[0]}@ddim-001"]
-    prompt = {"prompt": manifest.classes[0].casefold()} if manifest.classes else {}
-    tensor = {"name": "seed", "shape": [2], "datatype": "INT64", "data": [7, 8]}
-    named = {"model_id": model.id}
-    versioned = {**named, "version": "1"}
-    job = {"parameters": {"job_id": "the-id-of-a-posted-job"}}
-    experiment = next(iter(service.experiments.configured), "the-id-of-an-experiment")
-    ok: dict[str, Any] = {"answer": {"status": "ok"}}
-    v2 = "/v2/models/{model_id}"
-    return {
-        ("post", "/v1/images/generations"): {"body": {"model": model.id, **prompt, "n": 2, "seed": 7}},
-        ("post", "/v1/images/interpolations"): {"body": {"model": model.id, **prompt, "seeds": [7, 8], "frames": 4}},
-        ("post", "/v1/comparisons"): {"body": {"models": compared, **prompt, "seed": 7, "repeats": 2}},
-        ("post", "/v1/jobs"): {"body": {"model": model.id, **prompt, "n": 2, "seed": 7}},
-        ("get", "/v1/jobs"): {"answer": {"object": "list", "data": []}},
-        ("get", "/v1/jobs/{job_id}"): job,
-        ("delete", "/v1/jobs/{job_id}"): job,
-        ("get", "/v1/jobs/{job_id}/result"): job,
-        ("get", "/v1/experiments"): {"answer": {"object": "list", "data": []}},
-        ("get", "/v1/experiments/{experiment_id}"): {"parameters": {"experiment_id": experiment}},
-        ("get", "/v1/images/files/{token}"): {"parameters": {"token": "the-end-of-a-url.from-an-answer"}},
-        ("get", "/v1/models"): {"answer": {"object": "list", "data": []}},
-        ("get", "/v1/models/{model_id}"): {"parameters": {"model_id": model.id}},
-        ("get", "/livez"): ok,
-        ("get", "/readyz"): ok,
-        ("get", "/metrics"): {"answer": "sfddm_running_rows 0.0\n"},
-        ("get", "/v2"): {"answer": {"name": "sfddm-serve", "version": "0.1.0", "extensions": ["binary_tensor_data"]}},
-        ("get", "/v2/health/live"): {"answer": {"live": True}},
-        ("get", "/v2/health/ready"): {"answer": {"ready": True}},
-        ("get", v2): {"parameters": named},
-        ("get", f"{v2}/versions/{{version}}"): {"parameters": versioned},
-        ("get", f"{v2}/ready"): {"parameters": named},
-        ("get", f"{v2}/versions/{{version}}/ready"): {"parameters": versioned},
-        ("post", f"{v2}/infer"): {"parameters": named, "body": {"inputs": [tensor]}},
-        ("post", f"{v2}/versions/{{version}}/infer"): {"parameters": versioned, "body": {"inputs": [tensor]}},
-    }
-
-
 def _limits(components: dict[str, Any], service: Service) -> None:
     """The limits that are settings of this server."""
     for body, field in (("GenerationRequest", "n"), ("ComparisonRequest", "n"), ("InterpolationRequest", "frames")):
@@ -149,5 +107,6 @@ def _examples(operation: dict[str, Any], examples: dict[str, Any]) -> None:
         if parameter["name"] in examples.get("parameters", {}):
             parameter["example"] = examples["parameters"][parameter["name"]]
     if "answer" in examples:
-        for media in operation["responses"]["200"]["content"].values():
-            media["example"] = examples["answer"]
+        success = next(response for status, response in operation["responses"].items() if status.startswith("2"))
+        media = "application/json" if "application/json" in success["content"] else next(iter(success["content"]))
+        success["content"][media]["example"] = examples["answer"]

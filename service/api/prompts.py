@@ -1,7 +1,8 @@
 """What a prompt means to a model that knows classes, not language: it names one class, or nothing.
 
-`sneaker`, `Sneakers` and `a red sneaker` all mean the class Sneaker; `T-shirt/top` answers to either of its names and to
-`tshirt`, `Ankle boot` to `boot` too.
+`sneaker`, `Sneakers` and `a red sneaker` all mean the class Sneaker. Spaces and hyphens do not count: `T-shirt/top` answers to
+either of its names, to `tshirt`, `t shirt` and `tee-shirt`, Pullover to `pull over`, `Ankle boot` to `boot` too. Where names
+overlap the longest wins.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 
 from models.manifest import Manifest
 from service.api.errors import InvalidRequestError
+
+_SPELT = {"t": "tee"}  # letters that are also written as words in names such as T-shirt
 
 
 def _plain(text: str) -> str:
@@ -28,21 +31,22 @@ def classes_named(prompt: str, classes: Sequence[str]) -> list[int]:
         return exact
     found: set[int] = set()
     for name, labels in sorted(_names(classes).items(), key=lambda pair: len(pair[0]), reverse=True):
-        if name not in text:  # most are not, and each pattern would have to be compiled
+        if name not in text.replace(" ", ""):  # most are not, and each pattern would have to be compiled
             continue
-        text, hits = re.subn(rf"(?<!\w){re.escape(name)}(?:e?s)?(?!\w)", "|", text)
+        letters = ("" if name.isdecimal() else " ?").join(map(re.escape, name))
+        text, hits = re.subn(rf"(?<!\w){letters}(?:e?s)?(?!\w)", "|", text)
         if hits:
             found |= labels
     return sorted(found)
 
 
 def _names(classes: Sequence[str]) -> dict[str, set[int]]:
-    """What the classes answer to: their names, those written as one word, and their last words unless another is called so."""
+    """What the classes answer to, without spaces: their names, and their last words unless another is called so."""
     names: dict[str, set[int]] = {}
     parts = [(_plain(part).split(), label) for label, name in enumerate(classes) for part in name.split("/") if part.strip()]
     for words, label in parts:
-        names.setdefault(" ".join(words), set()).add(label)
-        names.setdefault("".join(words), set()).add(label)
+        for spelt in (words, [_SPELT.get(word, word) for word in words]):
+            names.setdefault("".join(spelt), set()).add(label)
     proper = set(names)
     for words, label in parts:
         if words[-1] not in proper and len(words[-1]) > 2:

@@ -190,11 +190,21 @@ class Reloader:
     def _remove(self, model_id: str) -> str | None:
         """Unload a model, or say what needs it."""
         entries = {name: entry for name, entry in self._entries.items() if name != model_id}
-        objection = self._objection(entries)
+        objection = self._needed_by(model_id) or self._objection(entries)
         if objection is None:
             self._serve(entries)
             self._service.engine.lifecycle.unload(model_id)
         return objection
+
+    def _needed_by(self, model_id: str) -> str | None:
+        """Which setting needs a model that is served."""
+        service = self._service
+        if service.catalogue.resolve(service.default_model).entry.id == model_id and service.settings.default_model:
+            return f"{model_id} is the default model and is kept; change SFDDM_DEFAULT_MODEL and restart to be rid of it."
+        for name, experiment in service.settings.experiments.items():
+            if any(service.catalogue.resolve(arm).entry.id == model_id for arm in experiment.arms):
+                return f"The experiment {name!r} needs {model_id}, which is kept; change SFDDM_EXPERIMENTS and restart first."
+        return None
 
     def _objection(self, entries: Mapping[str, Entry]) -> str | None:
         """Why the service would not start with these models."""

@@ -74,6 +74,8 @@ def _pixels(path: Path, mode: str) -> np.ndarray:
         (("-n", "many"), "'-n'"),
         (("--sead", "1"), "--sead"),
         (("--url", "http://127.0.0.1:1"), "Cannot reach"),
+        (("--url", "foo"), "write http://host:port"),
+        (("--url", "localhost:8000"), "write http://host:port"),
         (("--out", "picture.bmp"), ".png"),
         (("--out", "missing/picture.png"), "does not exist"),
     ],
@@ -96,7 +98,7 @@ def test_a_server_gives_the_same_image(tiny_zoo: Path, tmp_path: Path, server: S
     refused = sfddm("generate", "a unicorn", "--url", server.url, "--out", str(tmp_path / "x.png"))
     assert refused.returncode == 1
     assert "names no class" in refused.stderr
-    listed = sfddm("models", "--url", server.url, COLUMNS="80")
+    listed = sfddm("models", "--url", f"{server.url}/v1/", COLUMNS="80")  # as OpenAI's clients are told
     assert all(text in listed.stdout for text in ("tiny/teacher", "kid 0.03", " ms"))
     assert "…" not in listed.stdout
 
@@ -119,7 +121,7 @@ def test_compare_writes_a_table_a_grid_and_a_report(
     assert page.count("<circle") == 3 * rounds
     for text in (result.stderr, page):  # one measurement has no interval, and both say so
         assert ("too few for an interval" in text) == (rounds == 1)
-    assert bool(re.search(r"\d\.\dx \(\d+\.\d-\d+\.\d\)", result.stdout)) == (rounds == 6)
+    assert bool(re.search(r"\d\.\d+x \(\d+\.\d+-\d+\.\d+\)", result.stdout)) == (rounds == 6)
     assert "http" not in page.replace("http-equiv", "")
     mistake = sfddm("compare", models[0], *where)
     assert mistake.returncode == 1

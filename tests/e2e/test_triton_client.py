@@ -59,6 +59,17 @@ def test_seeds_in_images_out(server: Server, client: triton.InferenceServerClien
         assert np.array_equal(np.asarray(Image.open(file)), image[0])
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_compressed_request_is_answered_as_a_plain_one(
+    client: triton.InferenceServerClient, coding: str, binary: bool
+) -> None:
+    inputs = [tensor("seed", [5, 6], binary=binary)]
+    plain = client.infer(MODEL, inputs).as_numpy("image")
+    packed = client.infer(MODEL, inputs, request_compression_algorithm=coding).as_numpy("image")
+    assert np.array_equal(plain, packed)
+
+
 def test_what_is_left_out_has_defaults(client: triton.InferenceServerClient) -> None:
     plain = client.infer("plain/teacher", [tensor("seed", [3])], model_version="1")
     assert plain.get_response()["model_name"] == "plain/teacher"

@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from models.catalogue import discover
 from models.manifest import read_manifest
 from service.engine.request import ImageSpec
+from service.experiments import Experiment
 from tests.service.api.conftest import serving, tiny_app
 from tests.service.engine.support import reference
 from tests.tiny import CLASSES, make_model, make_tiny_zoo
@@ -307,3 +308,17 @@ async def test_there_is_no_admin_unless_it_is_switched_on(client: httpx.AsyncCli
     assert response.status_code == 404
     assert "SFDDM_ADMIN_TOKEN" in response.json()["error"]["message"]
     assert not [path for path in (await client.get("/openapi.json")).json()["paths"] if "admin" in path]
+
+
+async def test_what_needs_a_model_is_named(zoo: Path) -> None:
+    arms = {NAME: 1.0, "tiny/teacher@ddim-004": 1.0}
+    async with admin(zoo, experiments={"steps": Experiment(arms=arms)}) as client:
+        for model in (NAME, "tiny/teacher"):
+            refused = await client.delete(f"/admin/models/{model}")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model_needed")
+            assert f"The experiment 'steps' needs {model}" in refused.json()["error"]["message"]
+        default = await client.delete("/admin/models/tiny/student-008")
+        assert (default.status_code, "is the default model" in default.json()["error"]["message"]) == (409, True)
+        shutil.rmtree(zoo / NAME)
+        (failed,) = (await reload(client))["failed"]
+        assert (failed["model"], failed["serving"], "'steps' needs" in failed["reason"]) == (NAME, True, True)

@@ -149,3 +149,9 @@ async def test_isolated_where_it_is_allowed(tiny_zoo: Path) -> None:
         assert "alone" in response.json()["error"]["message"]
         streamed = await client.post(URL, json={"models": MODELS, "mode": "concurrent", "repeats": 1, "stream": True})
         assert events_of(streamed.text)[-1][0] == "comparison.completed"
+
+
+async def test_seconds_are_written_out(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.comparisons.device_s", lambda *_: 28.5)
+    refused = await client.post(URL, json={"models": ["tiny/teacher", "tiny/student-004"], "repeats": 49})
+    assert "take about 2850 s of the device" in refused.json()["error"]["message"]

@@ -77,16 +77,25 @@ async def test_the_comparison(tiny_zoo: Path) -> None:
     async with serving(tiny_app(tiny_zoo, experiments={"steps": Experiment(arms=ARMS)})) as client:
         empty = (await client.get("/v1/experiments/steps")).json()
         assert [(arm["requests"], arm["latency_s"], arm["against_reference"]) for arm in empty["arms"]] == [(0, {}, {})] * 2
-        made = [(await generate(client, user=f"user {number % 15}"))["model"] for number in range(30)]
+        assert "no answers yet" in empty["arms"][1]["note"]
+        few = [(await generate(client, user=f"user {number}"))["model"] for number in range(6)]
+        assert len(set(few)) == 2
+        little = (await client.get("/v1/experiments/steps")).json()["arms"][1]
+        for difference in little["against_reference"].values():
+            assert (difference["low_s"], difference["high_s"]) == (None, None)
+        reference_units, units = (few.count(arm) for arm in ARMS)
+        assert f"this one has {units} and the reference {reference_units}" in little["note"]
+        made = few + [(await generate(client, user=f"user {number}"))["model"] for number in range(6, 40)]
         body = (await client.get("/v1/experiments/steps")).json()
         assert (body["id"], body["reference"], body["shared"]) == ("steps", "tiny/student-004", False)
         for arm in body["arms"]:
             assert arm["requests"] == arm["sampled"] == made.count(arm["model"])
             assert list(arm["latency_s"]) == ["p50", "p90", "p95", "p99"]
             assert 0 < arm["latency_s"]["p50"] <= arm["latency_s"]["p99"]
-            assert 2 <= arm["units"] <= 15
+            assert arm["units"] == made.count(arm["model"]) >= 10
         reference, teacher = body["arms"]
         assert reference["against_reference"] == {}
+        assert ("reference" in reference["note"], teacher["note"]) == (True, None)
         for difference in teacher["against_reference"].values():
             assert difference["low_s"] <= difference["difference_s"] <= difference["high_s"]
         assert (await client.get("/v1/experiments")).json()["data"] == [body]

@@ -165,3 +165,38 @@ async def test_requests_are_answered_while_a_job_runs(tiny_zoo: Path) -> None:
         running = (await client.get(f"/v1/jobs/{job['id']}")).json()
         assert running["status"] in ("queued", "running")
         await client.delete(f"/v1/jobs/{job['id']}")
+
+
+async def test_the_list_has_pages(tiny_zoo: Path) -> None:
+    async with serving(tiny_app(tiny_zoo)) as client:
+        made = [(await post(client, n=1, seed=seed))["id"] for seed in range(3)]
+        whole = (await client.get("/v1/jobs")).json()
+        assert ({job["id"] for job in whole["data"]}, whole["has_more"]) == (set(made), False)
+        ids = [job["id"] for job in whole["data"]]
+        first = (await client.get("/v1/jobs", params={"limit": 2})).json()
+        assert ([job["id"] for job in first["data"]], first["has_more"]) == (ids[:2], True)
+        second = (await client.get("/v1/jobs", params={"limit": 2, "after": ids[1]})).json()
+        assert ([job["id"] for job in second["data"]], second["has_more"]) == (ids[2:], False)
+
+
+@pytest.mark.parametrize(
+    ("query", "param", "says"),
+    [
+        ("limit=x", "limit", "must be an integer"),
+        ("limit=0", "limit", "at least 1"),
+        ("after=nobody", "after", "no job"),
+        ("state=running", "state", "Unknown query parameter 'state'; leave it out (this one has after, limit)."),
+    ],
+)
+async def test_a_wrong_query_names_its_parameter(client: httpx.AsyncClient, query: str, param: str, says: str) -> None:
+    refused = error(await client.get(f"/v1/jobs?{query}"), 400)
+    assert refused["param"] == param
+    assert says in refused["message"]
+
+
+async def test_a_forgotten_job_has_no_result_any_more(client: httpx.AsyncClient) -> None:
+    job = await finished(client, (await post(client, n=1))["id"])
+    assert job["result_url"] is not None
+    forgotten = (await client.delete(f"/v1/jobs/{job['id']}")).json()
+    assert (forgotten["status"], forgotten["result_url"]) == ("succeeded", None)
+    error(await client.get(job["result_url"]), 404)

@@ -85,3 +85,18 @@ async def test_sentences(client: httpx.AsyncClient, path: str, body: dict[str, A
     response = await client.post(path, json=body)
     assert response.status_code == 400
     assert response.json()["error"]["message"] == sentence
+
+
+async def test_unknown_query_parameters_are_refused(client: httpx.AsyncClient) -> None:
+    for method, path in [("GET", "/v1/models"), ("GET", "/v1/models/tiny/teacher"), *(("POST", path) for path in BODIES)]:
+        refused = await client.request(method, f"{path}?frobnicate=1", json={} if method == "POST" else None)
+        assert refused.status_code == 400
+        error = refused.json()["error"]
+        assert error["param"] == "frobnicate"
+        assert error["message"] == "Unknown query parameter 'frobnicate'; leave it out (this one has none)."
+    assert (await client.get("/metrics?x=1")).status_code == 200  # a scraper may add its own
+
+
+async def test_too_many_images_are_sent_to_the_jobs(client: httpx.AsyncClient) -> None:
+    error = (await client.post("/v1/images/generations", json={"n": 17})).json()["error"]
+    assert error["message"] == "n: at most 16 images in one request, got 17; POST /v1/jobs takes more."

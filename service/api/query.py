@@ -1,0 +1,16 @@
+"""Query parameters, held to the rule of bodies: what an operation does not know is refused by name."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from service.api.errors import InvalidRequestError, shown_name
+
+
+async def refuse_unknown(request: Request) -> None:
+    """A dependency of routes. Raises InvalidRequestError, naming the first parameter that the route does not have."""
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            has = f"this one has {', '.join(sorted(known))}" if known else "this one has none"
+            raise InvalidRequestError(f"Unknown query parameter {shown_name(name)}; leave it out ({has}).", name)
