@@ -122,7 +122,7 @@ class Reloader:
                 known = ", ".join(self._entries)
                 raise UnknownModelError(f"The model {model_id!r} is not served. Models here: {known}.")
             body = ReloadBody()
-            objection = self._remove(model_id)
+            objection = self._needed(model_id) or self._remove(model_id)
             if objection is not None:
                 raise InvalidRequestError(objection, "model", "model_needed", status=409)
             body.removed.append(model_id)
@@ -194,6 +194,12 @@ class Reloader:
             self._serve(entries)
             self._service.engine.lifecycle.unload(model_id)
         return objection
+
+    def _needed(self, model_id: str) -> str | None:
+        """Why nobody may unload a model by hand: requests that name none would silently get images of another."""
+        if model_id != self._service.default_model or len(self._entries) == 1:
+            return None
+        return f"{model_id} is the default model; set SFDDM_DEFAULT_MODEL to another, or remove its folder and reload."
 
     def _objection(self, entries: Mapping[str, Entry]) -> str | None:
         """Why the service would not start with these models."""
