@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.validation import describe_error
+from service.masking import mask_credentials
 from service.settings import Settings
 
 app = typer.Typer(
@@ -71,7 +72,7 @@ def main() -> None:
             message = error.format_message()  # type: ignore[attr-defined]  # names the option
             if not message:  # no command at all: the help has been printed
                 sys.exit(2)
-        _stderr.print("[bold red]Error:[/]", escape(message))
+        _stderr.print("[bold red]Error:[/]", escape(mask_credentials(message)))
         sys.exit(2 if usage else 1)
 
 
@@ -199,7 +200,7 @@ def generate(
     check_output(out)
     request = GenerationRequest(**_given(prompt=prompt, model=model, class_label=label, seed=seed, n=n))
     if url is not None:
-        with _stderr.status(f"Waiting for {url}"):
+        with _stderr.status(f"Waiting for {escape(mask_credentials(url))}"):
             answer = remote.generate(url, request)
         used, first, seconds = answer.model, answer.seed, answer.timing.total_s
         pictures = [Picture(image.seed, image.index, pixels_of(image)) for image in answer.data]

@@ -21,13 +21,13 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from models.validation import describe_error
+from service.masking import MASK, mask_credentials
 from service.settings import Settings
 
 PREFIX = "SFDDM_"
 CONFIG = f"{PREFIX}CONFIG"
-MASK = "**********"
 
-_PASSWORD = re.compile(r"(?<=://)([^/@]*:)?[^/@]+(?=@)")
+_UNSPEAKABLE = frozenset({"admin_token", "url_secret", "redis_url"})  # not even in the sentence that refuses their values
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -70,7 +70,7 @@ def read_configuration(options: Mapping[str, Any], config: Path | None = None) -
     except ValidationError as error:
         places = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
         where = ", ".join(sorted({origins.get(place, "") for place in places} - {"", "default", "option"}))
-        raise ConfigurationError(f"{describe_error(error)}{f' (from {where})' if where else ''}.") from error
+        raise ConfigurationError(f"{describe_error(error, _UNSPEAKABLE)}{f' (from {where})' if where else ''}.") from error
     return Configuration(settings, origins)
 
 
@@ -127,7 +127,7 @@ def _toml(value: object) -> str:
     if hasattr(value, "model_dump"):
         return _toml(value.model_dump())
     # JSON's string is a TOML string but for DEL, which none of ours holds.
-    return json.dumps(_PASSWORD.sub(MASK, str(value)), ensure_ascii=False)
+    return json.dumps(mask_credentials(str(value)), ensure_ascii=False)
 
 
 def _key(name: str) -> str:

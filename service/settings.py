@@ -124,7 +124,8 @@ class Settings(BaseSettings):
     def _http_url(cls, value: str | None) -> str | None:
         """Paths of ours are put behind it, so nothing may come after its own path."""
         if value is not None and not _HTTP_URL.fullmatch(value):
-            raise ValueError(f"must be an http or https url such as https://images.example.com, got {value!r}")
+            got = "" if "@" in value or "?" in value else f", got {value!r}"  # which may hold a password
+            raise ValueError(f"must be an http or https url such as https://images.example.com, without user or query{got}")
         return value
 
     @field_validator("url_secret")
