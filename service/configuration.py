@@ -13,9 +13,10 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
@@ -59,7 +60,7 @@ def read_configuration(options: Mapping[str, Any], config: Path | None = None) -
     """Settings from `options` (None: not given), the environment and the TOML file. Raises ConfigurationError."""
     given = {name: value for name, value in options.items() if value is not None}
     environment = _read_environment()
-    path = config or (Path(os.environ[CONFIG]) if os.environ.get(CONFIG) else None)
+    path = _path(config)
     stored = _read_file(path) if path else {}
     origins = dict.fromkeys(Settings.model_fields, "default")
     origins |= dict.fromkeys(stored, f"file {path}")
@@ -72,6 +73,19 @@ def read_configuration(options: Mapping[str, Any], config: Path | None = None) -
         where = ", ".join(sorted({origins.get(place, "") for place in places} - {"", "default", "option"}))
         raise ConfigurationError(f"{describe_error(error, _UNSPEAKABLE)}{f' (from {where})' if where else ''}.") from error
     return Configuration(settings, origins)
+
+
+def wanted_log_format(option: str | None, config: Path | None = None) -> Literal["console", "json"]:
+    """The log format as far as it can be told before the settings are known to be good: their error is logged in it, too."""
+    found = option or next((value for name, value in os.environ.items() if name.upper() == f"{PREFIX}LOG_FORMAT"), None)
+    if found is None and (path := _path(config)) is not None:
+        with suppress(ConfigurationError):
+            found = str(_read_file(path).get("log_format"))
+    return "json" if found is not None and found.lower() == "json" else "console"
+
+
+def _path(config: Path | None) -> Path | None:
+    return config or (Path(os.environ[CONFIG]) if os.environ.get(CONFIG) else None)
 
 
 def _read_environment() -> dict[str, Any]:

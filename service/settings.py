@@ -106,6 +106,11 @@ class Settings(BaseSettings):
     def _nowhere(cls, value: object) -> object:
         return None if value == "" else value
 
+    @field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
     @field_validator("zoos", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -191,7 +191,7 @@ async def test_the_last_model_and_a_default_that_nobody_chose(zoo: Path) -> None
         for _ in range(2):
             assert (await client.get("/openapi.json")).status_code == 200
             assert (await generate(client, await default(client), class_label=None)).status_code == 200
-            other = [m["id"] for m in (await client.get("/v1/models")).json()["data"] if not m["default"]][0]
+            other = next(m["id"] for m in (await client.get("/v1/models")).json()["data"] if not m["default"])
             assert (await client.delete(f"/admin/models/{other}")).status_code == 200
         last = await client.delete(f"/admin/models/{await default(client)}")
         assert (last.status_code, last.json()["error"]["code"]) == (409, "model_needed")
