@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -44,14 +44,16 @@ _MUST: Final[Mapping[str, str]] = {
 _INPUT_SAYS_NOTHING: Final = frozenset({"extra_forbidden", "missing", "string_too_short", "string_unicode"})
 
 
-def reason_of(error: ErrorDetails) -> str:
-    """One of a ValidationError's errors without its field: `must be at least 1, got 0`."""
+def reason_of(error: ErrorDetails, *, secret: bool = False) -> str:
+    """One of a ValidationError's errors without its field: `must be at least 1, got 0`. secret: leave out what it was."""
     kind, context = error["type"], error.get("ctx", {})
     if kind not in _MUST:
         message = error["msg"].removeprefix("Value error, ").removesuffix(".")
         return message[:1].lower() + message[1:] if message[1:2].islower() else message
     must = _MUST[kind].format(**context)
-    return must if kind in _INPUT_SAYS_NOTHING else f"{must}, got {_shown(error['input'], kind)}"
+    if isinstance(error["input"], str):
+        must = must.replace(" entries", " characters")  # pydantic counts a secret's as those of a list
+    return must if secret or kind in _INPUT_SAYS_NOTHING else f"{must}, got {_shown(error['input'], kind)}"
 
 
 def place_of(error: ErrorDetails) -> str:
@@ -59,11 +61,15 @@ def place_of(error: ErrorDetails) -> str:
     return ".".join(str(part) for part in error["loc"] if part != "[key]")
 
 
-def describe_error(error: ValidationError) -> str:
-    """A pydantic error as one sentence: `field: reason; field: reason`, cut short where a whole table is wrong."""
+def describe_error(error: ValidationError, secrets: Collection[str] = ()) -> str:
+    """A pydantic error as one sentence: `field: reason; field: reason`, cut short where a whole table is wrong.
+
+    secrets: fields whose values are not told.
+    """
     parts = []
     for item in error.errors(include_url=False):
-        place, reason = place_of(item), reason_of(item)
+        place = place_of(item)
+        reason = reason_of(item, secret=place in secrets)
         parts.append(f"{place}: {reason}" if place else reason)
     if len(parts) > _SHOWN_ERRORS:
         parts[_SHOWN_ERRORS:] = [f"and {len(parts) - _SHOWN_ERRORS} more"]

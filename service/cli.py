@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.validation import describe_error
+from service.masking import mask_credentials
 from service.settings import Settings
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ _MOST_IMAGES = 1024
 _MOST_ISOLATED_S = 60.0
 _PIPE_COLUMNS = 200
 _stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+_server_log: Any = None  # where a server that logs JSON says what others print
 
 Zoo = Annotated[
     list[Path] | None,
@@ -57,22 +59,35 @@ class ListenError(Exception):
 
 
 def main() -> None:
-    """Entry point: failures that a user can cause are one sentence on stderr; exit code 1, 2 for a wrong command line."""
+    """Entry point: failures that a user can cause are one sentence on stderr; exit code 1, 2 for a wrong command line.
+
+    Those of a server that logs JSON are events of its log.
+    """
     try:
         sys.exit(app(prog_name="sfddm", standalone_mode=False))
     except typer.Abort:  # Ctrl+C
         sys.exit(130)
     except Exception as error:
         usage = isinstance(error, _click_error())
-        if not usage and not isinstance(error, _expected()):
+        message = error.format_message() if usage else _sentence(error)  # type: ignore[attr-defined]  # names the option
+        if message == "":  # no command at all: the help has been printed
+            sys.exit(2)
+        if _server_log is not None:
+            _server_log.error("not_started", reason=mask_credentials(message or repr(error)), exc_info=message is None)
+        elif message is None:
             raise
-        message = f"{describe_error(error)}." if isinstance(error, ValidationError) else str(error)
-        if usage:
-            message = error.format_message()  # type: ignore[attr-defined]  # names the option
-            if not message:  # no command at all: the help has been printed
-                sys.exit(2)
-        _stderr.print("[bold red]Error:[/]", escape(message))
+        else:
+            _stderr.print("[bold red]Error:[/]", escape(mask_credentials(message)))
         sys.exit(2 if usage else 1)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user; None for a bug."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+        return "ONNX Runtime is not installed; install sfddm-serve with the extra cpu (pip install '.[cpu]'), or gpu."
+    if not isinstance(error, _expected()):
+        return None
+    return f"{describe_error(error)}." if isinstance(error, ValidationError) else str(error)
 
 
 def _click_error() -> type[Exception]:
@@ -113,10 +128,18 @@ def serve(
     Options override environment variables (SFDDM_PORT, SFDDM_ZOOS separated by commas, ...), which override the
     configuration file; `sfddm config` shows what is in force.
     """
+    import structlog
     import uvicorn
 
-    from service.api.app import create_app
+    from service.configuration import wanted_log_format
     from service.logs import configure_logging
+
+    if wanted_log_format(log_format, config) == "json":
+        global _server_log
+        configure_logging("json", "info")
+        _server_log = structlog.get_logger("service.cli")
+
+    from service.api.app import create_app
     from service.server import DrainingServer
 
     settings = _settings(
@@ -138,7 +161,11 @@ def serve(
         configure_logging(settings.log_format, settings.log_level)
         application = create_app(settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        _stderr.print(f"Serving on http://{shown}:{listener.getsockname()[1]}/ (stop with Ctrl+C)")
+        url = f"http://{shown}:{listener.getsockname()[1]}/"
+        if _server_log is None:
+            _stderr.print(f"Serving on {url} (stop with Ctrl+C)")
+        else:
+            _server_log.info("serving", url=url)
         server = uvicorn.Config(application, log_config=None, access_log=False)
         state = application.state
         with contextlib.suppress(KeyboardInterrupt):
@@ -199,7 +226,7 @@ def generate(
     check_output(out)
     request = GenerationRequest(**_given(prompt=prompt, model=model, class_label=label, seed=seed, n=n))
     if url is not None:
-        with _stderr.status(f"Waiting for {url}"):
+        with _stderr.status(f"Waiting for {escape(mask_credentials(url))}"):
             answer = remote.generate(url, request)
         used, first, seconds = answer.model, answer.seed, answer.timing.total_s
         pictures = [Picture(image.seed, image.index, pixels_of(image)) for image in answer.data]

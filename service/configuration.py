@@ -13,21 +13,22 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from models.validation import describe_error
+from service.masking import MASK, mask_credentials
 from service.settings import Settings
 
 PREFIX = "SFDDM_"
 CONFIG = f"{PREFIX}CONFIG"
-MASK = "**********"
 
-_PASSWORD = re.compile(r"(?<=://)([^/@]*:)?[^/@]+(?=@)")
+_UNSPEAKABLE = frozenset({"admin_token", "url_secret", "redis_url"})  # not even in the sentence that refuses their values
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -59,7 +60,7 @@ def read_configuration(options: Mapping[str, Any], config: Path | None = None) -
     """Settings from `options` (None: not given), the environment and the TOML file. Raises ConfigurationError."""
     given = {name: value for name, value in options.items() if value is not None}
     environment = _read_environment()
-    path = config or (Path(os.environ[CONFIG]) if os.environ.get(CONFIG) else None)
+    path = _path(config)
     stored = _read_file(path) if path else {}
     origins = dict.fromkeys(Settings.model_fields, "default")
     origins |= dict.fromkeys(stored, f"file {path}")
@@ -70,8 +71,21 @@ def read_configuration(options: Mapping[str, Any], config: Path | None = None) -
     except ValidationError as error:
         places = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
         where = ", ".join(sorted({origins.get(place, "") for place in places} - {"", "default", "option"}))
-        raise ConfigurationError(f"{describe_error(error)}{f' (from {where})' if where else ''}.") from error
+        raise ConfigurationError(f"{describe_error(error, _UNSPEAKABLE)}{f' (from {where})' if where else ''}.") from error
     return Configuration(settings, origins)
+
+
+def wanted_log_format(option: str | None, config: Path | None = None) -> Literal["console", "json"]:
+    """The log format as far as it can be told before the settings are known to be good: their error is logged in it, too."""
+    found = option or next((value for name, value in os.environ.items() if name.upper() == f"{PREFIX}LOG_FORMAT"), None)
+    if found is None and (path := _path(config)) is not None:
+        with suppress(ConfigurationError):
+            found = str(_read_file(path).get("log_format"))
+    return "json" if found is not None and found.lower() == "json" else "console"
+
+
+def _path(config: Path | None) -> Path | None:
+    return config or (Path(os.environ[CONFIG]) if os.environ.get(CONFIG) else None)
 
 
 def _read_environment() -> dict[str, Any]:
@@ -127,7 +141,7 @@ def _toml(value: object) -> str:
     if hasattr(value, "model_dump"):
         return _toml(value.model_dump())
     # JSON's string is a TOML string but for DEL, which none of ours holds.
-    return json.dumps(_PASSWORD.sub(MASK, str(value)), ensure_ascii=False)
+    return json.dumps(mask_credentials(str(value)), ensure_ascii=False)
 
 
 def _key(name: str) -> str:

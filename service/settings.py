@@ -106,6 +106,11 @@ class Settings(BaseSettings):
     def _nowhere(cls, value: object) -> object:
         return None if value == "" else value
 
+    @field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
     @field_validator("zoos", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -124,7 +129,8 @@ class Settings(BaseSettings):
     def _http_url(cls, value: str | None) -> str | None:
         """Paths of ours are put behind it, so nothing may come after its own path."""
         if value is not None and not _HTTP_URL.fullmatch(value):
-            raise ValueError(f"must be an http or https url such as https://images.example.com, got {value!r}")
+            got = "" if "@" in value or "?" in value else f", got {value!r}"  # which may hold a password
+            raise ValueError(f"must be an http or https url such as https://images.example.com, without user or query{got}")
         return value
 
     @field_validator("url_secret")

@@ -16,8 +16,10 @@ START_WITHIN_S = 30
 class RedisServer:
     """Writes every command to disk before it answers, so `kill` and `start` lose nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        """options: more of redis-server's, such as --maxmemory 2mb."""
         self._folder = folder
+        self._options = options
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
@@ -32,7 +34,7 @@ class RedisServer:
         options = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""]
         durable = ["--appendonly", "yes", "--appendfsync", "always"]
         log = self._folder / "redis.log"
-        command = [wheel.REDIS_SERVER_PATH, *options, *durable, "--logfile", str(log)]
+        command = [wheel.REDIS_SERVER_PATH, *options, *durable, "--logfile", str(log), *self._options]
         self._process = subprocess.Popen(command)
         deadline = time.monotonic() + START_WITHIN_S
         while time.monotonic() < deadline and self._process.poll() is None:

@@ -29,6 +29,7 @@ from starlette.routing import Match
 
 from models.catalogue import UnknownModelError
 from models.validation import reason_of
+from service.api.record import current_record
 from service.engine.request import ModelFailedError, OverloadedError, RowFailedError, UnavailableError
 from service.store.base import StoreFullError, StoreUnavailableError
 
@@ -77,8 +78,13 @@ class Problem:
         """OpenAI's shape; on a stream it is the data of the last event."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
+    def note(self) -> None:
+        """Have the request's log line and span name the reason."""
+        current_record().code = self.code or self.kind
+
     def response(self, path: str = "") -> JSONResponse:
-        """The answer at `path`."""
+        """The answer at `path`, noted as what became of the request at hand."""
+        self.note()
         body = {"error": self.message} if is_inference_protocol(path) else self.body
         return JSONResponse(body, status_code=self.status, headers=self.headers)
 

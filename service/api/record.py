@@ -15,12 +15,14 @@ from service.tracing import Phase
 
 @dataclass
 class RequestRecord:
-    """One HTTP request. outcome has the words of the metric requests_total; all of it stays None where no model was asked."""
+    """One HTTP request. outcome has the words of the metric requests_total, code is that of the error answered
+    (its type where it has none); all of it stays None where no model was asked."""
 
     started_s: float = field(default_factory=time.perf_counter)
     model: str | None = None
     experiment: str | None = None
     outcome: str | None = None
+    code: str | None = None
     images: int | None = None
     ticket: Ticket | None = None
     _encoding: Phase | None = None
@@ -57,6 +59,7 @@ class RequestRecord:
         """What is known, for a log line."""
         facts = {
             "outcome": self.outcome,
+            "code": self.code,
             "model": self.model,
             "experiment": self.experiment,
             "images": self.images,

@@ -123,7 +123,7 @@ class Reloader:
                 known = ", ".join(self._entries)
                 raise UnknownModelError(f"The model {model_id!r} is not served. Models here: {known}.")
             body = ReloadBody()
-            objection = self._remove(model_id)
+            objection = self._missed_by_requests(model_id) or self._remove(model_id)
             if objection is not None:
                 raise InvalidRequestError(objection, "model", "model_needed", status=409)
             body.removed.append(model_id)
@@ -205,6 +205,12 @@ class Reloader:
             if any(service.catalogue.resolve(arm).entry.id == model_id for arm in experiment.arms):
                 return f"The experiment {name!r} needs {model_id}, which is kept; change SFDDM_EXPERIMENTS and restart first."
         return None
+
+    def _missed_by_requests(self, model_id: str) -> str | None:
+        """Why nobody may unload a model by hand: requests that name none would silently get images of another."""
+        if model_id != self._service.default_model or len(self._entries) == 1:
+            return None
+        return f"{model_id} is the default model; set SFDDM_DEFAULT_MODEL to another, or remove its folder and reload."
 
     def _objection(self, entries: Mapping[str, Entry]) -> str | None:
         """Why the service would not start with these models."""

@@ -168,11 +168,14 @@ def assemble(settings: Settings, catalogue: Catalogue) -> Service:
 
 
 def open_store(settings: Settings) -> Store:
-    """Redis where the settings name one; nothing is connected yet."""
+    """Redis where the settings name one; nothing is connected yet. Raises StartupError."""
     if settings.redis_url is None:
         return MemoryStore(max_jobs=settings.max_jobs, job_ttl_s=settings.job_ttl_s, job_bytes=settings.job_bytes)
     url = str(settings.redis_url)
-    return RedisStore(url, max_jobs=settings.max_jobs, job_ttl_s=settings.job_ttl_s, lease_s=settings.job_lease_s)
+    try:
+        return RedisStore(url, max_jobs=settings.max_jobs, job_ttl_s=settings.job_ttl_s, lease_s=settings.job_lease_s)
+    except ValueError as error:  # a value in its query
+        raise StartupError(f"redis_url (SFDDM_REDIS_URL) cannot be used: {str(error).rstrip('.')}.") from error
 
 
 def check_experiments(settings: Settings, catalogue: Catalogue) -> None:

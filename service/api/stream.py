@@ -71,6 +71,7 @@ async def _encoded(events: AsyncIterator[BaseModel], outcome: Outcome) -> AsyncI
     except Exception as error:
         outcome.end(outcome_of(error))
         problem = problem_of(error)
+        problem.note()
         if problem.code == "internal_error":
             _log.exception("stream_failed")
         yield ServerSentEvent(json.dumps(problem.body), sep=_END)

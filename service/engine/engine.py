@@ -242,8 +242,18 @@ class Engine:
     def _drain(self, timeout_s: float) -> None:
         with self._changed:
             if self._state in ("serving", "draining"):
+                begun_s = time.perf_counter()
+                if self._state == "serving":
+                    left_s = round(self._scheduler.backlog_s(), 3)
+                    log.info("draining", **self._ledger.left, left_s=left_s, drain_s=timeout_s)
                 self._state = "draining"
-                self._changed.wait_for(lambda: not self._ledger.rows, timeout_s)
+                done = self._changed.wait_for(lambda: not self._ledger.rows or self._state == "stopped", timeout_s)
+                if self._state == "draining":  # else a second drain has cut this one short, and told so
+                    seconds = round(time.perf_counter() - begun_s, 3)
+                    if done:
+                        log.info("drained", seconds=seconds)
+                    else:
+                        log.warning("drain_ran_out", **self._ledger.left, seconds=seconds)
             self._state = "stopped"
             self._changed.notify_all()
         if self._thread.is_alive():

@@ -28,6 +28,11 @@ class Ledger:
         self.running_rows = 0
         self.waiting_requests = 0
 
+    @property
+    def left(self) -> dict[str, int]:
+        """How many requests and rows are not finished, for a log line."""
+        return {"requests": len({row.ticket for row in self.rows.values()}), "rows": len(self.rows)}
+
     def enter(self, ticket: Ticket, model: Resolved, preview_steps: Sequence[int], now_s: float) -> None:
         """Open a row for each image of a ticket, whose numbers begin with next_number."""
         self.next_number += len(ticket.numbers)

@@ -69,7 +69,7 @@ class Ticket:
         self.max_latency_s = max_latency_s
         self.submitted_s = time.perf_counter()
         self.started_s: float | None = None  # the engine's: when the first row ran
-        self.compute_s = 0.0  # device seconds of the batches that its slowest image rode in, of those read
+        self.compute_s = 0.0  # the engine's: device seconds of the batches that its slowest image has ridden in
         self.ended_s: float | None = None  # when the last image was read, or the rest was given up
         self.unfinished = len(self.specs)  # the engine's
         self._cancel = cancel
@@ -97,7 +97,7 @@ class Ticket:
                     if isinstance(event, EngineError):
                         raise event
                     if not isinstance(event, Preview):
-                        self._read(event)
+                        self._read()
                     yield event
         finally:
             self.cancel()
@@ -116,10 +116,8 @@ class Ticket:
                     finished.append(event)
         return sorted(finished, key=lambda image: image.position)
 
-    def _read(self, event: Finished | Failed) -> None:
+    def _read(self) -> None:
         self._unread -= 1
-        if isinstance(event, Finished):
-            self.compute_s = max(self.compute_s, event.timing.compute_s)
         if not self._unread:
             self.ended_s = time.perf_counter()
 

@@ -2,6 +2,10 @@
 
 A method that must change several keys at once is a Lua script, so a command that redis-py repeats after a lost
 connection finds its own work done. Keys start with `sfddm:`.
+
+A Redis that is full (maxmemory, policy noeviction) refuses whatever is in a MULTI, reads too, and of a script the first
+write, if it needs room: DEL, HDEL, ZREM, XACK and their like do not, and what a script writes after one of them is taken.
+So what frees memory or is small and must not be lost begins with such a command, and what fills Redis does not.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ class RedisStore:
 
     def __init__(self, url: str, *, max_jobs: int, job_ttl_s: float, lease_s: float) -> None:
         """lease_s: seconds without a beat after which a worker counts as dead and its chunk is lent again."""
-        self._link = Link(url)
+        self._link = Link(url, f"{_PREFIX}probe")
         self.jobs = RedisJobs(self._link, _PREFIX, max_jobs=max_jobs, ttl_s=job_ttl_s, lease_s=lease_s)
         self.blobs = RedisBlobs(self._link)
         self.samples = RedisSamples(self._link)
@@ -46,7 +50,7 @@ local function remove(member)
   redis.call('DEL', string.sub(KEYS[1], 1, -1 - string.len(key)) .. name)
   redis.call('DECRBY', KEYS[3], old)
 end
-remove(redis.call('STRLEN', KEYS[1]) .. ':' .. key)
+if redis.call('EXISTS', KEYS[1]) == 1 then remove(redis.call('STRLEN', KEYS[1]) .. ':' .. key) end
 if size > most then redis.call('DEL', KEYS[1]) return 1 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 redis.call('ZADD', KEYS[2], now + ARGV[3], size .. ':' .. key)
@@ -115,7 +119,7 @@ class RedisSamples:
             await pipe.execute()
 
     async def recent(self, series: str) -> tuple[int, list[bytes]]:
-        async with self._link.use() as redis, redis.pipeline(transaction=True) as pipe:
+        async with self._link.use() as redis, redis.pipeline(transaction=False) as pipe:
             pipe.get(f"{_PREFIX}samples-count:{series}")
             pipe.lrange(f"{_PREFIX}samples:{series}", 0, -1)
             count, values = await pipe.execute()

@@ -33,20 +33,22 @@ GROUP: Final = "workers"
 # KEYS job, index, stream. ARGV id, now, ttl, max jobs, request, total, chunk
 _ADD = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])
-if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[4]) then return 0 end
+if redis.call('ZCOUNT', KEYS[2], '(' .. ARGV[2], '+inf') >= tonumber(ARGV[4]) then return 0 end
 redis.call('HSET', KEYS[1], 'created_at', ARGV[2], 'request', ARGV[5], 'total', ARGV[6], 'chunk', ARGV[7],
   'status', 'queued', 'next', 0)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[2] + ARGV[3], ARGV[1])
 redis.call('XADD', KEYS[3], '*', 'job', ARGV[1], 'start', 0)
 return 1
 """
 
-# KEYS job, stream. ARGV id, start, now. Returns whether the job still wants the chunk.
+# KEYS job, stream. ARGV id, start, now. Returns whether the job still wants the chunk. HDEL removes nothing: it has a full
+# Redis take the rest, as a chunk that could not begin would be delivered again and again, until its job fails.
 _BEGIN = """
 local status = redis.call('HGET', KEYS[1], 'status')
 if status ~= 'queued' and status ~= 'running' then return 0 end
+redis.call('HDEL', KEYS[1], '-')
 if status == 'queued' then redis.call('HSET', KEYS[1], 'status', 'running', 'started_at', ARGV[3]) end
 local stop = ARGV[2] + redis.call('HGET', KEYS[1], 'chunk')
 if redis.call('HGET', KEYS[1], 'next') == ARGV[2] and stop < tonumber(redis.call('HGET', KEYS[1], 'total')) then
@@ -68,12 +70,12 @@ return 1
 
 # KEYS job, images, stream. ARGV group, entry, now
 _COMPLETE = """
+redis.call('XACK', KEYS[3], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[3], ARGV[2])
 if redis.call('HGET', KEYS[1], 'status') == 'running'
   and redis.call('HLEN', KEYS[2]) == tonumber(redis.call('HGET', KEYS[1], 'total')) then
   redis.call('HSET', KEYS[1], 'status', 'succeeded', 'done', redis.call('HLEN', KEYS[2]), 'finished_at', ARGV[3])
 end
-redis.call('XACK', KEYS[3], ARGV[1], ARGV[2])
-redis.call('XDEL', KEYS[3], ARGV[2])
 """
 
 # KEYS stream. ARGV group, entry, id, start
@@ -87,8 +89,24 @@ redis.call('XADD', KEYS[1], '*', 'job', ARGV[3], 'start', ARGV[4])
 _FINISH = """
 local status = redis.call('HGET', KEYS[1], 'status')
 if status ~= 'queued' and status ~= 'running' then return end
-redis.call('HSET', KEYS[1], 'status', ARGV[1], 'error', ARGV[2], 'done', redis.call('HLEN', KEYS[2]), 'finished_at', ARGV[3])
+local done = redis.call('HLEN', KEYS[2])
 redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[1], 'status', ARGV[1], 'error', ARGV[2], 'done', done, 'finished_at', ARGV[3])
+"""
+
+# KEYS job, images, index. ARGV id
+_FORGET = """
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('ZREM', KEYS[3], ARGV[1])
+"""
+
+# KEYS job, images, job, images, ... Returns the fields of each job (name, value, name, ...) and how many images it has.
+_READ = """
+local found = {}
+for i = 1, #KEYS, 2 do
+  found[i], found[i + 1] = redis.call('HGETALL', KEYS[i]), redis.call('HLEN', KEYS[i + 1])
+end
+return found
 """
 
 
@@ -107,6 +125,7 @@ class RedisJobs:
         script = link.client.register_script
         self._add, self._begin, self._save = script(_ADD), script(_BEGIN), script(_SAVE)
         self._complete, self._release, self._finish = script(_COMPLETE), script(_RELEASE), script(_FINISH)
+        self._forget, self._find = script(_FORGET), script(_READ)
 
     async def add(self, job: Job) -> None:
         arguments = [job.id, job.created_at, self._ttl_s, self._max_jobs, job.request, job.total, job.chunk]
@@ -156,10 +175,7 @@ class RedisJobs:
         await self._run(self._finish, [self._job(job_id), self._images(job_id)], [status, error or "", time.time()])
 
     async def forget(self, job_id: str) -> None:
-        async with self._link.use() as redis, redis.pipeline(transaction=True) as pipe:
-            pipe.delete(self._job(job_id), self._images(job_id))
-            pipe.zrem(self._index, job_id)
-            await pipe.execute()
+        await self._run(self._forget, [self._job(job_id), self._images(job_id), self._index], [job_id])
 
     async def images(self, job_id: str, start: int, stop: int) -> list[bytes | None]:
         async with self._link.use() as redis:
@@ -202,11 +218,8 @@ class RedisJobs:
             await redis.xgroup_create(self._stream, GROUP, id="0", mkstream=True)
 
     async def _read(self, job_ids: list[str]) -> list[Job | None]:
-        async with self._link.use() as redis, redis.pipeline(transaction=True) as pipe:
-            for job_id in job_ids:
-                pipe.hgetall(self._job(job_id))
-                pipe.hlen(self._images(job_id))
-            answers = await pipe.execute()
+        keys = [key for job_id in job_ids for key in (self._job(job_id), self._images(job_id))]
+        answers = await self._run(self._find, keys, [])
         return [_job(*of_one) for of_one in zip(job_ids, answers[::2], answers[1::2], strict=True)]
 
     async def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
@@ -223,10 +236,11 @@ class RedisJobs:
         return f"{self._prefix}job:{job_id}:images"
 
 
-def _job(job_id: str, raw: Mapping[bytes, bytes], stored: int) -> Job | None:
+def _job(job_id: str, raw: list[bytes], stored: int) -> Job | None:
+    """raw: names and values in turns."""
     if not raw:
         return None
-    fields = {name.decode(): value.decode() for name, value in raw.items()}
+    fields = {name.decode(): value.decode() for name, value in zip(raw[::2], raw[1::2], strict=True)}
     return Job(
         id=job_id,
         request=fields["request"],

@@ -61,14 +61,19 @@ def launched(log: Path, *arguments: str, **changes: str) -> Iterator[Server]:
         process = subprocess.Popen(command, stderr=stderr, env=environment(**changes), text=True)
     try:
         server = Server(process, "", log)
-        _wait_until(server, lambda: "Serving on" in log.read_text())
-        announced = re.search(r"Serving on (http://\S+:\d+)/", log.read_text())
+        _wait_until(server, lambda: _announced(log) is not None)
+        announced = _announced(log)
         assert announced
         yield replace(server, url=announced[1])
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_S)
+
+
+def _announced(log: Path) -> re.Match[str] | None:
+    """Where it listens, in the words of either log format."""
+    return re.search(r'(?:Serving on |"url": ")(http://\S+:\d+)/', log.read_text())
 
 
 def _wait_until(server: Server, condition: Callable[[], bool]) -> None:

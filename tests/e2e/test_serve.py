@@ -6,14 +6,17 @@ import io
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 from PIL import Image
 
-from tests.e2e.conftest import PATIENCE_S, Server, serving, sfddm
+from tests.e2e.conftest import PATIENCE_S, Server, environment, serving, sfddm
 
 
 def test_one_request_gives_an_image_file(server: Server) -> None:
@@ -92,6 +95,40 @@ def test_nothing_to_serve_is_one_sentence(tmp_path: Path) -> None:
 def test_a_setting_out_of_range_is_one_sentence() -> None:
     result = sfddm("serve", SFDDM_MAX_N="0")
     _is_one_sentence(result.returncode, result.stderr, "max_n")
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "says"),
+    [
+        (["--log-format", "json"], {"SFDDM_MAX_N": "0"}, "max_n: must be at least 1"),
+        ([], {"SFDDM_LOG_FORMAT": "JSON", "SFDDM_ADMIN_TOKEN": "sekret"}, "admin_token: must have at least 16 characters"),
+        (["--zoo", "nowhere"], {"SFDDM_LOG_FORMAT": "json"}, "No model to serve"),
+    ],
+)
+def test_what_keeps_a_json_server_from_starting_is_json(options: list[str], changes: dict[str, str], says: str) -> None:
+    result = sfddm("serve", "--port", "0", *options, **changes)
+    event = json.loads(result.stderr.splitlines()[-1])
+    assert [json.loads(line)["level"] for line in result.stderr.splitlines()].count("error") == 1
+    assert (result.returncode, event["event"], event["level"]) == (1, "not_started", "error")
+    assert says in event["reason"]
+    assert "sekret" not in result.stderr
+
+
+def test_every_line_of_a_json_server_is_json(tiny_zoo: Path, tmp_path: Path) -> None:
+    options = ("--zoo", str(tiny_zoo), "--threads", "1", "--log-format", "json")
+    with serving(tmp_path / "log", *options, SFDDM_LOG_LEVEL="INFO") as server:
+        httpx.get(f"{server.url}/v1/models")
+    events = [json.loads(line)["event"] for line in server.log.read_text().splitlines()]
+    assert {"serving", "request"} <= set(events)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_without_onnx_runtime_the_remedy_is_one_sentence(log_format: str) -> None:
+    program = "import sys; sys.modules['onnxruntime'] = None; from service.cli import main; main()"
+    command = [sys.executable, "-c", program, "serve", "--log-format", log_format]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=PATIENCE_S, check=False)
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1), result.stderr
+    assert "ONNX Runtime is not installed; install sfddm-serve with the extra cpu" in result.stderr
 
 
 def _is_one_sentence(code: int, stderr: str, says: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -106,6 +107,27 @@ def test_what_is_left_at_the_end_of_the_drain_is_told_so(tiny_zoo: Path, tmp_pat
         assert (status, json.loads(answer)["error"]["type"]) == (503, "unavailable_error")
         assert server.process.wait(PATIENCE_S) == 0
     assert "Traceback" not in server.log.read_text()
+    draining, ran_out = _drain_events(server)
+    assert (draining["event"], draining["drain_s"]) == ("draining", 0)
+    if path == "/v1/images/generations":  # a comparison has nothing in the engine between two of its requests
+        assert draining["requests"] == 1
+        assert draining["left_s"] > 0
+        assert (ran_out["event"], ran_out["level"], ran_out["requests"]) == ("drain_ran_out", "warning", 1)
+        assert 1 <= ran_out["rows"] <= draining["rows"] <= 512
+
+
+def test_a_drain_with_nothing_left_says_so(tiny_zoo: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", *options(tiny_zoo)) as server:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE_S) == 0
+    draining, drained = _drain_events(server)
+    assert (draining["requests"], draining["rows"], draining["drain_s"]) == (0, 0, 30)
+    assert drained["event"] == "drained"
+
+
+def _drain_events(server: Server) -> list[dict[str, Any]]:
+    events = [json.loads(line) for line in server.log.read_text().splitlines()]
+    return [event for event in events if event["event"].startswith("drain")]
 
 
 def _wait_until_read(server: Server) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from service.configuration import MASK, ConfigurationError, read_configuration
+from service.configuration import ConfigurationError, read_configuration
+from service.masking import MASK, mask_credentials
 from service.settings import Settings
 
 
@@ -61,12 +62,51 @@ def test_what_is_printed_is_a_file_that_gives_the_same_settings(
 
 
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SFDDM_REDIS_URL", "redis://user:pa55word@store:6379/1")
+    monkeypatch.setenv("SFDDM_REDIS_URL", "redis://user:pa55word@store:6379/1?password=pa55word&db=2")
     monkeypatch.setenv("SFDDM_URL_SECRET", "pa55word")
     shown = read_configuration({}).to_toml()
     assert "pa55word" not in shown
-    assert f'# redis_url = "redis://{MASK}@store:6379/1"' in shown
+    assert f'# redis_url = "redis://{MASK}@store:6379/1?password={MASK}&db={MASK}"' in shown
     assert "environment SFDDM_REDIS_URL" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("admin_token", "pa55word", r"admin_token: must have at least 16 characters \(from "),
+        ("redis_url", "http://u:pa55word@store", r"redis_url: .*'redis'.* \(from "),
+        ("redis_url", "redis://u:pa55word/@store:6379", r"redis_url: .* \(from "),
+        ("redis_url", "u:pa55word@store:6379", r"redis_url: .* \(from "),
+        (
+            "public_url",
+            "https://u:pa55word@host",
+            r"public_url: must be an http or https url .*, without user or query \(from ",
+        ),
+        ("public_url", "https://host?key=pa55word", r"public_url: must be an http or https url .* \(from "),
+    ],
+)
+def test_a_refusal_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
+    path = tmp_path / "sfddm.toml"
+    path.write_text(f'{name} = "{value}"')
+    with pytest.raises(ConfigurationError, match=says) as in_file:
+        read_configuration({}, path)
+    monkeypatch.setenv(f"SFDDM_{name.upper()}", value)
+    with pytest.raises(ConfigurationError, match=says) as in_environment:
+        read_configuration({})
+    assert "pa55word" not in f"{in_file.value}{in_environment.value}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Cannot reach http://u:p@h:1/x: no", f"Cannot reach http://{MASK}@h:1/x: no"),
+        ("redis://h?password=p&db=1", f"redis://h?password={MASK}&db={MASK}"),
+        ('"rediss://:p@/q@h/0"', f'"rediss://{MASK}@h/0"'),
+        ("http://h:8000/a and a@b?c=d", "http://h:8000/a and a@b?c=d"),
+    ],
+)
+def test_credentials_in_urls_are_masked(text: str, shown: str) -> None:
+    assert mask_credentials(text) == shown
 
 
 @pytest.mark.parametrize(

@@ -211,14 +211,25 @@ async def test_what_is_needed_stays(zoo: Path) -> None:
 
 
 async def test_the_last_model_and_a_default_that_nobody_chose(zoo: Path) -> None:
+    async def default(client: httpx.AsyncClient) -> str:
+        (found,) = [model["id"] for model in (await client.get("/v1/models")).json()["data"] if model["default"]]
+        return str(found)
+
     async with admin(zoo, default_model=None) as client:
-        for name in ("plain/teacher", NAME, "tiny/student-008"):
-            default = [model["id"] for model in (await client.get("/v1/models")).json()["data"] if model["default"]]
-            assert len(default) == 1
+        implied = await default(client)
+        needed = await client.delete(f"/admin/models/{implied}")
+        assert (needed.status_code, needed.json()["error"]["code"]) == (409, "model_needed")
+        assert "SFDDM_DEFAULT_MODEL" in needed.json()["error"]["message"]
+        assert await default(client) == implied
+        shutil.rmtree(zoo / implied)  # whose folder is gone goes, and another takes its place
+        assert (await reload(client))["removed"] == [implied]
+        for _ in range(2):
             assert (await client.get("/openapi.json")).status_code == 200
-            assert (await generate(client, default[0], class_label=None)).status_code == 200
-            assert (await client.delete(f"/admin/models/{name}")).status_code == 200
-        assert (await client.delete("/admin/models/tiny/teacher")).status_code == 409
+            assert (await generate(client, await default(client), class_label=None)).status_code == 200
+            other = next(m["id"] for m in (await client.get("/v1/models")).json()["data"] if not m["default"])
+            assert (await client.delete(f"/admin/models/{other}")).status_code == 200
+        last = await client.delete(f"/admin/models/{await default(client)}")
+        assert (last.status_code, last.json()["error"]["code"]) == (409, "model_needed")
 
 
 async def test_a_url_never_shows_an_image_of_other_weights(zoo: Path) -> None:

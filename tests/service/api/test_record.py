@@ -15,6 +15,7 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from service.api.record import outcome_of_status
+from service.api.state import Service
 from service.experiments import Experiment
 from tests.service.api.conftest import READY_WITHIN_S, json_post, serving, tiny_app
 
@@ -60,6 +61,7 @@ async def test_an_answer(client: httpx.AsyncClient, app: FastAPI) -> None:
     assert said["compute_s"] == pytest.approx(answer.json()["timing"]["compute_s"], abs=1e-3)
     assert said["queue_s"] + said["denoise_s"] + said["encode_s"] <= said["seconds"] + 1e-3
     assert (said["log_level"], counted(app, said)) == ("info", 1)
+    assert "code" not in said
 
 
 async def test_auto_is_the_model_that_it_chose(client: httpx.AsyncClient) -> None:
@@ -88,15 +90,17 @@ async def test_a_stream_is_logged_when_it_ends(client: httpx.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize(
-    ("body", "outcome"),
-    [({"prompt": "a house"}, "invalid"), ({"n": -1}, "invalid"), ({"model": "tiny/none"}, "invalid")],
+    ("body", "code"),
+    [
+        ({"prompt": "a house"}, "unknown_class"),
+        ({"n": -1}, "invalid_request_error"),
+        ({"model": "tiny/none"}, "model_not_found"),
+    ],
 )
-async def test_what_is_wrong_with_a_request(
-    client: httpx.AsyncClient, app: FastAPI, body: dict[str, Any], outcome: str
-) -> None:
-    before = counted(app, {"outcome": outcome})
+async def test_what_is_wrong_with_a_request(client: httpx.AsyncClient, app: FastAPI, body: dict[str, Any], code: str) -> None:
+    before = counted(app, {"outcome": "invalid"})
     _, said = await line(client, "POST", URL, json=body)
-    assert said["outcome"] == outcome
+    assert (said["outcome"], said["code"]) == ("invalid", code)
     assert "model" not in said
     assert counted(app, said) == before + 1
 
@@ -117,22 +121,33 @@ async def test_overload_and_a_client_that_leaves(client: httpx.AsyncClient, app:
     async def send(message: dict[str, Any]) -> None:
         pass
 
-    service = app.state.service
+    def steps() -> float:
+        return service.metrics.registry.get_sample_value("sfddm_steps_total", {"model": "plain/teacher"}) or 0.0
+
+    service: Service = app.state.service
+    before = steps()
     model = service.catalogue.resolve("plain/teacher")
     with capture_logs() as captured:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(app, json_post(URL), receive, send)
             with anyio.fail_after(READY_WITHIN_S):
-                while not service.engine.wait_s(model) > 0.05:
+                while (service.engine.wait_s(model) or 0.0) <= 0.05 or steps() == before:
                     await anyio.sleep(0.001)
             refused, said = await line(client, "POST", URL, json={"model": "plain/teacher"})
             gone.set()
     assert refused.status_code == 429
-    assert (said["model"], said["outcome"]) == ("plain/teacher", "overloaded")
+    assert (said["model"], said["outcome"], said["code"]) == ("plain/teacher", "overloaded", "overloaded")
     (left,) = [event for event in captured if event["event"] == "request"]
     assert (left["model"], left["outcome"], left["images"]) == ("plain/teacher", "cancelled", 1024)
     assert "queue_s" in left
+    assert left["compute_s"] > 0, "what was given up has had its time on the device"
     assert counted(app, left) >= 1
+
+
+async def test_a_model_that_is_not_there_for_a_stream_or_for_triton(client: httpx.AsyncClient) -> None:
+    for path, body in ((URL, {"model": "tiny/none", "stream": True}), ("/v2/models/tiny/none/infer", {"inputs": []})):
+        _, said = await line(client, "POST", path, json=body)
+        assert said["code"] == "model_not_found"
 
 
 async def test_a_job_tells_its_model(client: httpx.AsyncClient) -> None:

@@ -1,0 +1,115 @@
+"""A Redis that is full: what frees memory works, what reads works, what needs room is refused and says why."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.store import redis_link
+from service.store.base import Job, Room, StoreUnavailableError
+from service.store.redis import RedisStore
+from tests.redis_server import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+FULL = r"^The store behind jobs \(Redis\) is full; delete finished jobs .* or raise its maxmemory\. "
+ROOM = Room("room", 1 << 30)
+PART = bytes(100_000)
+
+
+@pytest.fixture
+async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisStore]:
+    monkeypatch.setattr(redis_link, "REFUSED_S", 0.0)
+    server = RedisServer(tmp_path, "--maxmemory", "2mb", "--maxmemory-policy", "noeviction")
+    server.start()
+    store = RedisStore(server.url, max_jobs=5, job_ttl_s=60.0, lease_s=30.0)
+    try:
+        await store.jobs.take(0.01)  # creates the group
+        yield store
+    finally:
+        await store.close()
+        server.stop()
+
+
+async def fill(store: RedisStore, job_id: str) -> None:
+    """Store images of the job, in the end very small ones, until there is no more room."""
+    position = 0
+    for size in (100_000, 10_000, 1_000, 100, 1):
+        refusals = 0
+        while refusals < 3:
+            position += 1
+            try:
+                await store.jobs.save(job_id, {position: bytes(size)})
+            except StoreUnavailableError:
+                refusals += 1
+
+
+async def test_a_full_redis_lets_go_of_jobs_and_tells_of_them(store: RedisStore) -> None:
+    for job_id in ("made", "begun", "waits"):
+        await store.jobs.add(Job(job_id, "{}", 100, 50, 1000.0))
+    chunks = [await store.jobs.take(1) for _ in range(2)]
+    assert [chunk and chunk.job.id for chunk in chunks] == ["made", "begun"]
+    made, begun = chunks
+    assert made is not None
+    assert begun is not None
+    await fill(store, "made")
+
+    for _ in range(5):
+        for refused in (
+            store.jobs.save("begun", {0: PART}),
+            store.jobs.add(Job("more", "{}", 1, 1, 1000.0)),
+            store.blobs.put(ROOM, "key", PART, 60),
+            store.samples.append("series", b"x", 5),
+        ):
+            with pytest.raises(StoreUnavailableError, match=FULL):
+                await refused
+        assert {job.id for job in await store.jobs.all()} == {"made", "begun", "waits"}
+        assert await store.samples.recent("series") == (0, [])
+        assert await store.jobs.beat(begun)
+
+    waits = await store.jobs.take(1)
+    assert waits is not None, "a chunk that is delivered can begin"
+    assert waits.job.id == "waits"
+    await store.jobs.finish("begun", "cancelled")
+    cancelled = await store.jobs.get("begun")
+    assert cancelled is not None
+    assert cancelled.status == "cancelled"
+    await store.jobs.complete(begun)
+    await store.jobs.release(waits)
+    await store.jobs.forget("begun")
+    await store.jobs.finish("made", "cancelled")  # its images are what fills Redis
+    await store.jobs.add(Job("more", "{}", 1, 1, 1000.0))
+    await store.jobs.forget("made")
+    assert {job.id for job in await store.jobs.all()} == {"waits", "more"}
+
+
+async def test_a_full_redis_is_down_until_it_writes_again(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    await store.jobs.add(Job("made", "{}", 100, 50, 1000.0))
+    await store.jobs.take(1)
+    with capture_logs() as captured:
+        with monkeypatch.context() as patched:
+            patched.setattr(redis_link, "REFUSED_S", 1000.0)  # nearly full, it takes what is small and refuses what is large
+            await fill(store, "made")
+        for _ in range(5):
+            with pytest.raises(StoreUnavailableError, match=FULL):
+                await store.blobs.put(ROOM, "key", PART, 60)
+            assert len(await store.jobs.all()) == 1
+            assert not store.up
+        await store.jobs.forget("made")
+        assert await store.jobs.all() == []
+    assert store.up
+    assert [event["event"] for event in captured] == ["redis_unavailable", "redis_is_back"]
+    assert "maxmemory" in captured[0]["reason"]
+
+
+async def test_nobody_asks_again_right_after_a_refusal(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_link, "REFUSED_S", 1000.0)
+    await store.jobs.add(Job("made", "{}", 100, 50, 1000.0))
+    await store.jobs.take(1)
+    await fill(store, "made")
+    await store.jobs.forget("made")
+    await store.blobs.put(ROOM, "key", b"small", 60)
+    assert not store.up
