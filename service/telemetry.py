@@ -112,7 +112,7 @@ class Metrics:
             registry=registry,
         )
         self.job_images_total = Counter("sfddm_job_images_total", "Images made for jobs", ["model"], registry=registry)
-        self.store_up = Gauge("sfddm_store_up", "0 from a failed use or a refused write of the store until it writes again, else 1", registry=others)
+        self.store_up = Gauge("sfddm_store_up", "0 from a failed use of the store until it works again", registry=others)
         ProcessCollector(registry=others)
         PlatformCollector(registry=others)
         GCCollector(registry=others)

@@ -78,7 +78,7 @@ class WholeBody:
         if isinstance(body, Problem):
             await body.response(scope["path"])(scope, receive, send)
         elif body is not None:
-            await self._app(scope, _replayed(body, receive), send)
+            await self._app(scope, unread(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | Problem | None:
         """The body; None when the client has left."""
@@ -128,14 +128,14 @@ def _without_coding(scope: Scope) -> Scope:
     return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in gone]}
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def unread(body: bytes, receive: Receive) -> Receive:
     """`receive` as if the body had not been read."""
-    unread = True
+    pending = True
 
     async def replayed() -> Message:
-        nonlocal unread
-        if unread:
-            unread = False
+        nonlocal pending
+        if pending:
+            pending = False
             return {"type": "http.request", "body": body, "more_body": False}
         return await receive()
 

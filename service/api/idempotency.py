@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.body import unread
 from service.api.errors import Problem, retry_after_header
 from service.store.base import Blobs, Room, StoreUnavailableError
 from service.tasks import end
@@ -60,10 +61,10 @@ class Idempotency:
         try:
             kept = await self._begin(name, fingerprint)
         except StoreUnavailableError:
-            await self._app(scope, _again(body, receive), send)
+            await self._app(scope, unread(body, receive), send)
             return
         if kept is None:
-            await self._answer(name, fingerprint, scope, _again(body, receive), send)
+            await self._answer(name, fingerprint, scope, unread(body, receive), send)
         else:
             await _response_of(kept, fingerprint)(scope, receive, send)
 
@@ -151,17 +152,3 @@ def _response_of(kept: bytes, fingerprint: str) -> Response:
     response.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head["headers"]]
     response.headers[REPLAYED] = "true"
     return response
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """`receive` as if the body had not been read."""
-    unread = True
-
-    async def again() -> Message:
-        nonlocal unread
-        if unread:
-            unread = False
-            return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
-
-    return again
