@@ -1,8 +1,8 @@
 """ONNX Runtime on the CPU: runs the step graph of a model folder.
 
 A batch with a row or more for every thread is split between as many one-thread evaluations side by side, which share
-nothing and wait for nothing: on 2 cores that is 1.1 to 1.4 times as many rows a second as two threads on one evaluation
-(`python -m benchmarks.cpu`, docs/performance.md). Smaller batches get all threads for their one evaluation.
+nothing and wait for nothing; `python -m benchmarks.cpu` measures what that gains. Smaller batches get all threads for their one
+evaluation.
 
 Full graph optimisation (NCHWc convolutions), threads that do not spin while they wait, one arena a session:
 benchmarks/cpu.py measures these choices, docs/performance.md has its numbers.

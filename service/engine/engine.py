@@ -314,14 +314,14 @@ class Engine:
         seconds = time.perf_counter() - start_s
         for other, result in beside:
             self._deliver(other, result, seconds, charged=False)
-        self._deliver(first, evaluation, seconds, learn=evaluation.clean and not others)
+        self._deliver(first, evaluation, seconds, alone=not others)
 
     def _deliver(
-        self, work: _Work, evaluation: Evaluation, seconds: float, *, charged: bool = True, learn: bool = False
+        self, work: _Work, evaluation: Evaluation, seconds: float, *, charged: bool = True, alone: bool = False
     ) -> None:
         """Advance the rows and hand over what they have become; the heavy part needs no lock: rows are this thread's.
 
-        charged: not for a batch that rode beside another; learn: the time tells what such a batch costs.
+        charged: not for a batch that rode beside another; alone: no other batch took part of its time.
         """
         batch, loaded, rows = work.batch, work.loaded, work.rows
         model_id, now_s = loaded.entry.id, time.perf_counter()
@@ -339,7 +339,7 @@ class Engine:
         with self._changed:
             if charged:
                 now_s = time.perf_counter()  # the engine's own work between two steps keeps the device from others as well
-                self._scheduler.charge(batch, now_s - self._boundary_s, learn=learn)
+                self._scheduler.charge(batch, now_s - self._boundary_s, learn=evaluation.clean, alone=alone)
                 self._boundary_s = now_s
             self._scheduler.advance(batch)
             told = []

@@ -170,12 +170,13 @@ class Scheduler:
                 taken += len(rows)
         return found
 
-    def charge(self, batch: Batch, seconds: float, *, learn: bool = True) -> None:
+    def charge(self, batch: Batch, seconds: float, *, learn: bool = True, alone: bool = True) -> None:
         """Account for the device time that a batch took, whatever became of its rows.
 
         A step that stalled, as the machine was busy elsewhere, is charged a few times what it should have taken: a lane in
         debt for all of it would stand still while the others catch up.
-        learn: the time tells what such a batch costs, which that of a batch in trouble does not.
+        learn: the time tells what such a batch costs, which that of a batch in trouble does not, and not quite that of one
+        that was not alone.
         """
         lane = self._lanes[batch.model, batch.flex]
         lane.credit_s -= lane.costs.fair(len(batch.rows), seconds) if learn else seconds
@@ -183,7 +184,7 @@ class Scheduler:
             self._exclusive_s -= seconds
             if self._exclusive_s <= 0:
                 self._exclusive = []
-        if learn:
+        if learn and alone:
             lane.costs.observe(len(batch.rows), seconds)
             lane.recover()
         self._running = None

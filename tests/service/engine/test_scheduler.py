@@ -293,14 +293,15 @@ def test_a_new_model_runs_after_at_most_one_batch_of_each_other() -> None:
     assert "m2" in {run(scheduler, *seconds)[0].model for _ in range(3)}
 
 
-def test_a_stalled_step_keeps_its_lane_waiting_for_a_few_steps_only() -> None:
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_stalled_step_keeps_its_lane_waiting_for_a_few_steps_only(alone: bool) -> None:
     seconds = (0.001, 0.001)
     scheduler = lanes(*seconds)
     scheduler.admit("m0", [0], steps=1000)
     scheduler.admit("m1", [1], steps=1000)
     batch = scheduler.schedule()
     assert batch == Batch("m0", (0,))
-    scheduler.charge(batch, 1.0)  # a thousand times as long as it should have taken
+    scheduler.charge(batch, 1.0, alone=alone)  # a thousand times as long as it should have taken
     scheduler.advance(batch)
     assert "m0" in {run(scheduler, *seconds)[0].model for _ in range(6)}
 
