@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from models.catalogue import Catalogue, discover
 from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks
+from tests.redis_server import RedisServer
 from tests.tiny import make_tiny_zoo
 
 # One runtime in every test but those of tests/service/backend: which one is faster would be a matter of luck.
@@ -46,3 +47,12 @@ def tiny_catalogue(tiny_zoo: Path) -> Catalogue:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
