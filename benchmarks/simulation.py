@@ -90,14 +90,15 @@ class Replica:
             self._tally.refused += 1
             return None
         entry, steps = model.entry.id, len(model.plan)
-        request = Request(model, images, now_s, deadline_s, self.scheduler.completion_s(entry, images, steps), images)
+        estimate_s = self.scheduler.completion_s(entry, images, steps, now_s=now_s)
+        request = Request(model, images, now_s, deadline_s, estimate_s, images)
         first = next(self._numbers)
         request.numbers = range(first, first + images)
         for _ in range(images - 1):
             next(self._numbers)
         self._requests.update(dict.fromkeys(request.numbers, request))
         due_s, promised = now_s + min(deadline_s or LIMIT_S, LIMIT_S), deadline_s is not None
-        self.scheduler.admit(entry, request.numbers, steps, deadline_s=due_s, promised=promised)
+        self.scheduler.admit(entry, request.numbers, steps, deadline_s=due_s, promised=promised, now_s=now_s)
         return request
 
     def leave(self, request: Request) -> None:

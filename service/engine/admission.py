@@ -69,7 +69,7 @@ def choose(
     Raises OverloadedError when none is now but one would be later, LatencyError when none is even on an idle device.
     """
     models = undominated(models)
-    expected = [scheduler.completion_s(model.entry.key, images, len(model.plan), flex=flex) for model in models]
+    expected = [scheduler.completion_s(model.entry.key, images, len(model.plan), flex=flex, now_s=now_s) for model in models]
     share = 1 - HEADROOM if not scheduler and scheduler.company < _ALONE else HEADROOM
     for within_s in (share * max_latency_s, max_latency_s):
         for model, expected_s in zip(models, expected, strict=True):

@@ -194,13 +194,13 @@ class Engine:
                 loop,
                 self._cancel,
                 first=self._ledger.next_number,
-                estimated_s=self._scheduler.completion_s(key, len(images), steps, flex=flex),
+                estimated_s=self._scheduler.completion_s(key, len(images), steps, flex=flex, now_s=now_s),
                 max_latency_s=max_latency_s,
             )
             self._ledger.enter(ticket, model, due, now_s)
             deadline_s = now_s + (longest_s if max_latency_s is None else min(max_latency_s, longest_s))
             self._scheduler.admit(
-                key, ticket.numbers, steps, deadline_s=deadline_s, promised=max_latency_s is not None, flex=flex
+                key, ticket.numbers, steps, deadline_s=deadline_s, promised=max_latency_s is not None, flex=flex, now_s=now_s
             )
             if exclusive_s:
                 self._scheduler.run_exclusively(ticket.numbers, exclusive_s)

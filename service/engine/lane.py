@@ -13,10 +13,12 @@ from __future__ import annotations
 from bisect import insort
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from math import exp
 
 from service.engine.costs import StepCosts
 
 _RECOVERY_STEPS = 1000  # batches without trouble after which the next larger bucket is tried again
+_DEMAND_S = 20.0  # what arrived so long ago counts 1/e in the demand
 _Key = tuple[float, int]  # deadline, number: numbers grow with age
 
 
@@ -45,6 +47,8 @@ class Lane:
         self._waiting: list[_Key] = []  # a heap; rows removed while they wait stay until they surface
         self._steps_left = 0
         self._calm_steps = 0
+        self._demand = 0.0
+        self._demand_at_s = 0.0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -67,6 +71,16 @@ class Lane:
         """Estimated device seconds of all steps left, at the width that the rows now fill."""
         width = len(self._active)
         return self._steps_left / width * self.costs.seconds(width) if width else 0.0
+
+    def expect(self, rows: int, steps: int, now_s: float) -> None:
+        """Learn from `rows` new rows of `steps` steps, already added, how much work keeps arriving."""
+        width = len(self._active)
+        self._demand = self.demand(now_s) + rows * steps * self.costs.seconds(width) / width / _DEMAND_S
+        self._demand_at_s = now_s
+
+    def demand(self, now_s: float) -> float:
+        """Device seconds of work that arrive per second, over about the last _DEMAND_S."""
+        return self._demand * exp((self._demand_at_s - now_s) / _DEMAND_S)
 
     def add(self, number: int, steps: int, deadline_s: float, *, promised: bool = False) -> None:
         """Queue a row; numbers grow and are never reused. promised: its deadline is one that a client was promised."""

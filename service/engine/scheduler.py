@@ -35,15 +35,19 @@ the bound, once. They are charged like any others, so afterwards their lane wait
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import floor, inf
+from types import MappingProxyType
 
 from service.engine.costs import StepCosts
 from service.engine.lane import Lane
 
 FLEX_SHARE = 0.05
 _COMPANY_MEMORY = 0.1  # weight of the newest request in `company`
+_ROUNDING_S = 1e-6  # what just fits a deadline still does after rounding
+_LITTLE = 0.001  # a demand of no account
+_FORESEEN = 4  # times that an estimate is corrected for what arrives until then
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Scheduler:
         self._ring: deque[Lane] = deque()  # lanes with rows or debt; the head is visited next
         self._quanta_s: dict[str, float] = {}  # seconds of a single row's step over the weight, by model
         self._quantum_s = inf  # the smallest of them
+        self._expected: set[Lane] = set()  # lanes whose work keeps arriving
         self._running: Lane | None = None  # between schedule and charge
         self._exclusive: list[int] = []  # rows of one lane; nothing else runs while there are any
         self._exclusive_s = 0.0  # how long at most
@@ -90,6 +95,7 @@ class Scheduler:
         """Close the lanes of a model that has no rows any more."""
         for flex in (False, True):
             lane = self._lanes.pop((model, flex))
+            self._expected.discard(lane)
             if lane in self._ring:
                 self._ring.remove(lane)
         del self._quanta_s[model]
@@ -104,18 +110,24 @@ class Scheduler:
         deadline_s: float = inf,
         promised: bool = False,
         flex: bool = False,
+        now_s: float | None = None,
     ) -> None:
         """Queue rows of `steps` steps each. Row numbers are the caller's, grow and are never reused.
 
         promised: the deadline is one that a client was promised, which breaks_promise looks after.
+        now_s: clock reading, by which completion_s expects that such work keeps arriving; None expects nothing.
         """
         self.company += _COMPANY_MEMORY * (bool(self) - self.company)
         lane = self._lanes[model, flex]
         if lane not in self._ring:
             self._ring.append(lane)
-        for row in rows:
+        count = 0
+        for count, row in enumerate(rows, 1):
             lane.add(row, steps, deadline_s, promised=promised)
             self._lane_of[row] = lane
+        if now_s is not None:
+            lane.expect(count, steps, now_s)
+            self._expected = {each for each in (*self._expected, lane) if each.demand(now_s) > _LITTLE}
 
     def run_exclusively(self, rows: Iterable[int], seconds: float) -> None:
         """Run nothing but these rows of one lane until they are gone or have had so many device seconds."""
@@ -227,13 +239,20 @@ class Scheduler:
         """The longest wait_s of the lanes that are not flex."""
         return max((self.wait_s(lane.model) for lane in self._ring if not lane.flex), default=0.0)
 
-    def completion_s(self, model: str, rows: int, steps: int, *, flex: bool = False) -> float:
+    def completion_s(self, model: str, rows: int, steps: int, *, flex: bool = False, now_s: float | None = None) -> float:
         """Estimated seconds until `rows` new rows of `steps` steps each would be done, behind all others of their lane.
 
         Leans to the late side: what the other lanes may run in between is counted up to the scheduler's bound.
+        now_s: clock reading; with it the other lanes' work is expected to keep arriving as it has of late.
         """
         lane = self._lanes[model, flex]
-        return self._shared_s(lane, lane.finish_s(rows, steps, running=lane is self._running), steps=1)
+        own_s = lane.finish_s(rows, steps, running=lane is self._running)
+        total_s = self._shared_s(lane, own_s, steps=1)
+        arriving = {} if now_s is None else {other: other.demand(now_s) for other in self._expected if other is not lane}
+        for _ in range(_FORESEEN if arriving else 0):
+            coming = {other: rate * total_s for other, rate in arriving.items()}
+            total_s = self._shared_s(lane, own_s, steps=1, more=coming)
+        return total_s
 
     def alone_s(self, model: str, rows: int, steps: int) -> float:
         """Estimated seconds of `rows` rows of `steps` steps each on an idle device."""
@@ -251,8 +270,8 @@ class Scheduler:
             if tightest is None:
                 continue
             deadline_s, before_s, after_s = tightest
-            late_s = now_s + self._shared_s(lane, after_s, steps=1, joined=joined, work_s=work_s) - deadline_s
-            if late_s > 0 and now_s + self._shared_s(lane, before_s, steps=1) <= deadline_s:
+            late_s = now_s + self._shared_s(lane, after_s, steps=1, more={joined: work_s}) - deadline_s
+            if late_s > 0 and now_s + self._shared_s(lane, before_s, steps=1) <= deadline_s + _ROUNDING_S:
                 return True
         return False
 
@@ -263,23 +282,23 @@ class Scheduler:
             if tightest is not None:
                 deadline_s, needed_s, _ = tightest
                 expected_s = now_s + self._shared_s(lane, needed_s, steps=1)
-                if expected_s <= deadline_s < expected_s + seconds:
+                if expected_s <= deadline_s + _ROUNDING_S and deadline_s < expected_s + seconds:
                     return True
         return False
 
-    def _shared_s(self, lane: Lane, own_s: float, *, steps: int, joined: Lane | None = None, work_s: float = 0.0) -> float:
+    def _shared_s(self, lane: Lane, own_s: float, *, steps: int, more: Mapping[Lane, float] = MappingProxyType({})) -> float:
         """Seconds until a lane has had own_s of the device while every other lane with work takes its share.
 
         Weighted processor sharing: until then lane i has had the smaller of its backlog and w_i / w of own_s, where debts
-        count as work and up to `steps` of its steps come on top, since steps are not divisible. joined: a lane that is
-        imagined to have work_s more work. Rows that have the device for themselves come before all that.
+        count as work and up to `steps` of its steps come on top, since steps are not divisible. more: seconds of work that
+        lanes are imagined to have on top of theirs. Rows that have the device for themselves come before all that.
         """
         rounds_s = (own_s - min(lane.credit_s, 0.0)) / lane.weight
         total_s = own_s + self.exclusive_left_s
-        for other in self._ring if joined is None or joined in self._ring else (*self._ring, joined):
+        for other in (*self._ring, *(each for each in more if each not in self._ring)):
             if other is not lane:
                 share_s = other.weight * rounds_s + min(other.credit_s, 0.0) + steps * other.step_s
-                total_s += min(other.backlog_s + (work_s if other is joined else 0.0), max(0.0, share_s))
+                total_s += min(other.backlog_s + more.get(other, 0.0), max(0.0, share_s))
         return total_s
 
     def _filled(self, lane: Lane) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.catalogue import Catalogue, Resolved
@@ -113,6 +113,10 @@ def test_the_time_to_retry_is_honest(tiny_catalogue: Catalogue, students: int, t
         min_size=1,
         max_size=40,
     )
+)
+@example(
+    [("tiny/student-008", 2, 0.6, 0.0), ("tiny/student-008", 3, 1.0, 0.015625), ("tiny/student-008", 3, 1.0, 0.0625)]
+    + [("tiny/student-004", 2, 1.0, 0.125), ("tiny/student-008", 1, 1.0, 0.125)]
 )
 def test_promises_are_kept(tiny_catalogue: Catalogue, requests: list[tuple[str, int, float, float]]) -> None:
     """Two models, each request let in only if its latency fits and no promise breaks: every one is done in time."""

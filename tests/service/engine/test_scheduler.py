@@ -282,6 +282,28 @@ def test_the_estimate_of_a_request_is_not_too_early(models: list[tuple[float, in
     assert now_s <= estimate_s + 1e-9
 
 
+@pytest.mark.parametrize(("every_s", "expected_s"), [(0.1, 12.5), (0.05, 16.7), (0.02, 20.0)])  # a fifth, two fifths, its share
+def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float) -> None:
+    """A request of 10 s beside a model whose requests of 20 ms arrive all the time, though none may be here when it comes."""
+    scheduler = lanes(0.01, 0.01, limit=1)
+    now_s, arrived, estimate_s, came_s = 0.0, 0, 0.0, 0.0
+    while not came_s or 0 in scheduler:
+        while arrived * every_s <= now_s:
+            arrived += 1
+            scheduler.admit("m1", [arrived], steps=2, now_s=now_s)
+        if now_s > 100 and not came_s and not scheduler.wait_s("m1") > 0.02:
+            came_s, estimate_s = now_s, scheduler.completion_s("m0", 1, steps=1000, now_s=now_s)
+            scheduler.admit("m0", [0], steps=1000, now_s=now_s)
+        if scheduler:
+            run(scheduler, 0.01, 0.01)
+            now_s += 0.01
+        else:
+            now_s = arrived * every_s
+    assert estimate_s == pytest.approx(expected_s, rel=0.05)
+    assert now_s - came_s == pytest.approx(estimate_s, rel=0.05)
+    assert scheduler.completion_s("m0", 1, steps=1000, now_s=now_s + 300) < 10.1 + scheduler.backlog_s(), "demand is forgotten"
+
+
 def test_a_new_model_runs_after_at_most_one_batch_of_each_other() -> None:
     seconds = (0.5, 0.001, 0.3)
     scheduler = lanes(*seconds)
