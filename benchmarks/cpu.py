@@ -41,7 +41,7 @@ from service.backend.probe import ROWS, agreement, probe_inputs, sample
 from service.logs import configure_logging
 
 STUDENT = "fashion-mnist/student-016"
-DEFAULT, OPENVINO = "default", "OpenVINO bf16"
+DEFAULT, SPLIT, OPENVINO = "default", "rows side by side, as served", "OpenVINO bf16"
 _PAUSE_S = 0.002
 _NEIGHBOUR = """
 import time
@@ -101,7 +101,7 @@ def variants(entry: Entry, threads: int) -> dict[str, Network]:
         options = session_options(threads)
         change(options)
         networks[name] = OnnxNetwork(entry, open_session(entry, str(entry.graph), options, [CPU]))
-    networks["rows side by side, as served"] = OnnxBackend(threads=threads).load(entry)
+    networks[SPLIT] = OnnxBackend(threads=threads).load(entry)
     if find_spec("openvino") is not None:
         from service.backend.openvino import OpenVinoBackend
 
@@ -166,8 +166,8 @@ def report(result: Mapping[str, Any]) -> None:
     print_machine(result)
     kept = {rows: rounds[1:] for rows, rounds in result["rounds"].items()}  # the first round is warm-up
     table = []
-    for name in (*OPTIONS, OPENVINO):
-        if name not in next(iter(kept.values()))[0]:
+    for name in (*OPTIONS, SPLIT, OPENVINO):
+        if not all(name in rounds[0] for rounds in kept.values()):
             continue
         cells = []
         for rounds in kept.values():
