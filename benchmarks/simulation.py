@@ -85,7 +85,7 @@ class Replica:
             model = models[0]
             if deadline_s is not None:
                 model = admission.choose(self.scheduler, models, images, deadline_s, LIMIT_S, now_s, flex=False)
-            admission.check_backlog(self.scheduler, model, LIMIT_S, flex=False)
+            admission.check_backlog(self.scheduler, model, LIMIT_S, now_s, flex=False)
         except EngineError:
             self._tally.refused += 1
             return None
@@ -97,8 +97,9 @@ class Replica:
         for _ in range(images - 1):
             next(self._numbers)
         self._requests.update(dict.fromkeys(request.numbers, request))
-        due_s, promised = now_s + min(deadline_s or LIMIT_S, LIMIT_S), deadline_s is not None
-        self.scheduler.admit(entry, request.numbers, steps, deadline_s=due_s, promised=promised, now_s=now_s)
+        due_s = now_s + min(deadline_s or LIMIT_S, LIMIT_S)
+        promised_s = None if deadline_s is None else now_s + deadline_s
+        self.scheduler.admit(entry, request.numbers, steps, deadline_s=due_s, promised_s=promised_s)
         return request
 
     def leave(self, request: Request) -> None:
@@ -122,7 +123,7 @@ class Replica:
         tally = self._tally
         tally.busy_s += self._seconds
         tally.steps += len(self.batch.rows)
-        self.scheduler.charge(self.batch, self._seconds)
+        self.scheduler.charge(self.batch, self._seconds, now_s=now_s)
         for number in self.scheduler.advance(self.batch):
             request = self._requests.pop(number)
             request.left -= 1

@@ -45,7 +45,7 @@ def size_of(image: ImageShape, scale: int = 1) -> str:
 
 
 def plan_generation(body: GenerationRequest, service: Service) -> Generation:
-    """Decide everything about a request; submit it before the event loop turns, or max_latency_ms may no longer hold.
+    """Decide everything about a request; Engine.submit checks max_latency_ms again.
 
     Raises UnknownModelError and InvalidRequestError, which name the field, and the engine's UnavailableError and
     OverloadedError for a latency that cannot be promised now.

@@ -18,7 +18,7 @@ from service.api.answers import (
     recorded,
 )
 from service.api.errors import InvalidRequestError
-from service.api.generation import Generation, plan_generation
+from service.api.generation import AUTO, Generation, plan_generation
 from service.api.idempotency import HEADER
 from service.api.negotiate import check_stream, requested_file
 from service.api.record import current_record
@@ -69,8 +69,8 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
     style = FileStyle(direct or body.output_format, generation.scale, body.output_compression)
     if body.stream:
         return stream_generation(service, request, generation, style, body.partial_images, assignment, started_s)
-    # Who names no seed wants new images, and an experiment measures.
-    fresh = body.seed is None or assignment is not None
+    # Who names no seed wants new images, an experiment measures, and what auto chose may not hold once the cache has answered.
+    fresh = body.seed is None or assignment is not None or body.model == AUTO
     with recorded(service.metrics, generation.model.id):
         finished = await images_of(
             service,

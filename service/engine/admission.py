@@ -8,9 +8,9 @@ the limit and one request. Admitted work counts from the moment of its admission
 all be promised the same idle device. The time to retry is the estimated time until the lane's work is within the limit.
 
 A latency limit makes it a promise: a request is taken only if its estimated completion, standing behind everything that its
-lane holds, is within the limit, and if it breaks no promise given to a row that is being computed, whose steps it would
-lengthen or whose share of the device it would take. Rows run earliest deadline first. Requests without a limit are not
-refused for the sake of promises, so they can still make one late: sfddm_deadlines_total counts what is met and missed.
+lane holds, is within the limit, and if it makes no row late that was promised and is in time, whose steps it would lengthen,
+which it would overtake or whose share of the device it would take. Rows run earliest deadline first. Requests without a limit
+are not refused for the sake of promises, so they can still make one late: sfddm_deadlines_total counts what is met and missed.
 Images that are to have the device for themselves (an isolated comparison's) are refused for the sake of promises too.
 """
 
@@ -20,19 +20,19 @@ from collections.abc import Sequence
 
 from models.catalogue import Resolved
 from service.engine.request import LatencyError, OverloadedError
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import ALONE, Scheduler
 
 # The share of its limit that `auto` aims for first; where requests hardly ever meet, it leaves this share to who may join.
 # Without it the first arrivals take the whole limit for quality and the next ones find no room: tried by changing this number
 # under benchmarks/fleet.py, auto within 1 s.
 HEADROOM = 0.3
-_ALONE = 0.05  # of the last requests, met another
+_FORGOTTEN_S = 7.0  # after so long half of what was expected to keep arriving is forgotten
 _SAME_SIZE = 1.02  # networks that differ in the length of their label tables only
 
 
-def check_backlog(scheduler: Scheduler, model: Resolved, limit_s: float, *, flex: bool) -> None:
+def check_backlog(scheduler: Scheduler, model: Resolved, limit_s: float, now_s: float, *, flex: bool) -> None:
     """Raise OverloadedError when the model's lane holds more than limit_s of work."""
-    wait_s = scheduler.wait_s(model.entry.key, flex=flex)
+    wait_s = scheduler.wait_s(model.entry.key, flex=flex, now_s=now_s)
     if wait_s > limit_s:
         raise OverloadedError(
             f"The work waiting for {model.entry.id} takes about {_seconds(wait_s)}, more than the {limit_s:g} s allowed; "
@@ -70,30 +70,34 @@ def choose(
     """
     models = undominated(models)
     expected = [scheduler.completion_s(model.entry.key, images, len(model.plan), flex=flex, now_s=now_s) for model in models]
-    share = 1 - HEADROOM if not scheduler and scheduler.company < _ALONE else HEADROOM
+    share = 1 - HEADROOM if not scheduler and scheduler.company < ALONE else HEADROOM
+    deadline_s = now_s + min(max_latency_s, limit_s)
     for within_s in (share * max_latency_s, max_latency_s):
         for model, expected_s in zip(models, expected, strict=True):
             key, steps = model.entry.key, len(model.plan)
             if (
                 expected_s <= within_s
-                and scheduler.wait_s(key, flex=flex) <= limit_s
-                and not scheduler.breaks_promise(key, images, steps, now_s, flex=flex)
+                and scheduler.wait_s(key, flex=flex, now_s=now_s) <= limit_s
+                and not scheduler.breaks_promise(key, images, steps, now_s, deadline_s=deadline_s, flex=flex)
             ):
                 return model
-    alone_s = [scheduler.alone_s(model.entry.key, images, len(model.plan)) for model in models]
+    at_best = [scheduler.at_best_s(model.entry.key, images, len(model.plan)) for model in models]
     retry_s = []
-    for model, expected_s, least_s in zip(models, expected, alone_s, strict=True):
+    for model, expected_s, least_s in zip(models, expected, at_best, strict=True):
         if least_s <= max_latency_s:
-            wait_s = max(expected_s - max_latency_s, scheduler.wait_s(model.entry.key, flex=flex) - limit_s)
-            retry_s.append(wait_s if wait_s > 0 else least_s)  # in the way of a promise: about as long as its like takes
+            key, steps = model.entry.key, len(model.plan)
+            wait_s = max(expected_s - max_latency_s, scheduler.wait_s(key, flex=flex, now_s=now_s) - limit_s)
+            if scheduler.completion_s(key, images, steps, flex=flex) <= max_latency_s:
+                wait_s = max(wait_s, _FORGOTTEN_S)  # what stands in the way is no work but what is remembered, or a promise
+            retry_s.append(wait_s)
     if retry_s:
         raise OverloadedError(
-            f"With the work that is waiting, {images} image(s) within {1000 * max_latency_s:g} ms cannot be promised; "
-            f"try again in {_seconds(min(retry_s))} or allow more time.",
+            f"With the work that is waiting and keeps arriving, {images} image(s) within {1000 * max_latency_s:g} ms cannot be "
+            f"promised; try again in {_seconds(min(retry_s))} or allow more time.",
             min(retry_s),
         )
     raise LatencyError(
-        f"{images} image(s) take at least {1000 * min(alone_s):.0f} ms"
+        f"{images} image(s) take at least {1000 * min(at_best):.0f} ms"
         + (f" with {models[0].id}" if len(models) == 1 else " with the fastest model")
         + f", more than the {1000 * max_latency_s:g} ms allowed; allow more, ask for fewer images or name a faster model."
     )

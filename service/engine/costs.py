@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from math import exp
 from statistics import median
 
 _MEMORY = 0.05  # weight of the newest step in the drift: about twenty steps of memory
+_FADES_S = 20.0  # a drift that nothing has confirmed for so long counts 1/e
 _STALL = 4.0
 _LASTING = 256  # batches of one bucket whose median shows that its entry is wrong: the drift follows in far fewer
 _WRONG = 1.25  # by this factor, either way
@@ -16,8 +18,9 @@ class StepCosts:
     """Seconds of one network evaluation by batch size, from a calibration curve and its drift since.
 
     The curve is measured once and cached. While serving, one factor follows how the same steps run now (a busy machine,
-    a hot device), so that estimates stay honest without measuring every size again. A bucket that goes on differing from
-    the others in this is one that was measured wrongly: its entry is corrected.
+    a hot device), so that estimates stay honest without measuring every size again. While the model does not run, the factor
+    fades: what was true of a busy minute must not shut the model out for ever. A bucket that goes on differing from the
+    others in this is one that was measured wrongly: its entry is corrected.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class StepCosts:
         self._padded = [padded(rows) for rows in range(1, self.largest + 1)]
         self._table = [self._interpolate(rows) for rows in self._padded]
         self._drift = 1.0
+        self._drift_at_s: float | None = None  # clock reading
         self._corrected = corrected
         self._recent: dict[int, list[float]] = {size: [] for size in self._buckets}  # measured over estimated
 
@@ -68,12 +72,23 @@ class StepCosts:
         """Estimated seconds of one step of 1 ... `largest` rows: linear between buckets where the device does not pad."""
         return self._drift * self._table[rows - 1]
 
+    def calibrated(self, rows: int) -> float:
+        """What `seconds` gives on a device that runs as it was calibrated."""
+        return self._table[rows - 1]
+
+    def fade(self, now_s: float) -> None:
+        """Let the drift fade over the time in which nothing was observed."""
+        if self._drift_at_s is not None:
+            self._drift = 1 + (self._drift - 1) * exp(min(0.0, self._drift_at_s - now_s) / _FADES_S)
+            self._drift_at_s = now_s
+
     def fair(self, rows: int, seconds: float) -> float:
         """What one measured step may be charged: one that stalls counts as a few times the expected and no more."""
         return min(seconds, _STALL * self.seconds(rows))
 
-    def observe(self, rows: int, seconds: float) -> None:
-        """Account for one measured step."""
+    def observe(self, rows: int, seconds: float, now_s: float | None = None) -> None:
+        """Account for one measured step; now_s: clock reading at its end."""
+        self._drift_at_s = now_s
         fair_s = self.fair(rows, seconds)
         size = self._padded[rows - 1]
         recent = self._recent.get(size, [])

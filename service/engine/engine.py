@@ -135,12 +135,14 @@ class Engine:
         """
         with self._changed:
             loaded = self.lifecycle.find(model.entry.key)
-            return None if loaded is None else self._scheduler.wait_s(model.entry.key, flex=flex)
+            if loaded is None:
+                return None
+            return self._scheduler.wait_s(model.entry.key, flex=flex, now_s=time.perf_counter())
 
     def choose(self, models: Sequence[Resolved], images: int, max_latency_s: float, *, flex: bool = False) -> Resolved:
         """The first of `models`, best first, that is estimated to make `images` images within max_latency_s.
 
-        Submit to it before the event loop turns, and what was estimated still holds. Raises UnavailableError,
+        It reserves nothing: what is promised is checked again when it is submitted. Raises UnavailableError,
         OverloadedError when none is fast enough now, and LatencyError when none ever is.
         """
         with self._changed:
@@ -167,12 +169,12 @@ class Engine:
         """Queue one row per image; call it in the event loop that will read the ticket.
 
         previews: mid-denoise predictions per image, evenly spaced before the end.
-        max_latency_s: deadline of the rows, which orders them within their lane; `choose` is what promises it.
+        max_latency_s: deadline of the rows, which is promised here: what `choose` found may have changed since.
         flex: work that can wait, see scheduler.py.
         exclusive_s: device seconds in which nothing else runs, from the next step boundary until the request is done; when
         they are spent, what is left shares the device as ever. OverloadedError while that would break a promise.
-        Raises UnavailableError (starting, draining, failed, or the model failed to load or is gone), OverloadedError (see
-        admission.py) and ValueError for images that do not fit the model.
+        Raises UnavailableError (starting, draining, failed, or the model failed to load or is gone), OverloadedError and
+        LatencyError (see admission.py) and ValueError for images that do not fit the model.
         """
         check_request(model.entry.manifest, images, previews)
         key, steps = model.entry.key, len(model.plan)
@@ -181,12 +183,14 @@ class Engine:
         longest_s = self._config.max_backlog_s
         with self._changed:
             self._check_serving(model)
-            try:
-                admission.check_backlog(self._scheduler, model, longest_s, flex=flex)
-            except OverloadedError:
-                self._shed("overloaded")
-                raise
             now_s = time.perf_counter()
+            try:
+                admission.check_backlog(self._scheduler, model, longest_s, now_s, flex=flex)
+                if max_latency_s is not None:
+                    admission.choose(self._scheduler, [model], len(images), max_latency_s, longest_s, now_s, flex=flex)
+            except (OverloadedError, LatencyError) as error:
+                self._shed("overloaded" if isinstance(error, OverloadedError) else "latency")
+                raise
             if exclusive_s:
                 admission.check_exclusive(self._scheduler, model, len(images), exclusive_s, now_s)
             ticket = Ticket(
@@ -198,10 +202,9 @@ class Engine:
                 max_latency_s=max_latency_s,
             )
             self._ledger.enter(ticket, model, due, now_s)
+            promised_s = None if max_latency_s is None else now_s + max_latency_s
             deadline_s = now_s + (longest_s if max_latency_s is None else min(max_latency_s, longest_s))
-            self._scheduler.admit(
-                key, ticket.numbers, steps, deadline_s=deadline_s, promised=max_latency_s is not None, flex=flex, now_s=now_s
-            )
+            self._scheduler.admit(key, ticket.numbers, steps, deadline_s=deadline_s, promised_s=promised_s, flex=flex)
             if exclusive_s:
                 self._scheduler.run_exclusively(ticket.numbers, exclusive_s)
             self._changed.notify_all()
@@ -339,7 +342,7 @@ class Engine:
         with self._changed:
             if charged:
                 now_s = time.perf_counter()  # the engine's own work between two steps keeps the device from others as well
-                self._scheduler.charge(batch, now_s - self._boundary_s, learn=evaluation.clean, alone=alone)
+                self._scheduler.charge(batch, now_s - self._boundary_s, learn=evaluation.clean, alone=alone, now_s=now_s)
                 self._boundary_s = now_s
             self._scheduler.advance(batch)
             told = []
@@ -374,4 +377,4 @@ class Engine:
 
     def _longest_wait_s(self) -> float:
         with self._changed:
-            return self._scheduler.longest_wait_s()
+            return self._scheduler.longest_wait_s(time.perf_counter())

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
-from math import exp
+from heapq import heapify, heappop, heappush, heapreplace
+from math import exp, inf
 
 from service.engine.costs import StepCosts
 
 _RECOVERY_STEPS = 1000  # batches without trouble after which the next larger bucket is tried again
-_DEMAND_S = 20.0  # what arrived so long ago counts 1/e in the demand
+_DEMAND_S = 10.0  # what ran so long ago counts 1/e in the demand
 _Key = tuple[float, int]  # deadline, number: numbers grow with age
 
 
@@ -26,8 +26,17 @@ _Key = tuple[float, int]  # deadline, number: numbers grow with age
 class _Row:
     deadline_s: float
     left: int
-    promised: bool
+    promised_s: float | None
     active: bool = False
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A promised row: its deadline, and the device seconds of its lane until it is done, without newcomers and with them."""
+
+    deadline_s: float
+    before_s: float
+    after_s: float
 
 
 class Lane:
@@ -46,6 +55,7 @@ class Lane:
         self._active: list[_Key] = []  # sorted
         self._waiting: list[_Key] = []  # a heap; rows removed while they wait stay until they surface
         self._steps_left = 0
+        self._promised = 0  # rows
         self._calm_steps = 0
         self._demand = 0.0
         self._demand_at_s = 0.0
@@ -61,10 +71,9 @@ class Lane:
         """The rows of the next step, earliest deadline first."""
         return tuple(number for _, number in self._active)
 
-    @property
-    def step_s(self) -> float:
-        """Estimated seconds of the next step, of one row for a lane without rows."""
-        return self.costs.seconds(len(self._active) or 1)
+    def step_s(self, newcomers: int = 0) -> float:
+        """Estimated seconds of the next step beside so many newcomers, of one row for a lane without rows."""
+        return self.costs.seconds(min(len(self._active) + newcomers, self.limit) or 1)
 
     @property
     def backlog_s(self) -> float:
@@ -72,19 +81,19 @@ class Lane:
         width = len(self._active)
         return self._steps_left / width * self.costs.seconds(width) if width else 0.0
 
-    def expect(self, rows: int, steps: int, now_s: float) -> None:
-        """Learn from `rows` new rows of `steps` steps, already added, how much work keeps arriving."""
-        width = len(self._active)
-        self._demand = self.demand(now_s) + rows * steps * self.costs.seconds(width) / width / _DEMAND_S
+    def ran(self, seconds: float, now_s: float) -> None:
+        """Learn from a step charged at clock reading now_s how much of the device this lane keeps taking."""
+        self._demand = self.demand(now_s) + seconds / _DEMAND_S
         self._demand_at_s = now_s
 
     def demand(self, now_s: float) -> float:
-        """Device seconds of work that arrive per second, over about the last _DEMAND_S."""
+        """Device seconds a second that the lane was charged, over about the last _DEMAND_S."""
         return self._demand * exp((self._demand_at_s - now_s) / _DEMAND_S)
 
-    def add(self, number: int, steps: int, deadline_s: float, *, promised: bool = False) -> None:
-        """Queue a row; numbers grow and are never reused. promised: its deadline is one that a client was promised."""
-        self._rows[number] = _Row(deadline_s, steps, promised)
+    def add(self, number: int, steps: int, deadline_s: float, promised_s: float | None = None) -> None:
+        """Queue a row; numbers grow and are never reused. deadline_s orders it; promised_s: the one a client was promised."""
+        self._rows[number] = _Row(deadline_s, steps, promised_s)
+        self._promised += promised_s is not None
         self._steps_left += steps
         heappush(self._waiting, (deadline_s, number))
         self._fill()
@@ -95,6 +104,7 @@ class Lane:
         if row is None:
             return 0
         self._steps_left -= row.left
+        self._promised -= row.promised_s is not None
         if row.active:
             self._active.remove((row.deadline_s, number))
             self._fill()
@@ -135,8 +145,14 @@ class Lane:
 
     def alone_s(self, rows: int, steps: int) -> float:
         """Estimated seconds of `rows` new rows of `steps` steps each on an idle device."""
-        waves = -(-rows // self.limit)
-        return waves * steps * self.costs.seconds(min(rows, self.limit))
+        return self._waves(rows) * steps * self.costs.seconds(min(rows, self.limit))
+
+    def at_best_s(self, rows: int, steps: int) -> float:
+        """What alone_s gives where steps take as long as calibrated, whatever the machine does now."""
+        return self._waves(rows) * steps * self.costs.calibrated(min(rows, self.limit))
+
+    def _waves(self, rows: int) -> int:
+        return -(-rows // self.limit)
 
     def finish_s(self, rows: int, steps: int, *, running: bool) -> float:
         """Estimated device seconds of this lane until `rows` new rows of `steps` steps each, behind all others, are done.
@@ -159,19 +175,32 @@ class Lane:
         done = max(places[last] + steps * (waves + 1), places[-1] + steps * waves if waves else 0.0)
         return done * self.costs.seconds(width)
 
-    def tightest(self, newcomers: int) -> tuple[float, float, float] | None:
-        """The promised active row with the least time to spare beside so many newcomers; None where none is promised.
+    def promises(self, rows: int = 0, steps: int = 0, deadline_s: float = inf) -> list[Promise]:
+        """Every promised row, beside `rows` newcomers of `steps` steps each and this deadline, earliest deadline first.
 
-        Returns its deadline and the device seconds of this lane that it still needs, without and with them.
+        Exact in steps: each row takes the first place of the batch that is free. Steps count as wide as the batch is now.
         """
-        width = len(self._active)
-        now_s = self.costs.seconds(width) if width else 0.0
-        then_s = self.costs.seconds(min(width + newcomers, self.limit)) if newcomers else now_s
-        promised = [row for _, number in self._active if (row := self._rows[number]).promised]
-        if not promised:
-            return None
-        row = min(promised, key=lambda row: row.deadline_s - row.left * then_s)
-        return row.deadline_s, row.left * now_s, row.left * then_s
+        if not self._promised:
+            return []
+        now_s = self.costs.seconds(len(self._active))
+        then_s = self.costs.seconds(min(len(self._rows) + rows, self.limit))
+        last_s = max(row.deadline_s for row in self._rows.values() if row.promised_s is not None)
+        order = self._active + sorted(key for key in self._waiting if key[0] <= last_s and key[1] in self._rows)
+        before = [0] * self.limit  # heaps: steps until each place of the batch is free
+        after = [0] * self.limit
+        found, come = [], False
+        for key_s, number in order:
+            row = self._rows[number]
+            if rows and not come and deadline_s < key_s:
+                come = True
+                for _ in range(rows):
+                    heapreplace(after, after[0] + steps)
+            done, later = before[0] + row.left, after[0] + row.left
+            heapreplace(before, done)
+            heapreplace(after, later)
+            if row.promised_s is not None:
+                found.append(Promise(row.promised_s, done * now_s, later * then_s))
+        return found
 
     def _fill(self) -> None:
         """Make the earliest deadlines active, up to the limit."""

@@ -35,19 +35,22 @@ the bound, once. They are charged like any others, so afterwards their lane wait
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from math import floor, inf
 from types import MappingProxyType
 
 from service.engine.costs import StepCosts
-from service.engine.lane import Lane
+from service.engine.lane import Lane, Promise
 
 FLEX_SHARE = 0.05
 _COMPANY_MEMORY = 0.1  # weight of the newest request in `company`
+ALONE = 0.05  # of the last requests, met another: fewer count as none
 _ROUNDING_S = 1e-6  # what just fits a deadline still does after rounding
 _LITTLE = 0.001  # a demand of no account
-_FORESEEN = 4  # times that an estimate is corrected for what arrives until then
+_FORESEEN, _SETTLED = 6, 1.01  # times that an estimate is corrected for what arrives until then, unless it changes less
+_TIGHTEST = 8  # promised rows of a lane that are looked at of each kind
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Scheduler:
         self._ring: deque[Lane] = deque()  # lanes with rows or debt; the head is visited next
         self._quanta_s: dict[str, float] = {}  # seconds of a single row's step over the weight, by model
         self._quantum_s = inf  # the smallest of them
-        self._expected: set[Lane] = set()  # lanes whose work keeps arriving
+        self._demanding: dict[Lane, None] = {}  # lanes that have run of late, whose work is expected to keep arriving
         self._running: Lane | None = None  # between schedule and charge
         self._exclusive: list[int] = []  # rows of one lane; nothing else runs while there are any
         self._exclusive_s = 0.0  # how long at most
@@ -95,7 +98,7 @@ class Scheduler:
         """Close the lanes of a model that has no rows any more."""
         for flex in (False, True):
             lane = self._lanes.pop((model, flex))
-            self._expected.discard(lane)
+            self._demanding.pop(lane, None)
             if lane in self._ring:
                 self._ring.remove(lane)
         del self._quanta_s[model]
@@ -108,26 +111,21 @@ class Scheduler:
         steps: int,
         *,
         deadline_s: float = inf,
-        promised: bool = False,
+        promised_s: float | None = None,
         flex: bool = False,
-        now_s: float | None = None,
     ) -> None:
         """Queue rows of `steps` steps each. Row numbers are the caller's, grow and are never reused.
 
-        promised: the deadline is one that a client was promised, which breaks_promise looks after.
-        now_s: clock reading, by which completion_s expects that such work keeps arriving; None expects nothing.
+        deadline_s orders them within their lane. promised_s: the deadline that a client was promised, which breaks_promise
+        looks after.
         """
         self.company += _COMPANY_MEMORY * (bool(self) - self.company)
         lane = self._lanes[model, flex]
         if lane not in self._ring:
             self._ring.append(lane)
-        count = 0
-        for count, row in enumerate(rows, 1):
-            lane.add(row, steps, deadline_s, promised=promised)
+        for row in rows:
+            lane.add(row, steps, deadline_s, promised_s)
             self._lane_of[row] = lane
-        if now_s is not None:
-            lane.expect(count, steps, now_s)
-            self._expected = {each for each in (*self._expected, lane) if each.demand(now_s) > _LITTLE}
 
     def run_exclusively(self, rows: Iterable[int], seconds: float) -> None:
         """Run nothing but these rows of one lane until they are gone or have had so many device seconds."""
@@ -182,22 +180,28 @@ class Scheduler:
                 taken += len(rows)
         return found
 
-    def charge(self, batch: Batch, seconds: float, *, learn: bool = True, alone: bool = True) -> None:
+    def charge(
+        self, batch: Batch, seconds: float, *, learn: bool = True, alone: bool = True, now_s: float | None = None
+    ) -> None:
         """Account for the device time that a batch took, whatever became of its rows.
 
         A step that stalled, as the machine was busy elsewhere, is charged a few times what it should have taken: a lane in
         debt for all of it would stand still while the others catch up.
         learn: the time tells what such a batch costs, which that of a batch in trouble does not, and not quite that of one
-        that was not alone.
+        that was not alone. now_s: clock reading; by it completion_s and wait_s know what is recent.
         """
         lane = self._lanes[batch.model, batch.flex]
-        lane.credit_s -= lane.costs.fair(len(batch.rows), seconds) if learn else seconds
+        charged_s = lane.costs.fair(len(batch.rows), seconds) if learn else seconds
+        lane.credit_s -= charged_s
+        if now_s is not None:
+            lane.ran(charged_s if alone else 0.0, now_s)  # what ran beside others has taken nobody's time
+            self._demanding[lane] = None
         if not set(batch.rows).isdisjoint(self._exclusive):
             self._exclusive_s -= seconds
             if self._exclusive_s <= 0:
                 self._exclusive = []
         if learn and alone:
-            lane.costs.observe(len(batch.rows), seconds)
+            lane.costs.observe(len(batch.rows), seconds, now_s)
             lane.recover()
         self._running = None
 
@@ -230,14 +234,17 @@ class Scheduler:
         """Estimated device seconds of everything admitted."""
         return sum(lane.backlog_s for lane in self._ring)
 
-    def wait_s(self, model: str, *, flex: bool = False) -> float:
-        """Estimated seconds until what the lane holds now is done, given fair shares; 0 for a lane without rows."""
-        lane = self._lanes[model, flex]
-        return self._shared_s(lane, lane.backlog_s, steps=0) if lane else 0.0
+    def wait_s(self, model: str, *, flex: bool = False, now_s: float | None = None) -> float:
+        """Estimated seconds until what the lane holds now is done, given fair shares; 0 for a lane without rows.
 
-    def longest_wait_s(self) -> float:
+        now_s: clock reading; with it the other lanes' work is expected to keep arriving as it has of late.
+        """
+        lane = self._lanes[model, flex]
+        return self._foreseen_s(lane, lane.backlog_s, 0, now_s) if lane else 0.0
+
+    def longest_wait_s(self, now_s: float | None = None) -> float:
         """The longest wait_s of the lanes that are not flex."""
-        return max((self.wait_s(lane.model) for lane in self._ring if not lane.flex), default=0.0)
+        return max((self.wait_s(lane.model, now_s=now_s) for lane in self._ring if not lane.flex), default=0.0)
 
     def completion_s(self, model: str, rows: int, steps: int, *, flex: bool = False, now_s: float | None = None) -> float:
         """Estimated seconds until `rows` new rows of `steps` steps each would be done, behind all others of their lane.
@@ -246,58 +253,102 @@ class Scheduler:
         now_s: clock reading; with it the other lanes' work is expected to keep arriving as it has of late.
         """
         lane = self._lanes[model, flex]
-        own_s = lane.finish_s(rows, steps, running=lane is self._running)
-        total_s = self._shared_s(lane, own_s, steps=1)
-        arriving = {} if now_s is None else {other: other.demand(now_s) for other in self._expected if other is not lane}
-        for _ in range(_FORESEEN if arriving else 0):
-            coming = {other: rate * total_s for other, rate in arriving.items()}
-            total_s = self._shared_s(lane, own_s, steps=1, more=coming)
-        return total_s
+        if now_s is not None:
+            lane.costs.fade(now_s)
+        return self._foreseen_s(lane, lane.finish_s(rows, steps, running=lane is self._running), 1, now_s)
 
     def alone_s(self, model: str, rows: int, steps: int) -> float:
         """Estimated seconds of `rows` rows of `steps` steps each on an idle device."""
         return self._lanes[model, False].alone_s(rows, steps)
 
-    def breaks_promise(self, model: str, rows: int, steps: int, now_s: float, *, flex: bool = False) -> bool:
-        """Whether `rows` new rows would make a promised row late that is in its lane's batch and in time without them.
+    def at_best_s(self, model: str, rows: int, steps: int) -> float:
+        """What alone_s gives where steps take as long as calibrated, whatever the machine does now."""
+        return self._lanes[model, False].at_best_s(rows, steps)
 
-        They lengthen the steps of their own lane and take a share of the device from the others. now_s: clock reading.
+    def breaks_promise(
+        self, model: str, rows: int, steps: int, now_s: float, *, deadline_s: float = inf, flex: bool = False
+    ) -> bool:
+        """Whether `rows` new rows of this deadline would make a promised row late, or later, that is in time without them.
+
+        They lengthen the steps of their own lane, go before its rows of later deadlines, and take a share of the device from
+        the other lanes. A row that is late by no more than the round robin's rounding counts as in time. now_s: clock reading.
         """
         joined = self._lanes[model, flex]
-        work_s = joined.alone_s(rows, steps)
+        more = {joined: joined.alone_s(rows, steps)}
         for lane in self._ring:
-            tightest = lane.tightest(rows if lane is joined else 0)
-            if tightest is None:
-                continue
-            deadline_s, before_s, after_s = tightest
-            late_s = now_s + self._shared_s(lane, after_s, steps=1, more={joined: work_s}) - deadline_s
-            if late_s > 0 and now_s + self._shared_s(lane, before_s, steps=1) <= deadline_s + _ROUNDING_S:
-                return True
-        return False
-
-    def delay_breaks_promise(self, seconds: float, now_s: float) -> bool:
-        """Whether a promised row that is in its lane's batch and in time would be late if it were held up for so long."""
-        for lane in self._ring:
-            tightest = lane.tightest(0)
-            if tightest is not None:
-                deadline_s, needed_s, _ = tightest
-                expected_s = now_s + self._shared_s(lane, needed_s, steps=1)
-                if expected_s <= deadline_s + _ROUNDING_S and deadline_s < expected_s + seconds:
+            promises = lane.promises(rows, steps, deadline_s) if lane is joined else lane.promises()
+            for promise in self._tightest(lane, promises):
+                left_s = promise.deadline_s - now_s
+                before_s = self._shared_s(lane, promise.before_s, steps=1)
+                after_s = self._shared_s(lane, promise.after_s, steps=1, more=more, newcomers=rows)
+                if before_s <= left_s + self._rounding_s(lane) and after_s > max(left_s, before_s) + _ROUNDING_S:
                     return True
         return False
 
-    def _shared_s(self, lane: Lane, own_s: float, *, steps: int, more: Mapping[Lane, float] = MappingProxyType({})) -> float:
+    def delay_breaks_promise(self, seconds: float, now_s: float) -> bool:
+        """Whether a promised row that is in time would be late if it were held up for so long."""
+        for lane in self._ring:
+            for promise in self._tightest(lane, lane.promises()):
+                expected_s = now_s + self._shared_s(lane, promise.before_s, steps=1)
+                if expected_s <= promise.deadline_s + _ROUNDING_S and promise.deadline_s < expected_s + seconds:
+                    return True
+        return False
+
+    def _rounding_s(self, lane: Lane) -> float:
+        """What the round robin may be off by: 2 Q w_i for each other lane."""
+        return _ROUNDING_S + 2 * self._quantum_s * sum(other.weight for other in self._ring if other is not lane)
+
+    def _tightest(self, lane: Lane, promises: Sequence[Promise]) -> Sequence[Promise]:
+        """Those with the least time to spare, whether the other lanes run or not: the rest follow from them."""
+        if len(promises) <= 2 * _TIGHTEST:
+            return promises
+        busy = sum(other.weight for other in self._ring) / lane.weight
+        return [
+            promise
+            for slower in (1.0, busy)
+            for promise in nsmallest(_TIGHTEST, promises, key=lambda p, slower=slower: p.deadline_s - slower * p.after_s)  # type: ignore[misc]
+        ]
+
+    def _foreseen_s(self, lane: Lane, own_s: float, steps: int, now_s: float | None) -> float:
+        """_shared_s, where until then the other lanes receive as much more work as they have run of late.
+
+        Where requests hardly ever meet, nothing is expected: who sends one after the other does not add to them.
+        """
+        total_s = self._shared_s(lane, own_s, steps=steps)
+        rates = {} if now_s is None else {other: other.demand(now_s) for other in self._demanding}
+        for other, rate in rates.items():
+            if rate < _LITTLE:
+                del self._demanding[other]
+        rates.pop(lane, None)
+        for _ in range(_FORESEEN if rates and self.company >= ALONE else 0):
+            before_s, more = total_s, {other: rate * total_s for other, rate in rates.items()}
+            total_s = self._shared_s(lane, own_s, steps=steps, more=more)
+            if total_s <= _SETTLED * before_s:
+                break
+        return total_s
+
+    def _shared_s(
+        self,
+        lane: Lane,
+        own_s: float,
+        *,
+        steps: int,
+        more: Mapping[Lane, float] = MappingProxyType({}),
+        newcomers: int = 0,
+    ) -> float:
         """Seconds until a lane has had own_s of the device while every other lane with work takes its share.
 
         Weighted processor sharing: until then lane i has had the smaller of its backlog and w_i / w of own_s, where debts
         count as work and up to `steps` of its steps come on top, since steps are not divisible. more: seconds of work that
-        lanes are imagined to have on top of theirs. Rows that have the device for themselves come before all that.
+        lanes are imagined to have on top of theirs, which makes their steps wider by `newcomers` rows. Rows that have the
+        device for themselves come before all that.
         """
         rounds_s = (own_s - min(lane.credit_s, 0.0)) / lane.weight
         total_s = own_s + self.exclusive_left_s
-        for other in (*self._ring, *(each for each in more if each not in self._ring)):
+        for other in dict.fromkeys((*self._ring, *more)):
             if other is not lane:
-                share_s = other.weight * rounds_s + min(other.credit_s, 0.0) + steps * other.step_s
+                step_s = other.step_s(newcomers if other in more else 0)
+                share_s = other.weight * rounds_s + min(other.credit_s, 0.0) + steps * step_s
                 total_s += min(other.backlog_s + more.get(other, 0.0), max(0.0, share_s))
         return total_s
 

@@ -13,6 +13,7 @@ from models.catalogue import Catalogue
 from service.api.errors import retry_after_header
 from service.api.generation import by_quality
 from service.api.state import StartupError
+from tests.redis_server import RedisServer
 from tests.service.api.conftest import serving, tiny_app
 from tests.service.api.test_stream import events_of
 
@@ -120,3 +121,25 @@ async def test_weights_name_served_models(tiny_zoo: Path) -> None:
 @pytest.mark.parametrize(("seconds", "header"), [(0.001, "1"), (1.2, "2"), (59, "59"), (119.5, "120"), (1e6, "120")])
 async def test_retry_after_is_whole_seconds_within_what_clients_wait_for(seconds: float, header: str) -> None:
     assert retry_after_header(seconds) == {"retry-after": header}
+
+
+@pytest.mark.parametrize("model", ["tiny/teacher", "auto"])
+async def test_who_comes_together_is_not_promised_the_same_device(
+    tiny_zoo: Path, redis_server: RedisServer, model: str
+) -> None:
+    """The cache is asked in between, and Redis takes its time: the promise is made when the rows are admitted."""
+    app = tiny_app(tiny_zoo, redis_url=redis_server.url, cache_bytes=10**6)
+    async with serving(app) as client:
+        alone = (await post(client, model="tiny/teacher", n=16)).json()["timing"]
+        limit_ms = 2500 * alone["total_s"]
+        answers: list[httpx.Response] = []
+
+        async def ask(seed: int) -> None:
+            answers.append(await post(client, model=model, n=16, seed=seed, max_latency_ms=limit_ms))
+
+        async with anyio.create_task_group() as group:
+            for seed in range(100, 124):
+                group.start_soon(ask, seed)
+    assert 200 in {answer.status_code for answer in answers} <= {200, 429}
+    estimates = [answer.json()["timing"]["estimated_s"] for answer in answers if answer.status_code == 200]
+    assert max(estimates) <= limit_ms / 1000

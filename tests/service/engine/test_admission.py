@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,17 +18,18 @@ from service.engine.scheduler import Scheduler
 
 @dataclass
 class Device:
-    """A scheduler on a clock of its own that runs every batch in exactly its estimated time."""
+    """A scheduler on a clock of its own that runs every batch in exactly its calibrated time."""
 
     scheduler: Scheduler
+    costs: StepCosts = field(default_factory=lambda: StepCosts({1: 0.01, 64: 0.64}))
     now_s: float = 0.0
     done_s: dict[int, float] = field(default_factory=dict)
 
     def run(self, until_s: float = float("inf")) -> None:
         while self.now_s < until_s and (batch := self.scheduler.schedule()) is not None:
-            seconds = 0.01 * len(batch.rows)
+            seconds = self.costs.calibrated(len(batch.rows))
             self.now_s += seconds
-            self.scheduler.charge(batch, seconds)
+            self.scheduler.charge(batch, seconds, now_s=self.now_s)
             self.done_s.update(dict.fromkeys(self.scheduler.advance(batch), self.now_s))
 
 
@@ -41,7 +43,7 @@ def device(tiny_catalogue: Catalogue) -> Device:
 
 
 def check(device: Device, model: Resolved, limit_s: float) -> None:
-    admission.check_backlog(device.scheduler, model, limit_s, flex=False)
+    admission.check_backlog(device.scheduler, model, limit_s, device.now_s, flex=False)
 
 
 def test_a_teacher_backlog_does_not_shut_out_students(tiny_catalogue: Catalogue, device: Device) -> None:
@@ -115,15 +117,26 @@ def test_the_time_to_retry_is_honest(tiny_catalogue: Catalogue, students: int, t
     )
 )
 @example(
-    [("tiny/student-008", 2, 0.6, 0.0), ("tiny/student-008", 3, 1.0, 0.015625), ("tiny/student-008", 3, 1.0, 0.0625)]
-    + [("tiny/student-004", 2, 1.0, 0.125), ("tiny/student-008", 1, 1.0, 0.125)]
+    [
+        ("tiny/student-008", 2, 0.6, 0.0),
+        ("tiny/student-008", 3, 1.0, 0.015625),
+        ("tiny/student-008", 3, 1.0, 0.0625),
+        ("tiny/student-004", 2, 1.0, 0.125),
+        ("tiny/student-008", 1, 1.0, 0.125),
+    ]
 )
-def test_promises_are_kept(tiny_catalogue: Catalogue, requests: list[tuple[str, int, float, float]]) -> None:
-    """Two models, each request let in only if its latency fits and no promise breaks: every one is done in time."""
+@pytest.mark.parametrize("curve", [{1: 0.01, 64: 0.64}, {1: 0.006, 2: 0.01, 4: 0.016}])
+def test_promises_are_kept(
+    tiny_catalogue: Catalogue, curve: dict[int, float], requests: list[tuple[str, int, float, float]]
+) -> None:
+    """Two models, each request let in only if its latency fits and no promise breaks: every one is done in time.
+
+    To within what the round robin may be off by. With the second curve a batch holds four rows, so promised rows wait.
+    """
     scheduler = Scheduler()
     for name in ("tiny/student-008", "tiny/student-004"):
-        scheduler.add_model(name, StepCosts({1: 0.01, 64: 0.64}))
-    device = Device(scheduler)
+        scheduler.add_model(name, StepCosts(curve))
+    device = Device(scheduler, StepCosts(curve))
     due: dict[int, float] = {}
     for number, (name, images, latency_s, pause_s) in enumerate(requests):
         device.run(until_s=device.now_s + pause_s)
@@ -134,11 +147,11 @@ def test_promises_are_kept(tiny_catalogue: Catalogue, requests: list[tuple[str, 
             continue
         rows = range(100 * number, 100 * number + images)
         deadline_s = device.now_s + latency_s
-        scheduler.admit(name, rows, steps=len(model.plan), deadline_s=deadline_s, promised=True)
+        scheduler.admit(name, rows, steps=len(model.plan), deadline_s=deadline_s, promised_s=deadline_s)
         due.update(dict.fromkeys(rows, deadline_s))
     device.run()
     for row, due_s in due.items():
-        assert device.done_s[row] <= due_s + 1e-6
+        assert device.done_s[row] <= due_s + 2 * curve[1] + 1e-6  # 2 Q of the other lane, see scheduler.py
 
 
 def test_the_best_model_that_fits(tiny_catalogue: Catalogue, device: Device) -> None:
@@ -210,7 +223,7 @@ def test_arrivals_together_cannot_be_promised_the_same_device(tiny_catalogue: Ca
             admission.choose(device.scheduler, [model], 1, 0.5, 60.0, device.now_s, flex=False)
         except OverloadedError:
             continue
-        device.scheduler.admit("tiny/student-008", [number], steps=8, deadline_s=0.5, promised=True)
+        device.scheduler.admit("tiny/student-008", [number], steps=8, deadline_s=0.5, promised_s=0.5)
         admitted += 1
     device.run()
     assert 0 < admitted < 100
@@ -220,7 +233,7 @@ def test_arrivals_together_cannot_be_promised_the_same_device(tiny_catalogue: Ca
 def test_exclusive_time_breaks_no_promise_and_is_in_every_estimate(tiny_catalogue: Catalogue, device: Device) -> None:
     """A student image takes 40 ms; one that must be done in 100 ms leaves no room for a teacher image of 320 ms."""
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
-    device.scheduler.admit(student.id, [0], steps=4, deadline_s=0.1, promised=True)
+    device.scheduler.admit(student.id, [0], steps=4, deadline_s=0.1, promised_s=0.1)
     with pytest.raises(OverloadedError, match="promised") as refused:
         admission.check_exclusive(device.scheduler, teacher, 1, 60.0, device.now_s)
     assert refused.value.retry_after_s == pytest.approx(0.32)
@@ -234,3 +247,88 @@ def test_exclusive_time_breaks_no_promise_and_is_in_every_estimate(tiny_catalogu
     with pytest.raises(OverloadedError, match="cannot be promised"):
         admission.choose(device.scheduler, [student], 1, 0.2, 60.0, device.now_s, flex=False)
     assert admission.choose(device.scheduler, [student], 1, 0.6, 60.0, device.now_s, flex=False) == student
+
+
+def test_promises_hold_in_a_rush(tiny_catalogue: Catalogue) -> None:
+    """Twice what the device can do, all within half a second, three models whose batches hold four rows: nobody is late."""
+    curve, chance = {1: 0.006, 2: 0.01, 4: 0.016}, random.Random(0)
+    names = ["tiny/teacher", "tiny/student-008", "tiny/student-004"]
+    models, scheduler = [tiny_catalogue.resolve(name) for name in names], Scheduler()
+    for model in models:
+        scheduler.add_model(model.id, StepCosts(curve))
+    device, due, refused = Device(scheduler, StepCosts(curve)), {}, 0
+    next_s = 0.0
+    for number in range(1500):
+        next_s += chance.expovariate(60)
+        device.run(until_s=next_s)
+        device.now_s = max(device.now_s, next_s)
+        images = chance.choice([1, 2, 4])
+        try:
+            model = admission.choose(
+                scheduler, chance.choice([models, models[1:2]]), images, 0.5, 60.0, device.now_s, flex=False
+            )
+        except OverloadedError:
+            refused += 1
+            continue
+        rows, deadline_s = range(100 * number, 100 * number + images), device.now_s + 0.5
+        scheduler.admit(model.id, rows, len(model.plan), deadline_s=deadline_s, promised_s=deadline_s)
+        due.update(dict.fromkeys(rows, deadline_s))
+    device.run()
+    assert 300 < refused < 1200
+    late = [device.done_s[row] - due_s for row, due_s in due.items() if device.done_s[row] > due_s]
+    assert max(late, default=0.0) <= 2 * 2 * curve[1], "2 Q of each other lane"
+
+
+def test_a_promise_longer_than_the_backlog_is_kept_too(tiny_catalogue: Catalogue) -> None:
+    scheduler = Scheduler()
+    for name in ("tiny/teacher", "tiny/student-008"):
+        scheduler.add_model(name, StepCosts({1: 1.0}))
+    teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-008")
+    scheduler.admit(teacher.id, [0, 1], steps=32, deadline_s=60.0, promised_s=70.0)
+    with pytest.raises(OverloadedError):
+        admission.choose(scheduler, [student], 1, 3600.0, 60.0, 0.0, flex=False)
+    scheduler.remove(1)
+    assert admission.choose(scheduler, [student], 1, 3600.0, 60.0, 0.0, flex=False) is student
+
+
+def test_a_busy_second_shuts_no_model_out(tiny_catalogue: Catalogue, device: Device) -> None:
+    """Steps took three times as long for a moment: refused with a time to retry, not for ever, and let in once that is old."""
+    student = tiny_catalogue.resolve("tiny/student-008")
+    device.scheduler.admit(student.id, [0], steps=60)
+    while (batch := device.scheduler.schedule()) is not None:
+        device.now_s += 0.03
+        device.scheduler.charge(batch, 0.03, now_s=device.now_s)
+        device.scheduler.advance(batch)
+
+    def ask(now_s: float) -> Resolved:
+        return admission.choose(device.scheduler, [student], 1, 0.1, 60.0, now_s, flex=False)  # 80 ms as calibrated
+
+    with pytest.raises(OverloadedError):
+        ask(device.now_s)
+    assert ask(device.now_s + 60) is student
+    with pytest.raises(LatencyError, match="at least 80 ms"):
+        admission.choose(device.scheduler, [student], 1, 0.07, 60.0, device.now_s, flex=False)
+
+
+def test_the_time_to_retry_expects_what_keeps_arriving(tiny_catalogue: Catalogue) -> None:
+    """A lane of the teacher's is too long, and students go on to come: who returns when told finds it within the limit."""
+    chance, scheduler = random.Random(1), Scheduler()
+    teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
+    for model in (teacher, student):
+        scheduler.add_model(model.id, StepCosts({1: 0.01}))
+    device, number, next_s, told_s = Device(scheduler, StepCosts({1: 0.01})), 1000, 0.0, 0.0
+    while not told_s or device.now_s < told_s:
+        if next_s <= device.now_s:
+            number, next_s = number + 1, next_s + chance.expovariate(10)
+            scheduler.admit(student.id, [number], steps=4)
+        elif not scheduler:
+            device.now_s = next_s
+        else:
+            device.run(until_s=device.now_s + 0.001)
+        if device.now_s > 40 and not told_s:
+            scheduler.admit(teacher.id, range(100), steps=32)  # 32 s alone
+            with pytest.raises(OverloadedError) as refused:
+                check(device, teacher, limit_s=20.0)
+            told_s = device.now_s + refused.value.retry_after_s
+    assert scheduler.wait_s(teacher.id, now_s=device.now_s) == pytest.approx(20.0, rel=0.15)
+    assert told_s > 40 + 1.3 * 12, "students take 40 % meanwhile"
