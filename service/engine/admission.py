@@ -87,8 +87,8 @@ def choose(
         if least_s <= max_latency_s:
             key, steps = model.entry.key, len(model.plan)
             wait_s = max(expected_s - max_latency_s, scheduler.wait_s(key, flex=flex, now_s=now_s) - limit_s)
-            if scheduler.completion_s(key, images, steps, flex=flex) <= max_latency_s:
-                wait_s = max(wait_s, _FORGOTTEN_S)  # what stands in the way is no work but what is remembered, or a promise
+            if not scheduler or scheduler.completion_s(key, images, steps, flex=flex) <= max_latency_s:
+                wait_s = max(wait_s, _FORGOTTEN_S)  # no work stands in the way, but what is remembered, or a promise
             retry_s.append(wait_s)
     if retry_s:
         raise OverloadedError(

@@ -50,6 +50,7 @@ def load_classifier(data: str, cache: Path, *, image_size: int, channels: int, e
     source, test = train_and_test(data, image_size=image_size, channels=channels)
     if source.labels is None or test.labels is None:
         raise DataError(f"{data} has no labels, so class agreement cannot be measured")
+    torch.manual_seed(0)
     network = build_classifier(channels, len(source.classes))
     held_out = "" if has_test_split(data) else "-held-out"
     path = cache / f"classifier-{source.name.replace('/', '-')}{held_out}-{image_size}x{channels}-{epochs}.safetensors"
@@ -92,7 +93,6 @@ def _part(source: ImageSource, chosen: NDArray[np.int64]) -> ImageSource:
 
 
 def _train(network: nn.Module, source: ImageSource, epochs: int) -> None:
-    torch.manual_seed(0)
     steps = max(1, epochs * len(source) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps + 1)

@@ -5,6 +5,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from training.errors import DataError
@@ -67,3 +68,10 @@ def test_meaningless_classes_are_not_recognised(folder: Path, tmp_path: Path) ->
 def test_data_without_labels_cannot_judge(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no labels"):
         load_classifier(str(folder / "a"), tmp_path, image_size=8, channels=1)
+
+
+def test_the_judge_is_the_same_wherever_it_is_trained(idx_folder: Path, tmp_path: Path) -> None:
+    one, other = (load_classifier(str(idx_folder), tmp_path / name, image_size=8, channels=1) for name in ("one", "other"))
+    assert one.accuracy == other.accuracy > 0.9
+    for name, weight in one.network.state_dict().items():
+        assert torch.equal(weight, other.network.state_dict()[name]), name
