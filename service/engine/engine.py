@@ -20,8 +20,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -148,13 +149,10 @@ class Engine:
         with self._changed:
             loaded = [model for model in models if self.lifecycle.find(model.entry.key) is not None]
             self._check_serving(loaded[0] if loaded else models[0])
-            try:
+            with self._counted():
                 return admission.choose(
                     self._scheduler, loaded, images, max_latency_s, self._config.max_backlog_s, time.perf_counter(), flex=flex
                 )
-            except (OverloadedError, LatencyError) as error:
-                self._shed("overloaded" if isinstance(error, OverloadedError) else "latency")
-                raise
 
     def submit(
         self,
@@ -184,13 +182,10 @@ class Engine:
         with self._changed:
             self._check_serving(model)
             now_s = time.perf_counter()
-            try:
+            with self._counted():
                 admission.check_backlog(self._scheduler, model, longest_s, now_s, flex=flex)
                 if max_latency_s is not None:
                     admission.choose(self._scheduler, [model], len(images), max_latency_s, longest_s, now_s, flex=flex)
-            except (OverloadedError, LatencyError) as error:
-                self._shed("overloaded" if isinstance(error, OverloadedError) else "latency")
-                raise
             if exclusive_s:
                 admission.check_exclusive(self._scheduler, model, len(images), exclusive_s, now_s)
             ticket = Ticket(
@@ -367,6 +362,15 @@ class Engine:
             raise DeviceLostError(f"the runtime raised for every row of {DEVICE_LOST} batches in a row")
 
     # Metrics
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a request that admission refuses."""
+        try:
+            yield
+        except (OverloadedError, LatencyError) as error:
+            self._shed("overloaded" if isinstance(error, OverloadedError) else "latency")
+            raise
 
     def _shed(self, reason: str) -> None:
         self._metrics.shed_total.labels(reason=reason).inc()
