@@ -118,7 +118,9 @@ class Bench:
         steps = np.arange(STEPS)
         teacher = TorchModel(network, "teacher", self.alpha_bar, np.arange(STEPS + 1), steps, self.image, "v_prediction")
         noising = Noising(teacher, self.phi, batch=loop.batch, flip=False)
-        objective = rollout(teacher, self.phi, noising, k=self.arguments.k, solver="ddim", weight="auto", max_weight=1000)
+        objective = rollout(
+            teacher, self.phi, noising, k=self.arguments.k, solver="ddim", sampler="ddim", weight="auto", max_weight=1000
+        )
         with tempfile.TemporaryDirectory() as run:
             fit(
                 self.network(), timed(objective.loss, clock), self.source, loop, Path(run),

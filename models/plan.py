@@ -117,11 +117,11 @@ def consistency(alpha_bar: Float64, phi: Int64) -> Plan:
 
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}  # what any teacher can be sampled by
 
-Sampler = Literal["ddim", "consistency"]  # what a model's own steps can be trained for
+Sampler = Literal["ddim", "dpmpp", "consistency"]  # what a model's own steps can be trained for
 
 
 def own_plan(sampler: Sampler, alpha_bar: Float64, label_of_step: Int64) -> Plan:
     """A model's plan over all of its own steps. alpha_bar float64 [N + 1]; label_of_step int64 [N], clean end first."""
     steps = len(label_of_step)
-    make = consistency if sampler == "consistency" else ddim
+    make = consistency if sampler == "consistency" else SAMPLERS[sampler]
     return relabel(make(alpha_bar, uniform_phi(steps, steps)), label_of_step)

@@ -43,6 +43,7 @@ class DistillConfig(BaseModel):
     objective: Literal["rollout", "released", "consistency", "progressive"] = "rollout"
     k: int = Field(default=4, gt=0, description="rollout: teacher sub-steps for one student step; 1 is the paper's loss")
     solver: Solver = Field(default="ddim", description="rollout: what takes the teacher's sub-steps")
+    sampler: Solver = Field(default="ddim", description="rollout: what takes the student's own steps")
     weight: Weight = Field(default="auto", description="rollout: gamma'")
     max_weight: float = Field(default=1000.0, ge=1, description="rollout: cap of gamma' for epsilon students")
     guidance: float | None = Field(default=None, description="scale w of a guided teacher; 1 is no guidance")
@@ -66,6 +67,8 @@ class DistillConfig(BaseModel):
 
 def make_objective(config: DistillConfig, teacher: TorchModel, student: UNet2DModel, phi: Int64) -> Objective:
     """The objective that the configuration names. Raises TrainingError when it does not fit the teacher or the student."""
+    if config.sampler != "ddim" and config.objective != "rollout":
+        raise TrainingError(f"--sampler {config.sampler} needs --objective rollout; leave it out for {config.objective}")
     noising = Noising(teacher, phi, batch=config.loop.batch, flip=config.flip)
     if config.objective == "released":
         return released(teacher, student, phi, noising)
@@ -73,8 +76,11 @@ def make_objective(config: DistillConfig, teacher: TorchModel, student: UNet2DMo
         return consistency(teacher, phi, noising)
     # A fold of progressive distillation is the rollout of two DDIM steps (training.progressive).
     if config.objective == "progressive":
-        config = config.model_copy(update={"k": 2, "solver": "ddim"})
-    return rollout(teacher, phi, noising, k=config.k, solver=config.solver, weight=config.weight, max_weight=config.max_weight)
+        config = config.model_copy(update={"k": 2, "solver": "ddim", "sampler": "ddim"})
+    return rollout(
+        teacher, phi, noising, k=config.k, solver=config.solver, sampler=config.sampler,
+        weight=config.weight, max_weight=config.max_weight,
+    )  # fmt: skip
 
 
 def make_student(config: DistillConfig, teacher: TorchModel, phi: Int64) -> UNet2DModel:
@@ -108,7 +114,7 @@ def distill(config: DistillConfig, run: Path, *, resume: bool = False, spent: in
     objective = make_objective(config, teacher, student, phi)
     labels = np.arange(len(phi) - 1)
     alpha_bar = student_alpha_bar(teacher.alpha_bar, phi)
-    sampler: Sampler = "consistency" if config.objective == "consistency" else "ddim"
+    sampler: Sampler = "consistency" if config.objective == "consistency" else config.sampler
     facts = model_facts(
         student,
         kind="student",

@@ -35,6 +35,16 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """What is random in a batch. x0, eps [B,C,H,W]; t int64 [B], student steps in 1 ... T'; label or None."""
+
+    x0: Tensor
+    eps: Tensor
+    t: Tensor
+    label: Tensor | None
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images noised to random student steps. x [B,C,H,W]; t int64 [B] in 1 ... T'; signal, noise [B,1,1,1]; label or None."""
 
@@ -59,13 +69,22 @@ class Noising:
         signal, noise = (table[t].to(like)[:, None, None, None] for table in (self._signal, self._noise))
         return signal, noise
 
-    def __call__(self, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> Batch:
+    def draw(self, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> Draw:
         """Draws for the global batch and keeps `share` of it, so that processes together see what one would."""
         t = stratified_timesteps(torch.rand(self.batch, generator=generator), self.steps)[share]
         eps = torch.randn(self.batch, *x0.shape[1:], generator=generator)[share].to(x0)
         x0 = mirrored(x0, torch.rand(self.batch, generator=generator)[share], self.flip)
-        signal, noise = self.levels(t, x0)
-        return Batch(noised(x0, eps, signal, noise), t, signal, noise, label if self.conditional else None)
+        return Draw(x0, eps, t, label if self.conditional else None)
+
+    def at(self, draw: Draw, t: Tensor) -> Batch:
+        """The drawn images with the drawn noise at student steps t, int64 [B] in 1 ... T'."""
+        signal, noise = self.levels(t, draw.x0)
+        return Batch(noised(draw.x0, draw.eps, signal, noise), t, signal, noise, draw.label)
+
+    def __call__(self, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> Batch:
+        """A batch at the steps it draws."""
+        draw = self.draw(x0, label, generator, share)
+        return self.at(draw, draw.t)
 
 
 def loss_weight(kept: Float64, kind: PredictionType, weight: Weight, cap: float) -> Float64:

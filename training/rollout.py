@@ -4,33 +4,79 @@
 
 k = 1 is the paper's loss exactly where clipping is inactive; with clipping its target is the teacher's prediction re-derived
 from the clipped x0. k > 1 matches hidden variables that no walk of the teacher along phi reaches.
+
+A student may take its own steps by DPM-Solver++(2M) too (models.plan.dpmpp_2m). Its step goes along D = x0 + g (x0 - x0_prev),
+which is x0* where it predicts
+
+    x0 = (x0* + g x0_prev) / (1 + g),      g = 1 / (2 r) of this step, 0 in the first step and the last,
+
+x0_prev being its own prediction at step t + 1. To have one, the student steps from the noised image at t + 1 to x_{phi_t}, in
+first order and without gradient, which is one evaluation more. g = 0 everywhere is the DDIM student.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from models.network import predict, prediction_from_x0
+from models.network import predict, prediction_from_x0, x0_from_prediction
 from models.subsequence import Int64
-from training.objective import STUDENT_EVALUATIONS, Noising, Objective, Weight, loss_weight, reachable_error
+from training.objective import STUDENT_EVALUATIONS, Batch, Noising, Objective, Weight, loss_weight, reachable_error
 from training.torch_model import TorchModel
-from training.walk import Solver, Walk
+from training.walk import Solver, Walk, multistep_gain
 
 
 def rollout(
-    teacher: TorchModel, phi: Int64, noising: Noising, *, k: int, solver: Solver, weight: Weight, max_weight: float
+    teacher: TorchModel,
+    phi: Int64,
+    noising: Noising,
+    *,
+    k: int,
+    solver: Solver,
+    sampler: Solver,
+    weight: Weight,
+    max_weight: float,
 ) -> Objective:
-    """The objective for a student on phi. k: teacher sub-steps; weight: gamma' (training.objective.loss_weight)."""
-    walk, kind = Walk(teacher, phi, k, solver), teacher.prediction_type
+    """The objective for a student on phi.
+
+    k: teacher sub-steps; solver: what takes them; sampler: what takes the student's own steps; weight: gamma'
+    (training.objective.loss_weight).
+    """
+    walk, kind, clip = Walk(teacher, phi, k, solver), teacher.prediction_type, teacher.clip
     weights = torch.from_numpy(loss_weight(teacher.alpha_bar[phi[1:]], kind, weight, max_weight)).float()
+    gains = torch.from_numpy(multistep_gain(teacher.alpha_bar, phi[None, ::-1])[0, ::-1].copy()).float()  # g at t = 1 ... T'
+
+    def clean(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(prediction, clipped x0) of the student at a batch."""
+        prediction = predict(network, batch.x, (batch.t - 1).to(batch.x.device), batch.label).float()
+        x0 = x0_from_prediction(prediction, batch.x, batch.signal, batch.noise, kind)
+        return prediction, x0 if clip is None else x0.clamp(*clip)
+
+    @torch.no_grad()
+    def arrive(network: nn.Module, batch: Batch, above: Batch) -> tuple[Batch, Tensor]:
+        """`batch` as the student comes to it from the step above, and x0_prev; at the last step as it is, and zero."""
+        x0 = clean(network, above)[1]
+        a = batch.noise / above.noise
+        x = a * above.x + (batch.signal - a * above.signal) * x0
+        comes = (batch.t < above.t).to(x.device)[:, None, None, None]
+        return replace(batch, x=torch.where(comes, x, batch.x)), torch.where(comes, x0, 0)
 
     def loss(network: nn.Module, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> Tensor:
-        batch = noising(x0, label, generator, share)
+        draw = noising.draw(x0, label, generator, share)
+        batch, previous, gain = noising.at(draw, draw.t), torch.zeros_like(x0), torch.zeros_like(x0[:, :1, :1, :1])
+        if sampler == "dpmpp":
+            above = noising.at(draw, (draw.t + 1).clamp(max=noising.steps))
+            batch, previous = arrive(network, batch, above)
+            gain = gains[draw.t - 1].to(x0)[:, None, None, None]
         x0_target, _ = walk(batch.x, batch.t, batch.label)
+        x0_target = (x0_target + gain * previous) / (1 + gain)
+        if clip is not None:
+            x0_target = x0_target.clamp(*clip)
         target = prediction_from_x0(x0_target, batch.x, batch.signal, batch.noise, kind)
-        prediction = predict(network, batch.x, (batch.t - 1).to(batch.x.device), batch.label).float()
-        error = reachable_error(prediction, target, x0_target, batch, kind, teacher.clip)
+        prediction, _ = clean(network, batch)
+        error = reachable_error(prediction, target, x0_target, batch, kind, clip)
         return (weights[batch.t - 1].to(error)[:, None, None, None] * error.square()).mean()
 
-    return Objective(loss, walk.evaluations + STUDENT_EVALUATIONS)
+    return Objective(loss, walk.evaluations + (sampler == "dpmpp") + STUDENT_EVALUATIONS)

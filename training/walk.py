@@ -12,8 +12,8 @@ equation from tau_0 to tau_k, so solved for its clean image it lands on the walk
 
     x0* = sum_i w_i D_i,      w_i = (r_{i+1} - r_i) / (r_k - r_0),      and the last D_i alone where phi_{t-1} = 0.
 
-Formed like this nothing is divided by the vanishing signal of the noisy end. The x0_i are clipped to the model's range; so is
-x0*, which D_i may overshoot, for the student's own step clips too.
+Formed like this nothing is divided by the vanishing signal of the noisy end. The x0_i are clipped to the model's range, which
+D_i and x0* may overshoot.
 """
 
 from __future__ import annotations
@@ -114,4 +114,4 @@ class Walk:
             direction = x0 + gain * (x0 - previous)
             target = target + weight * direction
             x, previous = a * x + b * direction, x0
-        return target if clip is None else target.clamp(*clip), x
+        return target, x

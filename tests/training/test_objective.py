@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.network import PredictionType, predict, prediction_from_x0, x0_from_prediction
+from models.plan import SAMPLERS
 from models.schedule import alpha_bar_table
 from models.subsequence import uniform_phi
 from tests.training.conftest import tiny_loop
@@ -18,6 +19,7 @@ from training.errors import TrainingError
 from training.loop import step_generator
 from training.objective import Batch, Noising, loss_weight, reachable_error
 from training.torch_model import TorchModel, load_model
+from training.walk import Walk
 
 PHI = uniform_phi(64, 8)
 
@@ -65,6 +67,55 @@ def test_what_clipping_makes_right_is_no_error() -> None:
     error = reachable_error(student, target, wanted, batch, "v_prediction", (-1.0, 1.0))
     assert torch.equal(error != 0, torch.tensor([False, True, True, False, True, False]).reshape(x.shape))
     assert torch.equal(reachable_error(student, target, wanted, batch, "v_prediction", None), student - target)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp"])
+def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
+    sampler: str, teacher: TorchModel, teacher_run: Path, idx_folder: Path
+) -> None:
+    """By the rows of the plan that the service follows; a multistep student comes from the step above, in first order."""
+    config = _config(teacher_run, idx_folder, sampler=sampler, solver="dpmpp", k=3)
+    student = make_student(config, teacher, PHI)
+    with torch.no_grad():
+        student.conv_out.bias += 0.2
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    student.register_forward_hook(lambda _, given, made: seen.append((given[0], given[1], made[0])))
+    x0, label = torch.rand(16, 1, 8, 8) * 2 - 1, torch.arange(16) % 3
+    loss = make_objective(config, teacher, student, PHI).loss(student, x0, label, step_generator(0, 0), slice(None))
+    batch = Noising(teacher, PHI, batch=16, flip=False)(x0, label, step_generator(0, 0), slice(None))
+
+    def rows(make: str, t: torch.Tensor) -> torch.Tensor:
+        """signal, noise, a, b, c of student steps t: [5, B, 1, 1, 1]."""
+        table = SAMPLERS[make](teacher.alpha_bar, PHI).coefficients[::-1].copy()
+        return torch.from_numpy(table[t - 1]).float().T[:, :, None, None, None]
+
+    x, previous = batch.x, torch.zeros_like(batch.x)
+    if sampler == "dpmpp":
+        (at, number, made), _ = seen
+        signal, noise, a, b, _ = rows("ddim", number + 1)
+        above = x0_from_prediction(made, at, signal, noise, teacher.prediction_type).clamp(-1, 1)
+        comes = (number + 1 > batch.t)[:, None, None, None]
+        x, previous = torch.where(comes, a * at + b * above, x), torch.where(comes, above, previous)
+        assert 0 < comes.sum() < len(x)
+    at, number, made = seen[-1]
+    assert torch.equal(number, batch.t - 1)
+    assert torch.allclose(at, x, atol=1e-5)
+    signal, noise, a, b, c = rows(sampler, batch.t)
+    assert bool(c.any()) == (sampler == "dpmpp")
+    _, landed = Walk(teacher, PHI, 3, "dpmpp")(x, batch.t, label)
+    wanted = (landed - a * x - c * previous) / b
+    wanted = torch.where(wanted.abs() > 1 - 1e-5, wanted.sign(), wanted)  # clipped, rounding or not
+    target = prediction_from_x0(wanted, x, signal, noise, teacher.prediction_type)
+    error = reachable_error(made.detach(), target, wanted, Batch(x, batch.t, signal, noise, label), teacher.prediction_type, (-1, 1))
+    assert loss.item() == pytest.approx(float(error.square().mean()), rel=1e-3)
+    loss.backward()
+    assert student.conv_out.weight.grad is not None
+
+
+def test_only_a_rollout_has_a_sampler(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:
+    config = _config(teacher_run, idx_folder, objective="released", sampler="dpmpp")
+    with pytest.raises(TrainingError, match="--sampler dpmpp needs --objective rollout"):
+        make_objective(config, teacher, teacher.network, PHI)
 
 
 def test_released_is_l1_on_prediction_and_last_features(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:
