@@ -106,7 +106,8 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     wanted = (landed - a * x - c * previous) / b
     wanted = torch.where(wanted.abs() > 1 - 1e-5, wanted.sign(), wanted)  # clipped, rounding or not
     target = prediction_from_x0(wanted, x, signal, noise, teacher.prediction_type)
-    error = reachable_error(made.detach(), target, wanted, Batch(x, batch.t, signal, noise, label), teacher.prediction_type, (-1, 1))
+    batch = Batch(x, batch.t, signal, noise, label)
+    error = reachable_error(made.detach(), target, wanted, batch, teacher.prediction_type, (-1, 1))
     assert loss.item() == pytest.approx(float(error.square().mean()), rel=1e-3)
     loss.backward()
     assert student.conv_out.weight.grad is not None

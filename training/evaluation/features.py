@@ -71,8 +71,9 @@ class EfficientNetLite0:
 
     @torch.inference_mode()
     def __call__(self, images: UInt8) -> Float32:
-        parts = _three_channels(images).to(self._device).split(_ON_CPU if self._device.type == "cpu" else len(images))
-        return np.concatenate([self._pooled(part.float()) for part in parts])
+        x = _three_channels(images).to(self._device)
+        at_once = _ON_CPU if self._device.type == "cpu" else len(x)
+        return np.concatenate([self._pooled(x[i : i + at_once].float()) for i in range(0, len(x), at_once)])
 
     def _pooled(self, x: Tensor) -> Float32:
         x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
