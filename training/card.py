@@ -6,29 +6,39 @@ from models.manifest import Manifest
 
 _UNCONDITIONAL = """```python
 import torch
-from diffusers import DDIMPipeline
+from diffusers import {pipeline}
 
-pipeline = DDIMPipeline.from_pretrained("PIPELINE_FOLDER")
+pipeline = {pipeline}.from_pretrained("PIPELINE_FOLDER")
 images = pipeline(
-    batch_size=4, num_inference_steps={steps}, eta=0.0, use_clipped_model_output=True,
+    batch_size=4, num_inference_steps={steps},{exactly}
     generator=torch.Generator().manual_seed(0),
 ).images
 ```"""
 
 _CONDITIONAL = """```python
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import {scheduler}, UNet2DModel
 
 unet = UNet2DModel.from_pretrained("PIPELINE_FOLDER", subfolder="unet")
-scheduler = DDIMScheduler.from_pretrained("PIPELINE_FOLDER", subfolder="scheduler")
+scheduler = {scheduler}.from_pretrained("PIPELINE_FOLDER", subfolder="scheduler")
 scheduler.set_timesteps({steps})
 x = torch.randn(4, {channels}, {height}, {width}, generator=torch.Generator().manual_seed(0))
 label = torch.full((4,), {label})  # {label_name}
 with torch.inference_mode():
     for t in scheduler.timesteps:
-        x = scheduler.step(unet(x, t, class_labels=label).sample, t, x, use_clipped_model_output=True).prev_sample
+        x = scheduler.step(unet(x, t, class_labels=label).sample, t, x{clipped}).prev_sample
 pixels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
 ```"""
+
+_STOCK = {  # what diffusers calls the samplers that it has, and what makes DDIM clip as ours does
+    "ddim": {
+        "pipeline": "DDIMPipeline",
+        "scheduler": "DDIMScheduler",
+        "exactly": " eta=0.0, use_clipped_model_output=True,",
+        "clipped": ", use_clipped_model_output=True",
+    },
+    "dpmpp": {"pipeline": "DDPMPipeline", "scheduler": "DPMSolverMultistepScheduler", "exactly": "", "clipped": ""},
+}
 
 
 def model_card(manifest: Manifest) -> str:
@@ -62,6 +72,8 @@ def model_card(manifest: Manifest) -> str:
             lines.append(f"| {plan} | {quality.images} | {' | '.join(cells)} |")
         commands = sorted({quality.command for quality in manifest.quality.values()})
         lines += ["", "Measured by " + ", ".join(f"`{command}`" for command in commands) + ".", ""]
+    if manifest.sampler not in _STOCK:
+        return "\n".join(lines)
     template = _CONDITIONAL if manifest.classes else _UNCONDITIONAL
     label = len(manifest.classes) // 2
     code = template.format(
@@ -71,9 +83,8 @@ def model_card(manifest: Manifest) -> str:
         width=image.width,
         label=label,
         label_name=manifest.classes[label] if manifest.classes else "",
+        **_STOCK[manifest.sampler],
     )
-    if manifest.sampler != "ddim":
-        return "\n".join(lines)
     lines += [
         "## With diffusers alone",
         "",

@@ -202,25 +202,37 @@ def _pipeline_parts(spec: str) -> tuple[UNet2DModel, DDPMScheduler]:
 
 
 def save_pipeline(model: TorchModel, folder: Path) -> None:
-    """Write a stock diffusers pipeline folder: UNet2DModel and DDIMScheduler, loadable with no code of ours.
+    """Write a stock diffusers pipeline folder: UNet2DModel and a scheduler, loadable with no code of ours.
 
-    The scheduler has num_train_timesteps = steps and trained_betas = the model's betas (SFDDM, section 3.3).
+    The scheduler, DDIM or DPM-Solver++(2M) as the model's own steps are, has num_train_timesteps = steps and
+    trained_betas = the model's betas (SFDDM, section 3.3).
     """
-    from diffusers import DDIMPipeline, DDIMScheduler
+    from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DPMSolverMultistepScheduler
 
     if not np.array_equal(model.labels, np.arange(model.steps)):
         raise CheckpointError("a stock scheduler cannot keep the labels of this network; leave out --pipeline")
-    if model.sampler != "ddim":
-        raise CheckpointError(f"a stock DDIM pipeline cannot sample by {model.sampler}; leave out --pipeline")
-    scheduler = DDIMScheduler(
-        num_train_timesteps=model.steps,
-        trained_betas=(1 - model.alpha_bar[1:] / model.alpha_bar[:-1]).tolist(),
-        prediction_type=model.prediction_type,
-        clip_sample=model.clip is not None,
-        clip_sample_range=1.0 if model.clip is None else model.clip[1],
-        set_alpha_to_one=True,
-        timestep_spacing="leading",
-    )
-    DDIMPipeline(unet=model.network, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
+    if model.sampler == "consistency":
+        raise CheckpointError(f"no stock pipeline samples by {model.sampler}; leave out --pipeline")
+    limit = 1.0 if model.clip is None else model.clip[1]
+    shared = {
+        "num_train_timesteps": model.steps,
+        "trained_betas": (1 - model.alpha_bar[1:] / model.alpha_bar[:-1]).tolist(),
+        "prediction_type": model.prediction_type,
+    }
+    if model.sampler == "ddim":
+        scheduler = DDIMScheduler(
+            **shared, clip_sample=model.clip is not None, clip_sample_range=limit,
+            set_alpha_to_one=True, timestep_spacing="leading",
+        )  # fmt: skip
+        pipeline = DDIMPipeline(unet=model.network, scheduler=scheduler)
+    else:  # its thresholding clips at most at 1: at sample_max_value it is plain clipping
+        if limit != 1:
+            raise CheckpointError(f"a stock DPM-Solver++ pipeline cannot clip at {limit:g}; leave out --pipeline")
+        scheduler = DPMSolverMultistepScheduler(
+            **shared, thresholding=model.clip is not None, sample_max_value=limit,
+            final_sigmas_type="zero", timestep_spacing="trailing",
+        )  # fmt: skip
+        pipeline = DDPMPipeline(unet=model.network, scheduler=scheduler)  # which takes any scheduler
+    pipeline.save_pretrained(folder, safe_serialization=True)
     if model.classes:
         (folder / "classes.json").write_text(json.dumps(list(model.classes)))
