@@ -10,8 +10,9 @@ which is x0* where it predicts
 
     x0 = (x0* + g x0_prev) / (1 + g),      g = 1 / (2 r) of this step, 0 in the first step and the last,
 
-x0_prev being its own prediction at step t + 1. To have one, the student steps from the noised image at t + 1 to x_{phi_t}, in
-first order and without gradient, which is one evaluation more. g = 0 everywhere is the DDIM student.
+x0_prev being its own prediction at step t + 1. To have one, the student comes to x_{phi_t} as it does when it samples: two of
+its own steps without gradient from the noised image at t + 2, the first in first order. One step would leave x_{phi_t} and
+x0_prev apart by an error of the very order that is to be learned. g = 0 everywhere is the DDIM student, which needs neither.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from torch import Tensor, nn
 
 from models.network import predict, prediction_from_x0, x0_from_prediction
 from models.subsequence import Int64
-from training.objective import STUDENT_EVALUATIONS, Batch, Noising, Objective, Weight, loss_weight, reachable_error
+from training.objective import STUDENT_EVALUATIONS, Batch, Draw, Noising, Objective, Weight, loss_weight, reachable_error
 from training.torch_model import TorchModel
 from training.walk import Solver, Walk, multistep_gain
+
+LEAD = 2  # steps that a multistep student takes to where its loss is measured
 
 
 def rollout(
@@ -55,20 +58,27 @@ def rollout(
         return prediction, x0 if clip is None else x0.clamp(*clip)
 
     @torch.no_grad()
-    def arrive(network: nn.Module, batch: Batch, above: Batch) -> tuple[Batch, Tensor]:
-        """`batch` as the student comes to it from the step above, and x0_prev; at the last step as it is, and zero."""
-        x0 = clean(network, above)[1]
-        a = batch.noise / above.noise
-        x = a * above.x + (batch.signal - a * above.signal) * x0
-        comes = (batch.t < above.t).to(x.device)[:, None, None, None]
-        return replace(batch, x=torch.where(comes, x, batch.x)), torch.where(comes, x0, 0)
+    def arrive(network: nn.Module, draw: Draw) -> tuple[Batch, Tensor]:
+        """The drawn steps as the student comes to them, and x0_prev; noised images and zero where no step comes before."""
+        start = noising.at(draw, (draw.t + LEAD).clamp(max=noising.steps))
+        x, previous = start.x, torch.zeros_like(start.x)
+        for lead in range(LEAD, 0, -1):
+            t = (draw.t + lead).clamp(max=noising.steps)
+            signal, noise = noising.levels(t, x)
+            following, rest = noising.levels(t - 1, x)
+            _, x0 = clean(network, Batch(x, t, signal, noise, draw.label))
+            gain = gains[t - 1].to(x)[:, None, None, None] if lead < LEAD else torch.zeros_like(noise)
+            a = rest / noise
+            stepped = a * x + (following - a * signal) * (x0 + gain * (x0 - previous))
+            comes = (draw.t + lead <= noising.steps).to(x.device)[:, None, None, None]
+            x, previous = torch.where(comes, stepped, x), torch.where(comes, x0, previous)
+        return replace(noising.at(draw, draw.t), x=x), previous
 
     def loss(network: nn.Module, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> Tensor:
         draw = noising.draw(x0, label, generator, share)
         batch, previous, gain = noising.at(draw, draw.t), torch.zeros_like(x0), torch.zeros_like(x0[:, :1, :1, :1])
         if sampler == "dpmpp":
-            above = noising.at(draw, (draw.t + 1).clamp(max=noising.steps))
-            batch, previous = arrive(network, batch, above)
+            batch, previous = arrive(network, draw)
             gain = gains[draw.t - 1].to(x0)[:, None, None, None]
         x0_target, _ = walk(batch.x, batch.t, batch.label)
         x0_target = (x0_target + gain * previous) / (1 + gain)
@@ -79,4 +89,4 @@ def rollout(
         error = reachable_error(prediction, target, x0_target, batch, kind, clip)
         return (weights[batch.t - 1].to(error)[:, None, None, None] * error.square()).mean()
 
-    return Objective(loss, walk.evaluations + (sampler == "dpmpp") + STUDENT_EVALUATIONS)
+    return Objective(loss, walk.evaluations + (LEAD if sampler == "dpmpp" else 0) + STUDENT_EVALUATIONS)

@@ -73,7 +73,7 @@ def test_what_clipping_makes_right_is_no_error() -> None:
 def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     sampler: str, teacher: TorchModel, teacher_run: Path, idx_folder: Path
 ) -> None:
-    """By the rows of the plan that the service follows; a multistep student comes from the step above, in first order."""
+    """By the rows of the plan that the service follows; a multistep student comes from two steps above."""
     config = _config(teacher_run, idx_folder, sampler=sampler, solver="dpmpp", k=3)
     student = make_student(config, teacher, PHI)
     with torch.no_grad():
@@ -90,14 +90,17 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
         return torch.from_numpy(table[t - 1]).float().T[:, :, None, None, None]
 
     x, previous = batch.x, torch.zeros_like(batch.x)
-    if sampler == "dpmpp":
-        (at, number, made), _ = seen
-        signal, noise, a, b, _ = rows("ddim", number + 1)
-        above = x0_from_prediction(made, at, signal, noise, teacher.prediction_type).clamp(-1, 1)
-        comes = (number + 1 > batch.t)[:, None, None, None]
-        x, previous = torch.where(comes, a * at + b * above, x), torch.where(comes, above, previous)
+    *before, (at, number, made) = seen
+    for i, (from_x, from_number, from_made) in enumerate(before):
+        signal, noise, a, b, c = rows("ddim" if i == 0 else sampler, from_number + 1)
+        above = x0_from_prediction(from_made, from_x, signal, noise, teacher.prediction_type).clamp(-1, 1)
+        comes = (batch.t + len(before) - i <= 8)[:, None, None, None]
+        x = torch.where(comes, a * from_x + b * above + c * previous, from_x)
+        previous = torch.where(comes, above, previous)
+        if i + 1 < len(before):
+            assert torch.allclose(before[i + 1][0], x, atol=1e-5)
         assert 0 < comes.sum() < len(x)
-    at, number, made = seen[-1]
+    assert len(before) == (2 if sampler == "dpmpp" else 0)
     assert torch.equal(number, batch.t - 1)
     assert torch.allclose(at, x, atol=1e-5)
     signal, noise, a, b, c = rows(sampler, batch.t)
