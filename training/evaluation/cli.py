@@ -101,7 +101,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder with the reports of `evaluate --out`.")] = Path("docs/results"),
     out: Annotated[Path, typer.Option("--out", help="Markdown to write; its curves go beside it.")] = Path("docs/results.md"),
 ) -> None:
-    """Render the reports of all runs into tables, curves and verdicts."""
+    """Render the reports of all runs, and the words of notes.md beside them, into tables, curves and verdicts."""
     from training.evaluation.results import write_results
 
     write_results(folder, out, shlex.join(["sfddm-train", *sys.argv[1:]]))

@@ -23,13 +23,16 @@ seed, with its 95 % interval in brackets. A claim holds at a count where the who
 def write_results(folder: Path, out: Path, command: str) -> None:
     """Render every *.json of `folder` into `out` (Markdown) and `out`'s curves beside it, one picture a family.
 
+    What `folder`/notes.md says, written by hand, comes before the tables.
     Raises TrainingError when there is nothing to render or a file is no report.
     """
     runs = [read_run(path) for path in sorted(folder.glob("*.json"))]
     if not runs:
         raise TrainingError(f"{folder} holds no reports; `sfddm-train evaluate ... --out {folder}/NAME.json` writes them")
     intro = f"Written by `{command}` from the runs' own reports in `{folder}`: change those, not this page."
-    parts = ["# Results", intro, "## How to read the tables", tables.LEGEND]
+    notes = folder / "notes.md"
+    words = [notes.read_text(encoding="utf-8").strip()] if notes.is_file() else []
+    parts = ["# Results", intro, *words, "## How to read the tables", tables.LEGEND]
     for family in dict.fromkeys(run.family for run in runs):
         picture = out.with_name(f"{out.stem}-{family}.png")
         parts += _family(family, [run for run in runs if run.family == family], picture)

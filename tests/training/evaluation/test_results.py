@@ -238,11 +238,13 @@ def test_the_page_holds_every_run(tmp_path: Path) -> None:
     write_run(tmp_path / "runs/main.json", "tiny", Report(main, FACTS), Plan(), "sfddm-train evaluate main")
     part = [row("student", 8, 0.01, k=1), row("student", 8, 0.03, k=8)]
     write_run(tmp_path / "runs/k.json", "tiny", Report(part, FACTS), Plan(), "sfddm-train evaluate k", "sub-steps k")
+    (tmp_path / "runs/notes.md").write_text("## What this says\n\nBy hand.\n")
     write_results(tmp_path / "runs", tmp_path / "results.md", "sfddm-train report")
     text = (tmp_path / "results.md").read_text()
     for wanted in ("### Ablation: sub-steps k", "31.5", "10.00 [", "From noised images (cifar-clean-10)", "22.5",
                    "### Single fold against progressive distillation", "sfddm-train evaluate main", "![Quality"):  # fmt: skip
         assert wanted in text
+    assert text.index("By hand.") < text.index("## How to read the tables")
     folds = text.split("### Single fold against progressive distillation")[1].split("###")[0]
     assert [cell.strip() for cell in folds.splitlines()[2].split("|")[1:-1]] == [
         "model", "evaluations", "training evaluations", "KID", "PSNR dB"
