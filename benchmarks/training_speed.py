@@ -119,7 +119,15 @@ class Bench:
         teacher = TorchModel(network, "teacher", self.alpha_bar, np.arange(STEPS + 1), steps, self.image, "v_prediction")
         noising = Noising(teacher, self.phi, batch=loop.batch, flip=False)
         objective = rollout(
-            teacher, self.phi, noising, k=self.arguments.k, solver="ddim", sampler="ddim", weight="auto", max_weight=1000
+            teacher,
+            self.phi,
+            noising,
+            k=self.arguments.k,
+            solver="ddim",
+            sampler="ddim",
+            weight="auto",
+            max_weight=1000,
+            norm="squared",
         )
         with tempfile.TemporaryDirectory() as run:
             fit(

@@ -24,7 +24,7 @@ from training.guidance import load_guided, unguided
 from training.loop import LoopConfig, fit, make_accelerator
 from training.objective import Noising, Objective, Weight
 from training.released import released
-from training.rollout import rollout
+from training.rollout import Norm, rollout
 from training.teacher import UNetShape, model_facts, sample_writer
 from training.torch_model import TorchModel
 from training.walk import Solver
@@ -46,6 +46,7 @@ class DistillConfig(BaseModel):
     sampler: Solver = Field(default="ddim", description="rollout: what takes the student's own steps")
     weight: Weight = Field(default="auto", description="rollout: gamma'")
     max_weight: float = Field(default=1000.0, ge=1, description="rollout: cap of gamma' for epsilon students")
+    norm: Norm = Field(default="squared", description="rollout: the error of an image enters squared or as it is")
     guidance: float | None = Field(default=None, description="scale w of a guided teacher; 1 is no guidance")
     guide: str | None = Field(default=None, description="the weaker network of autoguidance; None: classifier-free")
     init: Literal["teacher", "scratch"] = "teacher"
@@ -79,7 +80,7 @@ def make_objective(config: DistillConfig, teacher: TorchModel, student: UNet2DMo
         config = config.model_copy(update={"k": 2, "solver": "ddim", "sampler": "ddim"})
     return rollout(
         teacher, phi, noising, k=config.k, solver=config.solver, sampler=config.sampler,
-        weight=config.weight, max_weight=config.max_weight,
+        weight=config.weight, max_weight=config.max_weight, norm=config.norm,
     )  # fmt: skip
 
 

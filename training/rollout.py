@@ -18,6 +18,7 @@ x0_prev apart by an error of the very order that is to be learned. g = 0 everywh
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from training.objective import STUDENT_EVALUATIONS, Batch, Draw, Noising, Object
 from training.torch_model import TorchModel
 from training.walk import Solver, Walk, multistep_gain
 
+Norm = Literal["squared", "l2"]
+
+NORM_FLOOR = 1e-4  # keeps the slope of the root finite where an image's error vanishes
 LEAD = 2  # steps that a multistep student takes to where its loss is measured
 
 
@@ -41,6 +45,7 @@ def rollout(
     sampler: Solver,
     weight: Weight,
     max_weight: float,
+    norm: Norm,
 ) -> Objective:
     """The objective for a student on phi.
 
@@ -87,6 +92,7 @@ def rollout(
         target = prediction_from_x0(x0_target, batch.x, batch.signal, batch.noise, kind)
         prediction, _ = clean(network, batch)
         error = reachable_error(prediction, target, x0_target, batch, kind, clip)
-        return (weights[batch.t - 1].to(error)[:, None, None, None] * error.square()).mean()
+        squared = weights[batch.t - 1].to(error) * error.square().mean(dim=(1, 2, 3))
+        return squared.mean() if norm == "squared" else (squared + NORM_FLOOR**2).sqrt().mean()
 
     return Objective(loss, walk.evaluations + (LEAD if sampler == "dpmpp" else 0) + STUDENT_EVALUATIONS)
