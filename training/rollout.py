@@ -13,6 +13,9 @@ which is x0* where it predicts
 x0_prev being its own prediction at step t + 1. To have one, the student comes to x_{phi_t} as it does when it samples: two of
 its own steps without gradient from the noised image at t + 2, the first in first order. One step would leave x_{phi_t} and
 x0_prev apart by an error of the very order that is to be learned. g = 0 everywhere is the DDIM student, which needs neither.
+
+With norm = l2 an image's error is not squared: mean_i ||e_i|| for mean_i ||e_i||^2. The one step onto the image has most
+of the squared error that a good solver leaves, so that many steps would pay for it; unsquared, every step has its say.
 """
 
 from __future__ import annotations
