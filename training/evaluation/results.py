@@ -45,17 +45,18 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
     ablations = [run for run in runs if run.ablation]
     main = merged(main_runs)
     every = [*main, *(row for run in ablations for row in run.rows)]
-    parts = [f"## {family}"]
+    parts, told = [f"## {family}"], set[str]()
     if main:
         draw_curves(main, picture)
-        parts += [_basis(main_runs), *_main_tables(main)]
+        parts += [*_basis(main_runs, told), *_main_tables(main)]
         if picture.exists():
             parts.insert(2, f"![Quality against network evaluations]({picture.name})")
     for run in ablations:
-        parts += [f"### Ablation: {run.ablation}", _basis([run]), tables.ablation(_ordered(run.rows))]
+        parts += [f"### Ablation: {run.ablation}", *_basis([run], told), tables.ablation(_ordered(run.rows))]
         parts += _reconstructions(run.rows)
-    folds = [row for row in every if row.method in (STUDENT, PROGRESSIVE) and "training_cost" in row.facts]
-    if any(row.method == PROGRESSIVE for row in folds):
+    folded = {row.evaluations for row in main if row.method == PROGRESSIVE}
+    folds = [row for row in main if row.method in (STUDENT, PROGRESSIVE) and row.evaluations in folded]
+    if folds:
         shown = ("model", "evaluations", "training images", "training evaluations", "KID", "PSNR dB", "cosine")
         columns = [column for name in shown for column in dict.fromkeys([*tables.COST, *tables.QUALITY]) if column[0] == name]
         parts += ["### Single fold against progressive distillation", tables.table(_ordered(folds), columns)]
@@ -113,9 +114,9 @@ def _reconstructions(rows: Sequence[Row]) -> list[str]:
     return parts
 
 
-def _basis(runs: Sequence[Run]) -> str:
-    """What the numbers rest on, once for each different run."""
-    lines = []
+def _basis(runs: Sequence[Run], told: set[str]) -> list[str]:
+    """The commands of runs, each followed by what its numbers rest on unless that was `told` before."""
+    parts = []
     for run in runs:
         facts = run.facts
         words = [f"images from seed {run.plan['seed']}", f"agreement with {facts['reference']}"]
@@ -123,12 +124,14 @@ def _basis(runs: Sequence[Run]) -> str:
             words += [f"features {facts['features']}", facts["resize"], f"against {facts['data']}", facts["fid"]]
         if "classifier_accuracy" in facts:
             words.append(f"classifier right on {facts['classifier_accuracy']:.1%} of held-out images")
-        words.append(
-            f"times on {facts['cores']} cores of {facts['machine']}, accelerator {facts['accelerator']}, "
-            f"load {facts['load']} when the run ended"
-        )
-        lines.append(f"    {run.command}\n\n{'; '.join(words)}.")
-    return "\n\n".join(dict.fromkeys(lines))
+        if any("ms_alone" in row.metrics for row in run.rows):
+            words.append(
+                f"times on {facts['cores']} cores of {facts['machine']}, accelerator {facts['accelerator']}, "
+                f"load {facts['load']} when the run ended"
+            )
+        parts += [text for text in (f"    {run.command}", f"{'; '.join(words)}.") if text not in told]
+        told.update(parts)
+    return parts
 
 
 def _verdicts(found: Sequence[Verdict], words: dict[str, str]) -> str:

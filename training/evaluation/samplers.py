@@ -291,7 +291,7 @@ def _provenance_facts(kind: str, provenance: dict[str, Any], parameters: int, ph
         "phi": "uniform" if np.array_equal(phi, uniform_phi(int(phi[-1]), len(phi) - 1)) else "other",
     }
     facts |= {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool | list)}
-    facts |= {key: provenance[key] for key in ("k", "guidance") if provenance.get(key) is not None}
+    facts |= {key: provenance.get(key) for key in ("k", "guidance")}  # None where it has no meaning, as k for other objectives
     if facts["phi"] == "other" and (share := settings.get("concentrate")):
         facts["phi"] = f"half within {share[0]:g} ... {share[1]:g} of T"
     return {key: value for key, value in facts.items() if value is not None}

@@ -140,7 +140,7 @@ def pivot(rows: Sequence[Row], cell: Cell) -> str:
 
 def varying(rows: Sequence[Row]) -> list[str]:
     """Facts that differ between rows, where at least two of them know the fact."""
-    shown_elsewhere = {"kind", "runtime", "training_cost", "training_images", "phi"}
+    shown_elsewhere = {"kind", "runtime", "training_cost", "training_images", "phi", "concentrate"}
     names = sorted({name for row in rows for name in row.facts} - shown_elsewhere)
     different = []
     for name in names:
@@ -151,8 +151,9 @@ def varying(rows: Sequence[Row]) -> list[str]:
 
 
 def ablation(rows: Sequence[Row]) -> str:
-    """The settings that differ, what they cost and what came of them."""
-    settings = [(name, _metric(name)) for name in varying(rows)]
+    """The settings that differ, what they cost and what came of them. Real images have none, and are in the main tables."""
+    rows = [row for row in rows if row.method != TEST]
+    settings = [(name, _metric(name, "," if name == "parameters" else ".4g")) for name in varying(rows)]
     phi: list[tuple[str, Cell]] = [("phi", _metric("phi"))] if len({row.facts.get("phi") for row in rows}) > 1 else []
     cost: list[tuple[str, Cell]] = [
         ("training images", _metric("training_images", ",")), ("training evaluations", _metric("training_cost", ","))
