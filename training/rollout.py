@@ -53,7 +53,7 @@ def rollout(
     """The objective for a student on phi.
 
     k: teacher sub-steps; solver: what takes them; sampler: what takes the student's own steps; weight: gamma'
-    (training.objective.loss_weight).
+    (training.objective.loss_weight); norm: whether an image's error enters squared.
     """
     walk, kind, clip = Walk(teacher, phi, k, solver), teacher.prediction_type, teacher.clip
     weights = torch.from_numpy(loss_weight(teacher.alpha_bar[phi[1:]], kind, weight, max_weight)).float()
