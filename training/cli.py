@@ -170,6 +170,8 @@ def distill(
     from training.distill import DistillConfig
     from training.distill import distill as run
 
+    if objective == "progressive":
+        raise typer.BadParameter("progressive distillation is a command of its own: sfddm-train progressive")
     unet = None if widths is None else _as_wide(teacher, _integers(widths, "--widths"))
     share = None if concentrate is None else tuple(float(part) for part in concentrate.split(","))
     settings = {
@@ -311,6 +313,9 @@ app.command()(evaluate)
 app.command()(report)
 
 
+_INTERRUPTED = 130
+
+
 def _one_sentence(run: Callable[[], Any]) -> int:
     """Run the command; a known error becomes one sentence on stderr and exit status 1, a wrong command line status 2."""
     from models.catalogue import UnknownModelError
@@ -320,7 +325,10 @@ def _one_sentence(run: Callable[[], Any]) -> int:
 
     usage: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
-        return run() or 0
+        status = run() or 0
+        if status == _INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        return status
     except usage as error:
         message = error.format_message()  # type: ignore[attr-defined]  # names the option
         if message:  # else no command was given, and the help has been printed
@@ -335,8 +343,11 @@ def _one_sentence(run: Callable[[], Any]) -> int:
         print(f"sfddm-train: {place}{error.strerror or error}; free some space or choose another folder", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, typer.Abort):
-        print("sfddm-train: interrupted; go on from the last checkpoint with --resume", file=sys.stderr)
-        return 130
+        print(
+            "sfddm-train: interrupted; trainings go on from a checkpoint with --resume, evaluate from its cache",
+            file=sys.stderr,
+        )
+        return _INTERRUPTED
 
 
 def main() -> None:

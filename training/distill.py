@@ -58,6 +58,8 @@ class DistillConfig(BaseModel):
         """phi of this student: int64 [T' + 1]. Raises ValueError when it cannot be had."""
         if (self.phi is None) == (self.steps is None):
             raise ValueError("give either the student's number of steps or its phi")
+        if self.phi is not None and self.concentrate is not None:
+            raise ValueError("--phi says where the steps are; leave out --concentrate")
         if self.phi is not None:
             return check_phi(self.phi, teacher_steps)
         assert self.steps is not None
@@ -66,10 +68,15 @@ class DistillConfig(BaseModel):
         return uniform_phi(teacher_steps, self.steps)
 
 
+_OF_ROLLOUTS = ("k", "solver", "sampler", "weight", "norm")
+
+
 def make_objective(config: DistillConfig, teacher: TorchModel, student: UNet2DModel, phi: Int64) -> Objective:
     """The objective that the configuration names. Raises TrainingError when it does not fit the teacher or the student."""
-    if config.sampler != "ddim" and config.objective != "rollout":
-        raise TrainingError(f"--sampler {config.sampler} needs --objective rollout; leave it out for {config.objective}")
+    if config.objective in ("released", "consistency"):
+        fields = DistillConfig.model_fields
+        if given := [name for name in _OF_ROLLOUTS if getattr(config, name) != fields[name].default]:
+            raise TrainingError(f"--{given[0]} needs --objective rollout; leave it out for {config.objective}")
     noising = Noising(teacher, phi, batch=config.loop.batch, flip=config.flip)
     if config.objective == "released":
         return released(teacher, student, phi, noising)

@@ -65,6 +65,7 @@ class LoopConfig(BaseModel):
 
 
 # What may differ between a checkpoint and the run that resumes it.
+_SETTINGS_SINCE = {"sampler": "ddim", "norm": "squared"}  # what checkpoints from before these settings did
 _MAY_CHANGE = {"images", "accumulate", "workers", "compile", "checkpoint_images", "sample_images", "snapshot_images"}
 
 
@@ -193,13 +194,14 @@ def fit(
                 average = float(torch.stack(recent).mean())
                 recent.clear()
                 if not np.isfinite(average):
-                    raise TrainingError(
-                        f"the loss became {average} at step {step}; the last checkpoint is intact: lower --lr and resume"
-                    )
+                    raise _diverged(step)
                 losses.append((step * config.batch, average))
                 progress.report(loss=average)
                 if board is not None:
                     board.add_scalar("loss", average, step * config.batch)
+            keeps = crossed(config.snapshot_images) or crossed(config.checkpoint_images)
+            if keeps and not all(bool(tensor.isfinite().all()) for tensor in raw.parameters()):
+                raise _diverged(step)
             if not main:
                 continue
             if crossed(config.snapshot_images):
@@ -220,6 +222,13 @@ def fit(
     return raw
 
 
+def _diverged(step: int) -> TrainingError:
+    return TrainingError(
+        f"loss or weights were no longer finite by step {step}; what was kept before is whole; "
+        "start again in another --out with a lower --lr"
+    )
+
+
 def differences(saved: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """What a user changed since a checkpoint was made, as `setting: old, now new`; empty when it can be gone on with.
 
@@ -230,6 +239,7 @@ def differences(saved: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     ours_loop = {k: v for k, v in ours["loop"].items() if k not in free}
     loop = {**LoopConfig(images=1).model_dump(), **saved.get("loop", {})}  # older checkpoints lack newer settings
     theirs, mine = (side.get("provenance", {}).get("settings", {}) for side in (saved, ours))
+    theirs = {**_SETTINGS_SINCE, **theirs}
     if settings := [*_changed(loop, ours_loop), *_changed(theirs, mine)]:
         return settings
     facts = [{k: v for k, v in side.items() if k != "loop"} for side in (saved, ours)]

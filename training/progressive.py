@@ -12,7 +12,7 @@ from pathlib import Path
 from training import checkpoint
 from training.distill import DistillConfig, distill
 from training.errors import TrainingError
-from training.loop import CHECKPOINT
+from training.loop import CHECKPOINT, differences
 from training.objective import STUDENT_EVALUATIONS
 from training.torch_model import load_model
 
@@ -48,17 +48,24 @@ def progressive(config: DistillConfig, target: int, budget: int, run: Path, *, r
     for fold, steps in enumerate(plan):
         out = run / f"student-{steps:04d}"
         runs.append(out)
-        if not (resume and _finished(out, images)):
+        loop = config.loop.model_copy(update={"images": images, "warmup_images": min(config.loop.warmup_images, images)})
+        step = config.model_copy(update={"teacher": before, "steps": steps, "objective": "progressive", "loop": loop})
+        if not (resume and _finished(out, step)):
             started = (out / CHECKPOINT).is_file()
-            loop = config.loop.model_copy(update={"images": images, "warmup_images": min(config.loop.warmup_images, images)})
-            step = config.model_copy(update={"teacher": before, "steps": steps, "objective": "progressive", "loop": loop})
             distill(step, out, resume=resume and started, spent=fold * images * PER_IMAGE)
         before = str(out)
     return runs
 
 
-def _finished(run: Path, images: int) -> bool:
+def _finished(run: Path, fold: DistillConfig) -> bool:
+    """Whether a fold is done. Raises TrainingError where it was done with other settings."""
     if not (run / CHECKPOINT).is_file():
         return False
     facts = checkpoint.load(run / CHECKPOINT)[1]
-    return bool(facts["step"] * facts["loop"]["batch"] >= images and facts["loop"]["images"] == images)
+    if facts["step"] * facts["loop"]["batch"] < facts["loop"]["images"]:
+        return False
+    settings = fold.model_dump(mode="json")
+    changed = differences(facts, {"loop": settings.pop("loop"), "provenance": {"settings": settings}})
+    if changed:
+        raise TrainingError(f"{run} was made with other settings: {'; '.join(changed)}; repeat them or choose another --out")
+    return True

@@ -214,9 +214,12 @@ def save_pipeline(model: TorchModel, folder: Path) -> None:
     if model.sampler == "consistency":
         raise CheckpointError(f"no stock pipeline samples by {model.sampler}; leave out --pipeline")
     limit = 1.0 if model.clip is None else model.clip[1]
+    betas = 1 - model.alpha_bar[1:] / model.alpha_bar[:-1]
     shared = {
         "num_train_timesteps": model.steps,
-        "trained_betas": (1 - model.alpha_bar[1:] / model.alpha_bar[:-1]).tolist(),
+        "trained_betas": np.minimum(
+            betas, 1 - 2**-24
+        ).tolist(),  # diffusers keeps float32, where a beta of 1 is a sigma of infinity
         "prediction_type": model.prediction_type,
     }
     if model.sampler == "ddim":

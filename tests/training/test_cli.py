@@ -48,7 +48,7 @@ def workshop(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path) -> None:
-    arguments = ("evaluate", "zoo", "--family", "shapes", "--data", idx_folder, "--images", "24", "--teacher-images", "20",
+    arguments = ("evaluate", "zoo", "--family", "shapes", "--data", idx_folder, "--images", "66", "--teacher-images", "60",
                  "--seeds", "12", "--data-images", "20", "--paths", "2", "--frames", "3", "--reconstruct",
                  f"{idx_folder}:rotated", "--reconstruct-images", "6", "--cache", "cache", "--out", "results/main.json",
                  "--record", "--figure", "figure.png", "--path-figure", "paths.png")  # fmt: skip
@@ -60,7 +60,7 @@ def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path)
     assert set(rows) == {*models, "test images"}
     assert report["facts"]["classifier_accuracy"] > 0.9
     student = rows["shapes/student-004"]
-    assert (student["images"], student["evaluations"], student["method"]) == (24, 4, "student")
+    assert (student["images"], student["evaluations"], student["method"]) == (66, 4, "student")
     assert 0 <= student["metrics"]["class_agreement"] <= 1
     assert student["metrics"]["kid_low"] < student["metrics"]["kid"] < student["metrics"]["kid_high"]
     assert "psnr_db" not in rows["shapes/teacher"]["metrics"]
@@ -85,7 +85,7 @@ def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path)
     assert (ranking.metric, ranking.better) == ("kid", "lower")
     assert quality.command.startswith("sfddm-train evaluate zoo")
     assert set(catalogue.entries["shapes/teacher"].manifest.quality) == {"ddim-004", "dpmpp-004", "ddim-032"}
-    assert "| ddim-004 | 24 |" in (workshop / "zoo/shapes/student-004/README.md").read_text()
+    assert "| ddim-004 | 66 |" in (workshop / "zoo/shapes/student-004/README.md").read_text()
 
 
 def test_report_renders_what_was_measured(workshop: Path) -> None:
@@ -168,7 +168,7 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
         (("evaluate", "zoo", "--family", "shapes", "--model", "student-009"), "neither a model of shapes"),
         (("evaluate", "zoo", "--family", "shapes", "--model", "teacher@euler-4"), "no solver variant"),
         (("evaluate", "zoo", "--family", "shapes", "--model", "teacher", "--reconstruct", "DATA:upside"), "DATA:clean|rotated"),
-        (("evaluate", "zoo", "--family", "shapes", "--data", "DATA", "--images", "9"), "at least 20 images"),
+        (("evaluate", "zoo", "--family", "shapes", "--data", "DATA", "--images", "59"), "at least 60 images"),
         (("report", "nowhere"), "holds no reports"),
         (("sample", "teacher", "--sampler", "euler"), "unknown sampler 'euler'"),
         (("sample", "teacher", "--label", "7"), "label must be below 3"),

@@ -35,7 +35,7 @@ def test_idx_resized(idx_folder: Path) -> None:
     assert source[0][0].shape == (3, 16, 16)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "cut gzip", "not idx", "labels differ", "no images"])
+@pytest.mark.parametrize("kind", ["truncated", "cut header", "cut gzip", "not idx", "labels differ", "no images"])
 def test_damaged_idx(tmp_path: Path, kind: str) -> None:
     images, labels = shapes(10, 0)
     path = tmp_path / "train-images-idx3-ubyte"
@@ -43,6 +43,8 @@ def test_damaged_idx(tmp_path: Path, kind: str) -> None:
     write_idx(tmp_path / "train-labels-idx1-ubyte", labels)
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-5])
+    elif kind == "cut header":
+        path.write_bytes(path.read_bytes()[:6])
     elif kind == "cut gzip":
         (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(path.read_bytes())[:-20])
         path.unlink()
@@ -108,6 +110,30 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     with pytest.raises(DataError, match=r"b\.png is not a readable image"):
         source[1]
+
+
+def test_a_damaged_member_of_a_zip_and_a_huge_image_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        _picture(8, 8, (1, 2, 3)).save(tmp_path / f"{name}.png")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("a.png", "b.png"):
+            archive.write(tmp_path / name, name)
+    damaged = bytearray((tmp_path / "x.zip").read_bytes())
+    damaged[damaged.rindex(b"IDAT") + 6] ^= 0xFF
+    (tmp_path / "x.zip").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"x\.zip:b\.png is not a readable image"):
+        open_source(str(tmp_path / "x.zip"))[1]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(DataError, match=r"a\.png is not a readable image"):
+        open_source(str(tmp_path))
+
+
+def test_sixteen_bits_of_grey_become_eight(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    source = open_source(str(tmp_path))
+    assert source.shape == (1, 8, 8)
+    assert np.array_equal(source[0][0][0], np.rint(ramp / 257).astype(np.uint8))
 
 
 @pytest.mark.parametrize("spec", ["nowhere", "nowhere.zip"])

@@ -20,7 +20,7 @@ from service.backend.onnx import OnnxBackend
 from tests.training.conftest import tiny_loop
 from training.distill import DistillConfig, distill
 from training.errors import TrainingError
-from training.evaluation.samplers import denoise
+from training.evaluation.samplers import denoise, torch_sampler
 from training.export import TOLERANCE, export
 from training.onnx_model import OnnxModel
 from training.sampling import starting_noise, to_uint8
@@ -35,11 +35,13 @@ def zoo(teacher_run: Path, idx_folder: Path, tmp_path_factory: pytest.TempPathFa
     run = root / "run"
     distill(DistillConfig(teacher=str(root / "zoo/shapes/teacher"), data=str(idx_folder), steps=6, loop=tiny_loop(320)), run)
     export(str(run), root / "zoo", "shapes", "student-006", pipeline=root / "pipeline")
-    again = DistillConfig(
-        teacher=str(root / "zoo/shapes/teacher"), data=str(idx_folder), steps=20, sampler="dpmpp", loop=tiny_loop(320)
-    )
-    distill(again, root / "run-020")
-    export(str(root / "run-020"), root / "zoo", "shapes", "student-020", pipeline=root / "pipeline-020")
+    for steps in (2, 20):
+        name = f"student-{steps:03d}"
+        again = DistillConfig(
+            teacher=str(root / "zoo/shapes/teacher"), data=str(idx_folder), steps=steps, sampler="dpmpp", loop=tiny_loop(320)
+        )
+        distill(again, root / name)
+        export(str(root / name), root / "zoo", "shapes", name, pipeline=root / f"pipeline-{steps:03d}")
     return root
 
 
@@ -96,7 +98,9 @@ def test_manifests_are_consistent_and_traceable(zoo: Path) -> None:
 
 # diffusers 0.42 builds its sigmas by np.array(tensor), which numpy 2 warns of
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
-@pytest.mark.parametrize(("name", "pipeline"), [("student-006", "pipeline"), ("student-020", "pipeline-020")])
+@pytest.mark.parametrize(
+    ("name", "pipeline"), [("student-006", "pipeline"), ("student-002", "pipeline-002"), ("student-020", "pipeline-020")]
+)
 def test_vanilla_diffusers_agrees_when_conditional(name: str, pipeline: str, zoo: Path) -> None:
     """The card's own lines, run as written on our x_T, against the exported graph: DDIM and DPM-Solver++(2M)."""
     card = (zoo / f"zoo/shapes/{name}/README.md").read_text()
@@ -115,6 +119,15 @@ def test_vanilla_diffusers_agrees_when_conditional(name: str, pipeline: str, zoo
     ours = to_uint8(denoise(network, entry.plan(), noise.numpy(), pairs, np.full(4, label)))
     assert within_one(ours, scope["pixels"].numpy()) >= 0.999  # type: ignore[attr-defined]
     assert ours.std() > 10
+
+
+def test_a_run_is_measured_by_its_own_sampler(zoo: Path) -> None:
+    """... and not from the images that another one of its samplers left in the cache."""
+    own, ddim = (torch_sampler(f"{zoo / 'student-020'}{variant}") for variant in ("", "@ddim-020"))
+    assert own.plan.coefficients[:, 4].any()
+    assert not ddim.plan.coefficients[:, 4].any()
+    assert own.name == "dpmpp-020"
+    assert own.key != ddim.key
 
 
 def test_vanilla_pipeline_agrees_when_unconditional(tmp_path: Path) -> None:

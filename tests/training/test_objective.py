@@ -117,10 +117,11 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     assert student.conv_out.weight.grad is not None
 
 
-def test_only_a_rollout_has_a_sampler(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:
-    config = _config(teacher_run, idx_folder, objective="released", sampler="dpmpp")
-    with pytest.raises(TrainingError, match="--sampler dpmpp needs --objective rollout"):
-        make_objective(config, teacher, teacher.network, PHI)
+def test_only_a_rollout_has_its_options(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:
+    for option, value in (("sampler", "dpmpp"), ("norm", "l2"), ("k", 7)):
+        config = _config(teacher_run, idx_folder, objective="released", **{option: value})
+        with pytest.raises(TrainingError, match=f"--{option} needs --objective rollout"):
+            make_objective(config, teacher, teacher.network, PHI)
 
 
 def test_released_is_l1_on_prediction_and_last_features(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:

@@ -53,6 +53,9 @@ def test_resume_keeps_finished_folds(teacher_run: Path, idx_folder: Path, tmp_pa
     (parts / "student-0016" / "checkpoint.safetensors").unlink()
     progressive(config, 16, budget, parts, resume=True)
     assert (parts / "student-0032" / "checkpoint.safetensors").stat().st_mtime_ns == first
+    faster = config.model_copy(update={"loop": config.loop.model_copy(update={"lr": 0.5})})
+    with pytest.raises(TrainingError, match=r"made with other settings: lr: .*, now 0\.5; repeat them"):
+        progressive(faster, 16, budget, parts, resume=True)
     one, two = (checkpoint.load(run / "student-0016" / "checkpoint.safetensors")[1]["losses"] for run in (whole, parts))
     assert one == two
 

@@ -82,8 +82,18 @@ def test_resume_refuses_another_configuration_and_names_it(idx_folder: Path, tmp
 
 
 def test_a_diverged_run_stops_with_a_sentence(idx_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"loss became (nan|inf).*lower --lr"):
+    with pytest.raises(TrainingError, match=r"no longer finite by step .* lower --lr"):
         train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(3200, lr=1e12, grad_clip=1e30)), tmp_path)
+
+
+def test_weights_that_are_not_finite_are_not_kept(idx_folder: Path, tmp_path: Path) -> None:
+    """Between two looks at the loss too."""
+    loop = tiny_loop(3200, lr=1e30, grad_clip=1e30, checkpoint_images=16)
+    with pytest.raises(TrainingError, match="no longer finite"):
+        train_teacher(tiny_teacher_config(idx_folder, 1, loop=loop), tmp_path)
+    for path in tmp_path.rglob("*.safetensors"):
+        for tensors in checkpoint.load(path)[0].values():
+            assert all(bool(tensor.isfinite().all()) for tensor in tensors.values()), path
 
 
 def test_timesteps_cover_every_stratum() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,18 +43,25 @@ class Classifier:
         return np.asarray(torch.cat(parts).numpy(), dtype=np.int64)
 
 
-def load_classifier(data: str, cache: Path, *, image_size: int, channels: int, epochs: int = EPOCHS) -> Classifier:
-    """The judge for a labelled data set, trained once and cached under `cache`.
+def load_classifier(
+    data: str, cache: Path, *, image_size: int, channels: int, classes: int, epochs: int = EPOCHS
+) -> Classifier:
+    """The judge for a labelled data set, trained once and cached under `cache` by what the images are.
 
-    Accuracy is measured on images it was not trained on. Raises DataError when the data have no labels.
+    Accuracy is measured on images it was not trained on. Raises DataError when the data have no labels or other classes.
     """
     source, test = train_and_test(data, image_size=image_size, channels=channels)
     if source.labels is None or test.labels is None:
-        raise DataError(f"{data} has no labels, so class agreement cannot be measured")
+        raise DataError(f"{data} has no labels, so class agreement cannot be measured; give labelled --data")
+    if len(source.classes) != classes:
+        raise DataError(
+            f"{data} has {len(source.classes)} classes, the models have {classes}; give the --data they were made from"
+        )
     torch.manual_seed(0)
     network = build_classifier(channels, len(source.classes))
     held_out = "" if has_test_split(data) else "-held-out"
-    path = cache / f"classifier-{source.name.replace('/', '-')}{held_out}-{image_size}x{channels}-{epochs}.safetensors"
+    what = f"{source.digest()}-{zlib.crc32(source.labels.tobytes()):08x}"
+    path = cache / f"classifier-{source.name.replace('/', '-')}{held_out}-{what}-{image_size}x{channels}-{epochs}.safetensors"
     if path.exists():
         parts, facts = checkpoint.load(path)
         network.load_state_dict(parts["model"])

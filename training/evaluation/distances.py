@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.schedule import Float64
 from training.evaluation.samplers import Float32
@@ -22,31 +23,51 @@ _T_975 = 2.2622  # two-sided 95 % quantile of Student's t with SUBSETS - 1 degre
 _BLOCK = 1000  # rows of a distance matrix in memory at once
 
 
-def kid_subsets(ours: Float32, reference: Float32) -> Float64:
+def least_images(classes: int) -> int:
+    """Images that a KID takes: two of each class in every subset."""
+    return 2 * SUBSETS * max(classes, 1)
+
+
+def kid_subsets(ours: Float32, reference: Float32, classes: int = 0) -> Float64:
     """Unbiased KID of each of SUBSETS disjoint pairs of subsets: float64 [SUBSETS].
 
     Subset i of ours is compared with subset i of the reference, kernel (x.y/D + 1)^3. The estimates are independent, so
     their mean has an honest interval; between two models with the same seeds they are paired.
-    Raises ValueError for fewer than two images a subset.
+    classes: image i of ours was asked for class i mod classes, not drawn; 0: all are drawn.
+    Raises ValueError for fewer images than `least_images`.
     """
-    if min(len(ours), len(reference)) < 2 * SUBSETS:
-        raise ValueError(f"KID needs at least {2 * SUBSETS} images on either side, got {len(ours)} and {len(reference)}")
-    pairs = zip(np.array_split(ours, SUBSETS), np.array_split(reference, SUBSETS), strict=True)
-    return np.array([_unbiased_mmd(a.astype(np.float64), b.astype(np.float64)) for a, b in pairs])
+    least = least_images(classes)
+    if len(ours) < least or len(reference) < 2 * SUBSETS:
+        raise ValueError(f"KID needs at least {least} images and {2 * SUBSETS} real ones, got {len(ours)} and {len(reference)}")
+    labels = np.arange(len(ours)) % max(classes, 1)
+    parts = (np.array_split(rows, SUBSETS) for rows in (ours, labels, reference))
+    return np.array([
+        _unbiased_mmd(a.astype(np.float64), label, b.astype(np.float64)) for a, label, b in zip(*parts, strict=True)
+    ])  # fmt: skip
 
 
-def _unbiased_mmd(x: Float64, y: Float64) -> float:
-    """Squared MMD between x [n,D] and y [m,D] with the cubic kernel: mean of k over pairs of distinct points, minus the cross.
+def _unbiased_mmd(x: Float64, label: NDArray[np.int64], y: Float64) -> float:
+    """Squared MMD between x [n,D] and y [m,D] with the cubic kernel k: E k(x,x') + E k(y,y') - 2 E k(x,y).
 
-    torchmetrics has it for n = m only.
+    y is drawn: E k(y,y') is the mean over pairs of distinct points. x has its share of every class, so that among its pairs too
+    few are of one class: E k(x,x') is the mean over pairs of classes of the mean over pairs of distinct points, and
+    every class weighs alike. With one class both are the usual estimator.
     """
     size = x.shape[1]
 
-    def within(points: Float64) -> float:
-        kernel = (points @ points.T / size + 1) ** 3
-        return float((kernel.sum() - np.trace(kernel)) / (len(points) * (len(points) - 1)))
+    def kernel(a: Float64, b: Float64) -> Float64:
+        return np.asarray((a @ b.T / size + 1) ** 3, dtype=np.float64)
 
-    return within(x) + within(y) - 2 * float(((x @ y.T / size + 1) ** 3).mean())
+    counts = np.bincount(label)
+    weight = (1 / (counts[counts > 0].size * counts))[label]  # of a point; they sum to one
+    pair = np.outer(weight, weight)
+    same = label[:, None] == label[None, :]
+    np.fill_diagonal(same, False)
+    pair[same] *= (counts / np.maximum(counts - 1, 1))[label][np.nonzero(same)[0]]
+    np.fill_diagonal(pair, 0)
+    own = kernel(y, y)
+    among = float((own.sum() - np.trace(own)) / (len(y) * (len(y) - 1)))
+    return float((pair * kernel(x, x)).sum()) + among - 2 * float((weight[:, None] * kernel(x, y)).sum()) / len(y)
 
 
 def interval(estimates: Float64) -> tuple[float, float, float]:

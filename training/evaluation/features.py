@@ -7,7 +7,6 @@ Inception-v3 is what the name FID stands for; its weights are a download, so it 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,8 +147,7 @@ def source_features(source: ImageSource, split: str, count: int, extract: Featur
     """
     count = min(count, len(source))
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(source))[:count]
-    digest = hashlib.sha256(b"".join(source.read(int(i)).tobytes() for i in order[:32])).hexdigest()[:12]
-    folder = root / f"features-{extract.key}" / f"{split}-{len(source)}-{digest}"
+    folder = root / f"features-{extract.key}" / f"{split}-{len(source)}-{source.digest()}"
 
     def read(numbers: range) -> UInt8:
         return np.stack([source.read(int(i)) for i in order[numbers.start : numbers.stop]])

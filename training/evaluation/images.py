@@ -6,6 +6,7 @@ with noise added. Image i asks for class i mod (number of classes) unless its so
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ class NoisedStarts:
 
     @property
     def key(self) -> str:
-        return f"from-{self.name}-{self.step:04d}-seed{self.seed}"
+        digest = hashlib.sha256(self.x0.tobytes() + (b"" if self.labels is None else self.labels.tobytes())).hexdigest()[:8]
+        return f"from-{self.name}-{digest}-{self.step:04d}-seed{self.seed}"
 
     def at(self, sampler: Sampler, numbers: range) -> Start:
         kept = np.flatnonzero(sampler.phi == self.step)

@@ -101,16 +101,19 @@ class Measurement:
             if sampler.shape != self.reference.shape or sampler.classes != self.reference.classes:
                 raise TrainingError(f"{sampler.id} makes other images than {self.reference.id}; measure it on its own")
         self.originals = [Originals.read(s, self.reference, plan.reconstruct_images) for s in plan.reconstruct]
+        if len({originals.name for originals in self.originals}) < len(self.originals):
+            raise TrainingError("two of --reconstruct have the same name; rename one of the folders, or measure them apart")
         self.judge: Classifier | None = None
         if manifest.classes:
-            self.judge = load_classifier(self.data, cache, image_size=size, channels=bands)
+            self.judge = load_classifier(self.data, cache, image_size=size, channels=bands, classes=len(manifest.classes))
         self.facts: dict[str, Any] = {} if self.judge is None else {"classifier_accuracy": self.judge.accuracy}
         self.extract: Features | None = None
         self.real: dict[str, Reference] = {}
         self.inception: InceptionV3 | None = None
         if plan.data_images:
-            if min(plan.images, plan.teacher_images, plan.data_images) < 2 * distances.SUBSETS:
-                raise TrainingError(f"distances need at least {2 * distances.SUBSETS} images of each model; see --no-distances")
+            least = distances.least_images(len(manifest.classes))
+            if min(plan.images, plan.teacher_images) < least:
+                raise TrainingError(f"distances need at least {least} images of each model; see --no-distances")
             self._open_reference(cache, size, bands)
 
     def _open_reference(self, cache: Path, size: int, bands: int) -> None:
@@ -151,7 +154,7 @@ class Measurement:
         features = None
         if self.extract is not None:
             features = image_features(self.images, sampler, self.starts, max(count, self.plan.seeds), self.extract)
-            measured, subsets = self._distances(features[:count])
+            measured, subsets = self._distances(features[:count], sampler.classes)
             metrics |= measured
         if self.inception is not None:
             wide = image_features(self.images, sampler, self.starts, count, self.inception)
@@ -188,7 +191,7 @@ class Measurement:
     def _test_row(self) -> Row:
         """The data set's own test images: as close to the training set as a perfect model comes."""
         test = self.real["test"]
-        metrics, subsets = self._distances(test.features)
+        metrics, subsets = self._distances(test.features, classes=0)
         facts = {"kind": "data", "data": test.text}
         return Row("test images", "real test images", "", 0, len(test.features), 0, metrics, subsets, facts)
 
@@ -201,9 +204,9 @@ class Measurement:
             done += len(images)
         return right / count
 
-    def _distances(self, features: Float32) -> tuple[dict[str, float], list[float]]:
+    def _distances(self, features: Float32, classes: int) -> tuple[dict[str, float], list[float]]:
         real = self.real["train"].features
-        subsets = distances.kid_subsets(features, real)
+        subsets = distances.kid_subsets(features, real, classes)
         kid, low, high = distances.interval(subsets)
         same = min(len(features), len(real))
         precision, recall = distances.precision_recall(features[:same], real[:same])

@@ -54,8 +54,12 @@ def read_run(path: Path) -> Run:
         data = json.loads(path.read_text())
         shared = data["facts"].get("reference", "")  # rows of older reports do not repeat it
         rows = [Row(**{"reference": shared if "psnr_db" in row["metrics"] else "", **row}) for row in data.pop("rows")]
+        if not isinstance(data["facts"]["reference"], str) or any(
+            "kid" in r.metrics and "kid_low" not in r.metrics for r in rows
+        ):
+            raise ValueError("no reference, or a KID without its interval")
         return Run(**{name.name: data[name.name] for name in fields(Run) if name.name != "rows"}, rows=rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{path} is no report of this `sfddm-train evaluate` ({error}); measure again") from error
 
 

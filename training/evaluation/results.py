@@ -13,7 +13,12 @@ from training.evaluation.measure import Row
 from training.evaluation.record import Run, read_run
 from training.evaluation.verdicts import PROGRESSIVE, STUDENT, Verdict, aims, verdicts
 
-_OF_THE_PAPER = {"holds": "reproduced", "holds in part": "reproduced in part", "does not hold": "not reproduced"}
+_OF_THE_PAPER = {
+    "holds": "reproduced",
+    "holds where measured": "reproduced where measured",
+    "holds in part": "reproduced in part",
+    "does not hold": "not reproduced",
+}
 
 _NUMBERS = """\
 By evaluations: the difference in KID times 1000, paired by subset where both rows have as many images, or in PSNR, paired by
@@ -31,7 +36,10 @@ def write_results(folder: Path, out: Path, command: str) -> None:
         raise TrainingError(f"{folder} holds no reports; `sfddm-train evaluate ... --out {folder}/NAME.json` writes them")
     intro = f"Written by `{command}` from the runs' own reports in `{folder}`: change those, not this page."
     notes = folder / "notes.md"
-    words = [notes.read_text(encoding="utf-8").strip()] if notes.is_file() else []
+    try:
+        words = [notes.read_text(encoding="utf-8").strip()] if notes.is_file() else []
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{notes} is not UTF-8 ({error}); save it as UTF-8") from error
     parts = ["# Results", intro, *words, "## How to read the tables", tables.LEGEND]
     for family in dict.fromkeys(run.family for run in runs):
         picture = out.with_name(f"{out.stem}-{family}.png")

@@ -229,8 +229,8 @@ def torch_sampler(spec: str) -> Sampler:
 
 def model_sampler(name: str, model: TorchModel, variant: str = "") -> Sampler:
     """Images from a model in torch: by its own plan, or by the solver that `variant` names (ddim-016)."""
-    solver, _, count = (variant or f"ddim-{model.steps}").partition("-")
-    if solver not in SAMPLERS or not count.isdecimal() or not 1 <= int(count) <= model.steps:
+    solver, _, count = (variant or f"{model.sampler}-{model.steps}").partition("-")
+    if (variant and solver not in SAMPLERS) or not count.isdecimal() or not 1 <= int(count) <= model.steps:
         choices = ", ".join(f"@{known}-016" for known in SAMPLERS)
         raise TrainingError(f"{name}@{variant} names no solver; write {choices} with 1 to {model.steps} steps")
     plan_name = f"{solver}-{int(count):03d}"

@@ -56,22 +56,24 @@ def test_a_hub_set_without_test_images_lends_its_validation_images(tmp_path: Pat
 
 def test_meaningless_classes_are_not_recognised(folder: Path, tmp_path: Path) -> None:
     """A judge that was measured on what it had learnt by heart would be right on most of it."""
-    judge = load_classifier(str(folder), tmp_path / "cache", image_size=8, channels=1, epochs=100)
+    judge = load_classifier(str(folder), tmp_path / "cache", image_size=8, channels=1, classes=2, epochs=100)
     train, _ = train_and_test(str(folder), image_size=8, channels=1)
     learnt = np.stack([train.read(i) for i in range(len(train))])
     assert train.labels is not None
     assert (judge.predict(learnt) == train.labels).mean() > judge.accuracy
-    again = load_classifier(str(folder), tmp_path / "cache", image_size=8, channels=1, epochs=100)
+    again = load_classifier(str(folder), tmp_path / "cache", image_size=8, channels=1, classes=2, epochs=100)
     assert again.accuracy == judge.accuracy
 
 
 def test_data_without_labels_cannot_judge(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no labels"):
-        load_classifier(str(folder / "a"), tmp_path, image_size=8, channels=1)
+        load_classifier(str(folder / "a"), tmp_path, image_size=8, channels=1, classes=2)
 
 
 def test_the_judge_is_the_same_wherever_it_is_trained(idx_folder: Path, tmp_path: Path) -> None:
-    one, other = (load_classifier(str(idx_folder), tmp_path / name, image_size=8, channels=1) for name in ("one", "other"))
+    one, other = (
+        load_classifier(str(idx_folder), tmp_path / name, image_size=8, channels=1, classes=3) for name in ("one", "other")
+    )
     assert one.accuracy == other.accuracy > 0.9
     for name, weight in one.network.state_dict().items():
         assert torch.equal(weight, other.network.state_dict()[name]), name

@@ -48,6 +48,24 @@ def test_kid_is_unbiased_for_sets_of_unequal_size() -> None:
     assert abs(estimates.mean()) < 0.05 * kid_subsets(features(400, 4, shift=1.0), features(400, 5)).mean()
 
 
+def test_kid_is_unbiased_where_every_class_has_its_share() -> None:
+    """Classes far apart, ours in turn and the real ones drawn, as `evaluate` does: counting ours as drawn leans far down."""
+    means = 4 * np.random.default_rng(7).standard_normal((5, DIMENSIONS))
+
+    def images(labels: np.ndarray, seed: int) -> np.ndarray:
+        return (means[labels] + np.random.default_rng(seed).standard_normal((len(labels), DIMENSIONS))).astype(np.float32)
+
+    in_turn, as_drawn = [], []
+    for seed in range(60):
+        ours = images(np.arange(103) % 5, 10 + seed)  # 10 or 11 a subset: not every class has as many
+        real = images(np.random.default_rng(900 + seed).integers(0, 5, 400), 1000 + seed)
+        in_turn.append(kid_subsets(ours, real, classes=5).mean())
+        as_drawn.append(kid_subsets(ours, real).mean())
+    error = np.std(in_turn) / np.sqrt(len(in_turn))
+    assert abs(np.mean(in_turn)) < 3 * error
+    assert np.mean(as_drawn) < -10 * error
+
+
 def test_frechet_is_torchmetrics_own() -> None:
     ours, real = features(300, 2, shift=0.7), features(400, 3)
     metric = FrechetInceptionDistance(feature=Given())
@@ -78,6 +96,8 @@ def test_interval_is_students_t() -> None:
 def test_kid_refuses_too_few_images() -> None:
     with pytest.raises(ValueError, match="at least 20 images"):
         kid_subsets(features(19, 0), features(100, 1))
+    with pytest.raises(ValueError, match="at least 60 images"):
+        kid_subsets(features(59, 0), features(100, 1), classes=3)
 
 
 def test_precision_recall_follow_the_definition() -> None:

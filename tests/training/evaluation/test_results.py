@@ -131,17 +131,28 @@ def test_verdicts_follow_the_numbers() -> None:
     assert find(found, "Semantic").verdict == "holds"
     assert find(found, "Meaningful").verdict == "could not be tested"
     assert find(found, "Flexible").verdict == "holds"
-    assert find(verdicts([], [row("student", 32, 0.01), row("student", 50, 0.02)]), "Flexible").verdict == "does not hold"
+    worse = [row("student", 32, 0.01), row("student", 50, 0.02)]
+    assert find(verdicts(worse[:1], worse), "Flexible").verdict == "does not hold"
 
 
 def test_agreement_is_compared_seed_by_seed() -> None:
     """A difference of 0.2 dB in images that differ by 10 dB among themselves: sharp where it is alike for all of them."""
     rows = [row("student", 32, 0.01, psnr=40.2), row("DDIM", 32, 0.01, psnr=40.0)]
     found = find(aims(rows), "At 16, 32")
-    assert (found.verdict, found.evidence) == ("holds", "32: +0.2 dB [+0.2, +0.2] over DDIM")
+    assert (found.verdict, found.evidence) == ("holds where measured", "32: +0.2 dB [+0.2, +0.2] over DDIM")
     shuffled = replace(rows[1], psnr=rows[1].psnr[::-1])
     assert find(aims([rows[0], shuffled]), "At 16, 32").verdict == "does not hold"
     assert find(aims([rows[0], replace(rows[1], psnr=[])]), "At 16, 32").verdict == "could not be tested"
+
+
+def test_a_claim_measured_in_part_holds_there_only() -> None:
+    rows = [row("student", 128, 0.01, psnr=31.0), row("DDIM", 128, 0.02, psnr=25.0)]
+    assert find(aims(rows), "At 16, 32").verdict == "holds where measured"
+    assert find(verdicts(rows, rows), "The student is closer to the data (KID) than strided").verdict == "holds where measured"
+    elsewhere = replace(rows[0], reference="tiny/another")
+    assert find(aims([elsewhere, rows[1]]), "At 16, 32").verdict == "could not be tested"
+    few = [replace(r, psnr=r.psnr[:1]) for r in rows]
+    assert find(aims(few), "At 16, 32").verdict == "could not be tested"
 
 
 def test_aims_follow_the_numbers() -> None:
@@ -227,7 +238,7 @@ def test_guided_and_plain_rows_are_not_compared_in_agreement(tmp_path: Path) -> 
     assert "50.0" not in parts["tiny/teacher"]
     assert "50.0" in parts["tiny/guided:2"]
     assert "reference |" in text  # a column of the whole table, as there are two
-    assert find(aims([*plain, *guided]), "At 16, 32").verdict == "holds"
+    assert find(aims([*plain, *guided]), "At 16, 32").verdict == "holds where measured"
     assert find(aims(guided), "At 16, 32").verdict == "could not be tested"
 
 
