@@ -131,7 +131,7 @@ def test_verdicts_follow_the_numbers() -> None:
     assert find(found, "Semantic").verdict == "holds"
     assert find(found, "Meaningful").verdict == "could not be tested"
     assert find(found, "Flexible").verdict == "holds"
-    worse = [row("student", 32, 0.01), row("student", 50, 0.02)]
+    worse = [row("student", 32, 0.01, psnr=40), row("student", 50, 0.02)]
     assert find(verdicts(worse[:1], worse), "Flexible").verdict == "does not hold"
 
 
