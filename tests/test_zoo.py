@@ -54,7 +54,8 @@ def test_students_come_from_the_shipped_teacher(zoo: Catalogue) -> None:
 def test_measured_quality_is_recorded(zoo: Catalogue) -> None:
     for entry in zoo.entries.values():
         own = entry.manifest.quality[f"{entry.manifest.sampler}-{entry.manifest.steps:03d}"]
-        assert own.metrics["class_agreement"] >= 0.85  # the judge accepts 92 % of the real test images
+        error = (0.85 * 0.15 / own.images) ** 0.5  # of a share of so many images
+        assert own.metrics["class_agreement"] >= 0.85 - 2 * error  # the judge accepts 92 % of the real test images
         assert entry.manifest.ranking is not None
         assert entry.manifest.ranking.metric in own.metrics
 
@@ -91,14 +92,11 @@ def test_stock_diffusers_agrees_with_what_is_served(
 
 
 def test_students_beat_the_solvers_they_compete_with(zoo: Catalogue) -> None:
-    """Recorded agreement with the teacher's 1024 steps, mean PSNR in dB over 200 seeds."""
+    """Recorded agreement with the teacher's 1024 steps, mean PSNR in dB over hundreds of seeds."""
     solvers = zoo.entries["fashion-mnist/teacher"].manifest.quality
     for steps in (4, 8, 16, 32, 64, 128):
-        student = zoo.entries[f"fashion-mnist/student-{steps:03d}"].manifest.quality[f"ddim-{steps:03d}"].metrics["psnr_db"]
+        manifest = zoo.entries[f"fashion-mnist/student-{steps:03d}"].manifest
+        student = manifest.quality[f"{manifest.sampler}-{steps:03d}"].metrics["psnr_db"]
         ddim, dpmpp = (solvers[f"{name}-{steps:03d}"].metrics["psnr_db"] for name in ("ddim", "dpmpp"))
-        if steps <= 16:
-            assert student >= max(ddim + 5, dpmpp + 1.5)
-        elif steps == 32:
-            assert student >= dpmpp
-        else:
-            assert student >= 45 or student >= ddim - 1
+        assert student >= ddim + 5
+        assert student >= dpmpp + {32: 3, 64: 0, 128: -1}.get(steps, 4)
