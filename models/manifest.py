@@ -103,6 +103,11 @@ class Manifest(_Strict):
     sha256: Sha256 = Field(description="of model.onnx")
 
     @property
+    def plan_name(self) -> str:
+        """Its own plan as `quality` calls it: ddim-016, dpmpp-064."""
+        return f"{self.sampler}-{self.steps:03d}"
+
+    @property
     def id(self) -> str:
         """`<family>/<name>`."""
         return f"{self.family}/{self.name}"

@@ -97,6 +97,8 @@ def _quality(model: ModelBody) -> str:
     value = metrics[model.ranking.metric]
     if value == 0 and model.ranking.metric == "rmse" and model.kind == "teacher":
         return "reference"
+    if model.ranking.metric == "kid":
+        return f"KID {1000 * value:.3g}"  # times 1000, as on the page and in the tables
     return f"{model.ranking.metric} {value:.3g}"
 
 
@@ -108,5 +110,5 @@ def _psnr(model: ModelBody) -> str:
 
 def _metrics(model: ModelBody) -> Mapping[str, float]:
     """What was measured of the model's own plan."""
-    measured = model.quality.get(f"ddim-{model.steps:03d}")
+    measured = model.quality.get(f"{model.sampler}-{model.steps:03d}")
     return measured.metrics if measured else {}

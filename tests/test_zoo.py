@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 from models.catalogue import Catalogue, default_zoo, discover
+from service.api.generation import by_quality
 from training.data import FASHION_MNIST_CLASSES
 from training.evaluation.images import NoiseStarts
 from training.evaluation.samplers import Family, denoise
@@ -53,11 +54,17 @@ def test_students_come_from_the_shipped_teacher(zoo: Catalogue) -> None:
 
 def test_measured_quality_is_recorded(zoo: Catalogue) -> None:
     for entry in zoo.entries.values():
-        own = entry.manifest.quality[f"{entry.manifest.sampler}-{entry.manifest.steps:03d}"]
+        own = entry.manifest.quality[entry.manifest.plan_name]
         error = (0.85 * 0.15 / own.images) ** 0.5  # of a share of so many images
         assert own.metrics["class_agreement"] >= 0.85 - 2 * error  # the judge accepts 92 % of the real test images
         assert entry.manifest.ranking is not None
         assert entry.manifest.ranking.metric in own.metrics
+
+
+def test_auto_chooses_among_all_models(zoo: Catalogue) -> None:
+    ranked = [model.id for model in by_quality(zoo, "fashion-mnist")]
+    assert set(zoo.entries) <= set(ranked)
+    assert ranked[0] == "fashion-mnist/student-016-guided"
 
 
 # diffusers 0.42 builds its sigmas by np.array(tensor), which numpy 2 warns of
@@ -96,7 +103,7 @@ def test_students_beat_the_solvers_they_compete_with(zoo: Catalogue) -> None:
     solvers = zoo.entries["fashion-mnist/teacher"].manifest.quality
     for steps in (4, 8, 16, 32, 64, 128):
         manifest = zoo.entries[f"fashion-mnist/student-{steps:03d}"].manifest
-        student = manifest.quality[f"{manifest.sampler}-{steps:03d}"].metrics["psnr_db"]
+        student = manifest.quality[manifest.plan_name].metrics["psnr_db"]
         ddim, dpmpp = (solvers[f"{name}-{steps:03d}"].metrics["psnr_db"] for name in ("ddim", "dpmpp"))
         assert student >= ddim + 5
         assert student >= dpmpp + {32: 3, 64: 0, 128: -1}.get(steps, 4)

@@ -98,7 +98,7 @@ def by_quality(catalogue: Catalogue, family: str) -> list[Resolved]:
             continue
         for plan, measured in manifest.quality.items():
             value = measured.metrics.get(manifest.ranking.metric)
-            own = plan == f"ddim-{manifest.steps:03d}"
+            own = plan == manifest.plan_name
             if value is None or not (own or manifest.kind == "teacher"):
                 continue
             model = catalogue.resolve(entry.id if own else f"{entry.id}@{plan}")

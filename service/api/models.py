@@ -51,6 +51,7 @@ def model_body(service: Service, model: Resolved) -> ModelBody:
         classes=manifest.classes,
         parameters=manifest.parameters,
         prediction_type=manifest.prediction_type,
+        sampler=model.sampler,
         quality=manifest.quality,
         ranking=manifest.ranking,
         variants=[f"{manifest.id}@{sampler}-NNN" for sampler in SAMPLERS] if manifest.kind == "teacher" else [],

@@ -231,6 +231,7 @@ class ModelBody(BaseModel):
     classes: list[str]
     parameters: int
     prediction_type: str
+    sampler: str = Field(default="ddim", description="how its steps are taken; `quality` calls its own plan SAMPLER-STEPS")
     quality: dict[str, Quality]
     ranking: Ranking | None
     variants: list[str] = Field(description="patterns of training-free variants, NNN from 001 to the teacher's steps")

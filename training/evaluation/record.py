@@ -115,7 +115,7 @@ def added(old: Quality | None, new: Quality) -> Quality:
 
 def _rank(members: list[Manifest], manifests: dict[str, Manifest]) -> None:
     """One metric for all measured models of a family, in `manifests`: values of two could not be compared."""
-    own = (m.quality.get(f"{m.sampler}-{m.steps:03d}") for m in members)
+    own = (m.quality.get(m.plan_name) for m in members)
     by_kid = all(quality is None or "kid" in quality.metrics for quality in own)
     ranking = Ranking(metric="kid" if by_kid else "rmse", better="lower")
     manifests |= {m.id: m.model_copy(update={"ranking": ranking}) for m in members if m.ranking != ranking}
