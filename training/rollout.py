@@ -59,42 +59,41 @@ def rollout(
     weights = torch.from_numpy(loss_weight(teacher.alpha_bar[phi[1:]], kind, weight, max_weight)).float()
     gains = torch.from_numpy(multistep_gain(teacher.alpha_bar, phi[None, ::-1])[0, ::-1].copy()).float()  # g at t = 1 ... T'
 
-    def clean(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(prediction, clipped x0) of the student at a batch."""
-        prediction = predict(network, batch.x, (batch.t - 1).to(batch.x.device), batch.label).float()
-        x0 = x0_from_prediction(prediction, batch.x, batch.signal, batch.noise, kind)
-        return prediction, x0 if clip is None else x0.clamp(*clip)
+    def predicted(network: nn.Module, batch: Batch) -> Tensor:
+        return predict(network, batch.x, (batch.t - 1).to(batch.x.device), batch.label).float()
 
     @torch.no_grad()
-    def arrive(network: nn.Module, draw: Draw) -> tuple[Batch, Tensor]:
-        """The drawn steps as the student comes to them, and x0_prev; noised images and zero where no step comes before."""
+    def arrive(network: nn.Module, draw: Draw) -> tuple[Tensor, Tensor]:
+        """x at the drawn steps as the student comes to it, and x0_prev; noised images and zero where no step comes before."""
         start = noising.at(draw, (draw.t + LEAD).clamp(max=noising.steps))
         x, previous = start.x, torch.zeros_like(start.x)
         for lead in range(LEAD, 0, -1):
             t = (draw.t + lead).clamp(max=noising.steps)
             signal, noise = noising.levels(t, x)
             following, rest = noising.levels(t - 1, x)
-            _, x0 = clean(network, Batch(x, t, signal, noise, draw.label))
+            x0 = x0_from_prediction(predicted(network, Batch(x, t, signal, noise, draw.label)), x, signal, noise, kind)
+            if clip is not None:
+                x0 = x0.clamp(*clip)
             gain = gains[t - 1].to(x)[:, None, None, None] if lead < LEAD else torch.zeros_like(noise)
             a = rest / noise
             stepped = a * x + (following - a * signal) * (x0 + gain * (x0 - previous))
             comes = (draw.t + lead <= noising.steps).to(x.device)[:, None, None, None]
             x, previous = torch.where(comes, stepped, x), torch.where(comes, x0, previous)
-        return replace(noising.at(draw, draw.t), x=x), previous
+        return x, previous
 
     def loss(network: nn.Module, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> Tensor:
         draw = noising.draw(x0, label, generator, share)
         batch, previous, gain = noising.at(draw, draw.t), torch.zeros_like(x0), torch.zeros_like(x0[:, :1, :1, :1])
         if sampler == "dpmpp":
-            batch, previous = arrive(network, draw)
+            x, previous = arrive(network, draw)
+            batch = replace(batch, x=x)
             gain = gains[draw.t - 1].to(x0)[:, None, None, None]
         x0_target, _ = walk(batch.x, batch.t, batch.label)
         x0_target = (x0_target + gain * previous) / (1 + gain)
         if clip is not None:
             x0_target = x0_target.clamp(*clip)
         target = prediction_from_x0(x0_target, batch.x, batch.signal, batch.noise, kind)
-        prediction, _ = clean(network, batch)
-        error = reachable_error(prediction, target, x0_target, batch, kind, clip)
+        error = reachable_error(predicted(network, batch), target, x0_target, batch, kind, clip)
         squared = weights[batch.t - 1].to(error) * error.square().mean(dim=(1, 2, 3))
         return squared.mean() if norm == "squared" else (squared + NORM_FLOOR**2).sqrt().mean()
 

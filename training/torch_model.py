@@ -214,12 +214,11 @@ def save_pipeline(model: TorchModel, folder: Path) -> None:
     if model.sampler == "consistency":
         raise CheckpointError(f"no stock pipeline samples by {model.sampler}; leave out --pipeline")
     limit = 1.0 if model.clip is None else model.clip[1]
-    betas = 1 - model.alpha_bar[1:] / model.alpha_bar[:-1]
+    # diffusers keeps betas in float32, where one that rounds to 1 makes a sigma infinite
+    betas = np.minimum(1 - model.alpha_bar[1:] / model.alpha_bar[:-1], 1 - 2**-24)
     shared = {
         "num_train_timesteps": model.steps,
-        "trained_betas": np.minimum(
-            betas, 1 - 2**-24
-        ).tolist(),  # diffusers keeps float32, where a beta of 1 is a sigma of infinity
+        "trained_betas": betas.tolist(),
         "prediction_type": model.prediction_type,
     }
     if model.sampler == "ddim":
