@@ -112,6 +112,8 @@ class Measurement:
         self.inception: InceptionV3 | None = None
         if plan.data_images:
             least = distances.least_images(len(manifest.classes))
+            if plan.data_images < 2 * distances.SUBSETS:
+                raise TrainingError(f"distances need at least {2 * distances.SUBSETS} training images; see --data-images")
             if min(plan.images, plan.teacher_images) < least:
                 raise TrainingError(f"distances need at least {least} images of each model; see --no-distances")
             self._open_reference(cache, size, bands)
