@@ -20,7 +20,7 @@ def test_models_lists_what_is_trusted_and_why_the_rest_is_not(tiny_zoo: Path, tm
     (zoo / "tiny" / "student-008" / "model.onnx").write_bytes(b"broken")
     result = sfddm("models", "--zoo", str(zoo))
     assert result.returncode == 0
-    for text in ("tiny/teacher", "tiny/student-004", "plain/teacher", "8x8", "kid 0.03"):
+    for text in ("tiny/teacher", "tiny/student-004", "plain/teacher", "8x8", "KID 30"):
         assert text in result.stdout
     assert "tiny/student-008" not in result.stdout
     assert "Refused: " in result.stderr
@@ -99,7 +99,7 @@ def test_a_server_gives_the_same_image(tiny_zoo: Path, tmp_path: Path, server: S
     assert refused.returncode == 1
     assert "names no class" in refused.stderr
     listed = sfddm("models", "--url", f"{server.url}/v1/", COLUMNS="80")  # as OpenAI's clients are told
-    assert all(text in listed.stdout for text in ("tiny/teacher", "kid 0.03", " ms"))
+    assert all(text in listed.stdout for text in ("tiny/teacher", "KID 30", " ms"))
     assert "…" not in listed.stdout
 
 
