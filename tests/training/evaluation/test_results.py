@@ -161,8 +161,17 @@ def test_aims_follow_the_numbers() -> None:
     found = aims(rows)
     assert find(found, "The smallest").verdict == "T' = 8"
     assert find(found, "A guided").verdict == "holds"
+    assert find(found, "At 4, 8 and 16 a guided").verdict == "could not be tested"
     assert find(found, "Single fold").verdict == "could not be tested"
     assert find(aims([*rows[:2], row("student, guided", 16, 0.02)]), "A guided").verdict == "does not hold"
+
+
+def test_guided_students_are_compared_with_the_guided_teacher_at_equal_evaluations() -> None:
+    rows = [row("student, guided", 8, 0.01), row("DPM-Solver++(2M)", 8, 0.02), row("DPM-Solver++(2M), guided", 8, 0.01)]
+    found = find(aims(rows), "At 4, 8 and 16 a guided")
+    assert found.verdict == "holds in part"
+    assert found.evidence.endswith("8: +0.00 [+0.00, +0.00] against DPM-Solver++(2M), guided")
+    assert find(aims(rows[:2]), "At 4, 8 and 16 a guided").verdict == "holds where measured"
 
 
 @pytest.mark.parametrize(("cost", "verdict"), [(30, "holds"), (40, "does not hold")])
@@ -171,6 +180,8 @@ def test_single_fold_is_compared_at_equal_quality(cost: int, verdict: str) -> No
     assert find(aims(rows), "Single fold").verdict == verdict
     worse = [row("student", 16, 0.02, training_cost=cost), rows[1]]
     assert find(aims(worse), "Single fold").verdict == "does not hold"
+    cheap = row("progressive distillation", 16, 0.03, training_cost=cost)  # worse, so that nothing is equal about it
+    assert find(aims([*rows, cheap]), "Single fold").verdict == verdict
 
 
 def test_an_ablation_shows_what_differs_and_no_more() -> None:
