@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,14 @@ def _integers(text: str, name: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{name} takes whole numbers with commas between them, got {text!r}") from None
+
+
+def _share(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--concentrate takes two numbers between 0 and 1, such as 0.6,1; got {text!r}") from None
+    return low, high
 
 
 @app.command()
@@ -173,13 +182,12 @@ def distill(
     if objective == "progressive":
         raise typer.BadParameter("progressive distillation is a command of its own: sfddm-train progressive")
     unet = None if widths is None else _as_wide(teacher, _integers(widths, "--widths"))
-    share = None if concentrate is None else tuple(float(part) for part in concentrate.split(","))
     settings = {
         "teacher": teacher,
         "data": data,
         "steps": steps,
         "phi": None if phi is None else _integers(phi, "--phi"),
-        "concentrate": share,
+        "concentrate": None if concentrate is None else _share(concentrate),
         "objective": objective,
         "k": k,
         "solver": solver,
@@ -340,7 +348,9 @@ def _one_sentence(run: Callable[[], Any]) -> int:
         return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"sfddm-train: {place}{error.strerror or error}; free some space or choose another folder", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space or choose another folder" if full else "check the path and its permissions, or choose another"
+        print(f"sfddm-train: {place}{error.strerror or error}; {remedy}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, typer.Abort):
         print(

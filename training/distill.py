@@ -146,7 +146,7 @@ def distill(config: DistillConfig, run: Path, *, resume: bool = False, spent: in
         resume=resume,
         accelerator=accelerator,
         sample=sample_writer(
-            own_plan(sampler, alpha_bar, labels), teacher.prediction_type, teacher.shape, len(teacher.classes)
+            own_plan(sampler, alpha_bar, labels), teacher.prediction_type, teacher.shape, len(teacher.classes), teacher.clip
         ),
     )
 

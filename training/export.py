@@ -19,7 +19,7 @@ from training.card import model_card
 from training.errors import TrainingError
 from training.loop import utc_now
 from training.onnx_model import OnnxModel
-from training.torch_model import TorchModel, load_model, save_pipeline
+from training.torch_model import TorchModel, load_model, save_pipeline, stock_scheduler
 
 CHECKED_BATCHES = (1, 2, 3, 64)
 TOLERANCE = 1e-3  # of x_next and x0, whose range is about [-1, 1]; half of one 8-bit level is 4e-3
@@ -46,6 +46,8 @@ def export(
         if model.kind == "teacher":
             raise TrainingError("a teacher is exported with all of its steps; distil it, or sample it with @ddim-NNN")
         model = model.subsampled(steps)
+    if pipeline is not None:
+        stock_scheduler(model)  # refused before anything is written
     dtype = "float16" if half else "float32"
     if half:
         round_weights(model.network, torch.float16)

@@ -12,6 +12,7 @@ each of its evaluations counts as two.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, cast
 
@@ -55,8 +56,11 @@ class GuidedNetwork(nn.Module):
 def guided_model(model: TorchModel, scale: float, weak: TorchModel | None = None) -> TorchModel:
     """`model` guided with scale w away from `weak`, or classifier-free without one. It samples with run_plan like any model.
 
-    Raises TrainingError when `weak` is another diffusion than `model`, or there is no null label to guide away from.
+    Raises TrainingError when the scale is not finite, `weak` is another diffusion than `model`, or there is no null label to
+    guide away from.
     """
+    if not math.isfinite(scale):
+        raise TrainingError(f"the guidance scale is {scale}; it must be a finite number: 1 is no guidance, 1.5 to 3 is usual")
     if weak is None:
         if model.null_label is None:
             raise TrainingError(

@@ -64,7 +64,12 @@ def rollout(
 
     @torch.no_grad()
     def arrive(network: nn.Module, draw: Draw) -> tuple[Tensor, Tensor]:
-        """x at the drawn steps as the student comes to it, and x0_prev; noised images and zero where no step comes before."""
+        """x at the drawn steps as the student comes to it, and x0_prev; noised images and zero where no step comes before.
+
+        It comes as it samples, without dropout.
+        """
+        trained = network.training
+        network.eval()
         start = noising.at(draw, (draw.t + LEAD).clamp(max=noising.steps))
         x, previous = start.x, torch.zeros_like(start.x)
         for lead in range(LEAD, 0, -1):
@@ -79,6 +84,7 @@ def rollout(
             stepped = a * x + (following - a * signal) * (x0 + gain * (x0 - previous))
             comes = (draw.t + lead <= noising.steps).to(x.device)[:, None, None, None]
             x, previous = torch.where(comes, stepped, x), torch.where(comes, x0, previous)
+        network.train(trained)
         return x, previous
 
     def loss(network: nn.Module, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> Tensor:

@@ -201,7 +201,11 @@ def model_facts(
 
 
 def sample_writer(
-    plan: Plan, prediction_type: PredictionType, shape: tuple[int, int, int], classes: int
+    plan: Plan,
+    prediction_type: PredictionType,
+    shape: tuple[int, int, int],
+    classes: int,
+    clip: tuple[float, float] | None = (-1.0, 1.0),
 ) -> Callable[[nn.Module, Path], None]:
     """sample(network, path): a grid of two images of each class (or 20), always from the same noise."""
     pairs = [(0, index) for index in range(2 * min(classes, 10) or 20)]
@@ -209,7 +213,7 @@ def sample_writer(
 
     def sample(network: nn.Module, path: Path) -> None:
         network.eval()
-        images = to_uint8(run_plan(network, plan, prediction_type, pairs, shape, label))
+        images = to_uint8(run_plan(network, plan, prediction_type, pairs, shape, label, clip=clip))
         network.train()
         sheet = grid(images, columns=10)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from models.subsequence import Int64, uniform_phi
 from training import checkpoint
 from training.errors import CheckpointError
 from training.loop import CHECKPOINT
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 
 @dataclass
@@ -202,12 +205,26 @@ def _pipeline_parts(spec: str) -> tuple[UNet2DModel, DDPMScheduler]:
 
 
 def save_pipeline(model: TorchModel, folder: Path) -> None:
-    """Write a stock diffusers pipeline folder: UNet2DModel and a scheduler, loadable with no code of ours.
+    """Write a stock diffusers pipeline folder: UNet2DModel and `stock_scheduler`, loadable with no code of ours.
 
-    The scheduler, DDIM or DPM-Solver++(2M) as the model's own steps are, has num_train_timesteps = steps and
-    trained_betas = the model's betas (SFDDM, section 3.3).
+    Raises CheckpointError as stock_scheduler does.
     """
-    from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DPMSolverMultistepScheduler
+    from diffusers import DDIMPipeline, DDPMPipeline
+
+    scheduler = stock_scheduler(model)
+    pipeline_type = DDIMPipeline if model.sampler == "ddim" else DDPMPipeline  # which takes any scheduler
+    pipeline_type(unet=model.network, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
+    if model.classes:
+        (folder / "classes.json").write_text(json.dumps(list(model.classes)))
+
+
+def stock_scheduler(model: TorchModel) -> SchedulerMixin:
+    """The diffusers scheduler of a model's own steps, DDIM or DPM-Solver++(2M).
+
+    It has num_train_timesteps = steps and trained_betas = the model's betas (SFDDM, section 3.3).
+    Raises CheckpointError where no stock scheduler takes the model's steps.
+    """
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
     if not np.array_equal(model.labels, np.arange(model.steps)):
         raise CheckpointError("a stock scheduler cannot keep the labels of this network; leave out --pipeline")
@@ -222,19 +239,13 @@ def save_pipeline(model: TorchModel, folder: Path) -> None:
         "prediction_type": model.prediction_type,
     }
     if model.sampler == "ddim":
-        scheduler = DDIMScheduler(
+        return DDIMScheduler(
             **shared, clip_sample=model.clip is not None, clip_sample_range=limit,
             set_alpha_to_one=True, timestep_spacing="leading",
         )  # fmt: skip
-        pipeline = DDIMPipeline(unet=model.network, scheduler=scheduler)
-    else:  # its thresholding clips at most at 1: at sample_max_value it is plain clipping
-        if limit != 1:
-            raise CheckpointError(f"a stock DPM-Solver++ pipeline cannot clip at {limit:g}; leave out --pipeline")
-        scheduler = DPMSolverMultistepScheduler(
-            **shared, thresholding=model.clip is not None, sample_max_value=limit,
-            final_sigmas_type="zero", timestep_spacing="trailing",
-        )  # fmt: skip
-        pipeline = DDPMPipeline(unet=model.network, scheduler=scheduler)  # which takes any scheduler
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    if model.classes:
-        (folder / "classes.json").write_text(json.dumps(list(model.classes)))
+    if limit != 1:
+        raise CheckpointError(f"a stock DPM-Solver++ pipeline cannot clip at {limit:g}; leave out --pipeline")
+    return DPMSolverMultistepScheduler(  # its thresholding clips at most at 1: at sample_max_value it is plain clipping
+        **shared, thresholding=model.clip is not None, sample_max_value=limit,
+        final_sigmas_type="zero", timestep_spacing="trailing",
+    )  # fmt: skip

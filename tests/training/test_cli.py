@@ -67,7 +67,7 @@ def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path)
     assert 5 < rows["shapes/teacher@ddim-004"]["metrics"]["psnr_db"] < 58
     assert student["metrics"]["path_max_step"] >= 1
     assert any(name.startswith("from_") and name.endswith("-rotated-6_psnr_db") for name in student["metrics"])
-    assert "from_" not in "".join(rows["shapes/teacher@dpmpp-004"]["metrics"])  # a multistep plan cannot start in the middle
+    assert "from_" in "".join(rows["shapes/teacher@dpmpp-004"]["metrics"])  # a multistep plan too can start in the middle
     with Image.open(workshop / "figure.png") as figure:
         assert figure.height == 4 * (2 * 8 + 4) + 4  # one row a model
     second = succeed(*arguments, cwd=workshop)
@@ -171,6 +171,7 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
         (("evaluate", "zoo", "--family", "shapes", "--data", "DATA", "--images", "59"), "at least 60 images"),
         (("report", "nowhere"), "holds no reports"),
         (("sample", "teacher", "--sampler", "euler"), "unknown sampler 'euler'"),
+        (("sample", "teacher", "--out", "grid.xyz"), "let its name end in .png"),
         (("sample", "teacher", "--label", "7"), "label must be below 3"),
     ],
 )
@@ -189,7 +190,12 @@ def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: 
         (("evaluate", "zoo"), "Missing option '--family'"),
         (("evaluate",), "Missing argument 'zoo'"),
         (("distill", "--out", "x", "--teacher", "teacher", "--k", "none"), "Invalid value for '--k'"),
+        (
+            ("distill", "--out", "x", "--teacher", "teacher", "--steps", "8", "--concentrate", "0.6"),
+            "--concentrate takes two numbers between 0 and 1, such as 0.6,1; got '0.6'",
+        ),
         (("evaluate", "zoo", "--family", "shapes", "--evaluations", "a"), "--evaluations takes whole numbers"),
+        (("evaluate", "zoo", "--family", "shapes", "--figure", "a.jpeg"), "--figure a.jpeg is not a PNG"),
         (("teach",), "No such command 'teach'"),
     ],
 )

@@ -100,6 +100,8 @@ def test_guidance_that_cannot_be(teacher: TorchModel, teacher_run: Path, snapsho
     unconditional = TorchModel(**{**vars(teacher), "null_label": None})
     with pytest.raises(TrainingError, match=r"needs a teacher trained with a null label; .* --guide"):
         guided_model(unconditional, 2.0)
+    with pytest.raises(TrainingError, match="scale is nan; it must be a finite number"):
+        guided_model(teacher, float("nan"))
     with pytest.raises(TrainingError, match="a weaker teacher of the same kind"):
         guided_model(teacher, 2.0, teacher.subsampled(8))
     with pytest.raises(TrainingError, match="--guide needs --guidance"):

@@ -60,6 +60,9 @@ def evaluate(
     from training.evaluation.record import record, write_run
     from training.evaluation.samplers import Family
 
+    for option, picture in (("--figure", figure), ("--path-figure", path_figure)):
+        if picture is not None and picture.suffix.lower() != ".png":
+            raise typer.BadParameter(f"{option} {picture} is not a PNG; let its name end in .png")
     if path_figure is not None and not paths:
         raise typer.BadParameter("--path-figure needs --paths")
     configure_logging("console", "warning")  # the backend's own lines would stand between the progress bars

@@ -84,7 +84,7 @@ class NoisedStarts:
 
     def at(self, sampler: Sampler, numbers: range) -> Start:
         kept = np.flatnonzero(sampler.phi == self.step)
-        if not len(kept) or sampler.plan.coefficients[:, 4].any():  # a multistep plan needs the step before
+        if not len(kept):
             raise TrainingError(f"{sampler.id} cannot start at teacher step {self.step}; reconstruct without it")
         first = len(sampler.plan) - int(kept[0])
         signal, noise = sampler.plan.coefficients[first, :2]

@@ -169,7 +169,7 @@ class Measurement:
         if self.plan.paths:
             metrics |= self._path_metrics(sampler, is_reference)
         for originals in self.originals:
-            if not is_reference and not sampler.plan.coefficients[:, 4].any():  # multistep plans cannot start in the middle
+            if not is_reference:
                 metrics |= self._reconstruction(sampler, originals)
         if self.plan.timing:
             if sampler.weights not in self.step_seconds:

@@ -126,12 +126,15 @@ def denoise(
 ) -> Float32:
     """Rows `first` ... of the plan from x [B,C,H,W] on: images, float32 [B,C,H,W] in [-1, 1].
 
+    Row `first` is of first order, as a multistep plan's first row is: D = x0 where there is no x0_prev (models.plan.dpmpp_2m).
     pairs: the (seed, index) that keys each image's fresh noise. `on_step(images)` follows each row.
     """
     x0_prev = np.zeros_like(x)
+    table = plan.coefficients.astype(np.float32)
+    table[first, 3:] = table[first, 3:].sum(), 0  # b + c and 0
     for row in range(first, len(plan)):
         timestep = np.full(len(x), plan.label[row], dtype=np.int64)
-        coefficients = np.repeat(plan.coefficients[row : row + 1].astype(np.float32), len(x), axis=0)
+        coefficients = np.repeat(table[row : row + 1], len(x), axis=0)
         x, x0_prev = network.step(x, x0_prev, timestep, class_label, coefficients)
         if plan.s[row] > 0:
             fresh = np.stack([step_noise(seed, index, row, x.shape[1:]) for seed, index in pairs])
@@ -290,6 +293,8 @@ def _provenance_facts(kind: str, provenance: dict[str, Any], parameters: int, ph
         "teacher_steps": int(phi[-1]),
         "phi": "uniform" if np.array_equal(phi, uniform_phi(int(phi[-1]), len(phi) - 1)) else "other",
     }
+    if facts["objective"] == "rollout":
+        facts |= {"sampler": "ddim", "norm": "squared"}  # of runs from before these were options
     facts |= {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool | list)}
     facts |= {key: provenance.get(key) for key in ("k", "guidance")}  # None where it has no meaning, as k for other objectives
     if facts["phi"] == "other" and (share := settings.get("concentrate")):

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.catalogue import discover
+from models.plan import dpmpp_2m
 from training.errors import TrainingError
 from training.evaluation import images
 from training.evaluation.images import CHUNK, ImageCache, NoisedStarts, NoiseStarts
 from training.evaluation.paths import PathStarts
-from training.evaluation.samplers import Family, Sampler
+from training.evaluation.samplers import Family, Sampler, denoise
+from training.sampling import to_uint8
 
 
 @pytest.fixture
@@ -78,6 +81,18 @@ def test_almost_clean_starts_come_back_as_they_were(tiny_zoo: Path, tmp_path: Pa
     x0 = np.random.default_rng(1).integers(60, 190, (3, 1, 8, 8)).astype(np.uint8)
     back = ImageCache(tmp_path).first(teacher, NoisedStarts("x", x0, None, 1, seed=0), 3)
     assert np.abs(back.astype(int) - x0).mean() < 12
+
+
+def test_a_multistep_plan_starts_anew_from_a_noised_image(tiny_zoo: Path, tmp_path: Path) -> None:
+    """As DPM-Solver++ on the steps that are left would: its first step is of first order."""
+    teacher = Family(tiny_zoo, "tiny").sampler("teacher@dpmpp-008")
+    starts = NoisedStarts("x", np.full((2, 1, 8, 8), 90, dtype=np.uint8), None, int(teacher.phi[5]), seed=0)
+    alpha_bar = discover([tiny_zoo]).entries["tiny/teacher"].manifest.alpha_bar_table
+    left = dpmpp_2m(alpha_bar[: starts.step + 1], teacher.phi[:6])
+    start = starts.at(teacher, range(2))
+    assert (start.first, len(left)) == (3, 5)
+    anew = denoise(teacher.load(), left, start.x, start.pairs, start.label)
+    assert np.array_equal(ImageCache(tmp_path).first(teacher, starts, 2), to_uint8(anew))
 
 
 def test_a_step_that_is_not_kept_is_refused(sampler: Sampler) -> None:
