@@ -1,7 +1,8 @@
-"""Quality against network evaluations, one curve a method."""
+"""Quality against network evaluations, one curve a method and series of models."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 Style = dict[str, dict[str, Any]]  # method -> how its curve is drawn
 _MARKERS = "os^vDP*X<>ph"  # told apart without colours too
+_STEP_COUNT = re.compile(r"-\d{3,4}(?![^-@])")
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
@@ -34,8 +36,8 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     if by_kid:
         _kid(free.pop(0), by_kid, style)
     for axis, (reference, measured) in zip(free, by_psnr.items(), strict=True):
-        for method, points in _curves(measured):
-            axis.plot([r.evaluations for r in points], [r.metrics["psnr_db"] for r in points], label=method, **style[method])
+        for look, points in _curves(measured, style):
+            axis.plot([r.evaluations for r in points], [r.metrics["psnr_db"] for r in points], **look)
         axis.set_title(f"agreement with {reference}", fontsize=10)
         axis.set_ylabel("PSNR from the same noise, dB (higher is better)")
     for axis in axes[0]:
@@ -50,22 +52,31 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
 
 
 def _kid(axis: Axes, rows: Sequence[Row], style: Style) -> None:
-    for method, points in _curves(rows):
+    title = "distance to the training images"
+    models = [row for row in rows if row.method != tables.TEST]
+    for look, points in _curves(models, style):
         values = [1000 * r.metrics["kid"] for r in points]
         error = [500 * (r.metrics["kid_high"] - r.metrics["kid_low"]) for r in points]
-        axis.errorbar(
-            [r.evaluations for r in points], values, yerr=error, label=method, markersize=5, capsize=3, **style[method]
-        )  # fmt: skip
+        axis.errorbar([r.evaluations for r in points], values, yerr=error, markersize=5, capsize=3, **look)
     for row in rows:
         if row.method == tables.TEST:
-            axis.axhline(1000 * row.metrics["kid"], color="grey", linestyle=":", label=tables.TEST)
-    if all(r.metrics["kid_low"] > 0 for r in rows):
+            title += f" ({tables.TEST}: {1000 * row.metrics['kid']:.1f})"
+    if all(r.metrics["kid_low"] > 0 for r in models):
         axis.set_yscale("log")
-    axis.set_title("distance to the training images", fontsize=10)
+        axis.yaxis.set_major_formatter("{x:.0f}")
+        axis.yaxis.set_minor_formatter("{x:.0f}")
+    axis.set_title(title, fontsize=10)
     axis.set_ylabel("KID x 1000 (lower is better)")
 
 
-def _curves(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """(method, its rows by evaluations)."""
-    names = tables.methods(rows)
-    return [(name, sorted((r for r in rows if r.method == name), key=lambda r: r.evaluations)) for name in names]
+def _curves(rows: Sequence[Row], style: Style) -> list[tuple[dict[str, Any], list[Row]]]:
+    """(look, rows by evaluations). A method's models are joined where their names differ by step count only."""
+    made = []
+    for method in tables.methods(rows):
+        series: dict[str, list[Row]] = {}
+        for row in sorted((r for r in rows if r.method == method), key=lambda r: r.evaluations):
+            series.setdefault(_STEP_COUNT.sub("", row.model.partition("/")[2]), []).append(row)
+        for i, (name, points) in enumerate(series.items()):
+            label = f"{method} ({name})" if len(series) > 1 else method
+            made.append(({**style[method], "label": label, "linestyle": ("-", "--", ":", "-.")[i % 4]}, points))
+    return made

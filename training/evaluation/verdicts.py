@@ -53,13 +53,15 @@ def aims(main: Sequence[Row]) -> list[Verdict]:
     """What this project aims for, in the same words as its verdicts."""
     small = "At 4, 8 and 16 the student's KID is below DDIM's and DPM-Solver++'s, beyond the interval"
     few = "At 4 and 8 the student's KID is below that of every training-free sampler, beyond the interval"
-    guided = "At 4, 8 and 16 a guided student's KID is below that of every training-free sampler, of the guided teacher too"
+    guided = "At 4, 8 and 16 a guided student's KID is below that of every training-free sampler, beyond the interval"
+    equal = "At 4, 8 and 16 a guided student's KID is below that of its guided teacher at as many evaluations"
     samplers = [DDIM, DPMPP, DDPM]
     return [
         _agreement(main),
         _lower_kid(small, main, STUDENT, [DDIM, DPMPP], (*FEW, 16)),
         _lower_kid(few, main, STUDENT, samplers, FEW),
-        _lower_kid(guided, main, GUIDED, [*samplers, f"{DPMPP}, guided"], (*FEW, 16)),
+        _lower_kid(guided, main, GUIDED, samplers, (*FEW, 16)),
+        _lower_kid(equal, main, GUIDED, [f"{DPMPP}, guided"], (*FEW, 16)),
         _guided(main),
         _fold_cost(main),
         _limit(main),
