@@ -18,7 +18,7 @@ from training.sampling import starting_noise, to_uint8
 from training.torch_model import load_model, save_pipeline
 
 STEPS = {"teacher": 1024, "student-004": 4, "student-008": 8, "student-016": 16, "student-032": 32, "student-064": 64,
-         "student-128": 128, "student-016-guided": 16}  # fmt: skip
+         "student-128": 128, "student-008-guided": 8, "student-016-guided": 16}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
