@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Style = dict[str, dict[str, Any]]  # method -> how its curve is drawn
+_MANY = 8  # evaluations from which on distances lie close together
 _MARKERS = "os^vDP*X<>ph"  # told apart without colours too
-_STEP_COUNT = re.compile(r"-\d{3,4}(?![^-@])")
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
@@ -26,15 +25,19 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     by_kid = [row for row in rows if "kid" in row.metrics]
-    by_psnr = {name: [r for r in rows if r.reference == name and "psnr_db" in r.metrics] for name in tables.references(rows)}
-    panels = (1 if by_kid else 0) + len(by_psnr)
+    with_psnr = [row for row in rows if "psnr_db" in row.metrics]
+    by_psnr = {name: [row for row in with_psnr if row.reference == name] for name in tables.references(with_psnr)}
+    closer = [row for row in by_kid if row.evaluations >= _MANY]
+    panels = (1 if by_kid else 0) + (1 if closer else 0) + len(by_psnr)
     if not panels:
         return
     style: Style = {name: {"color": f"C{i % 10}", "marker": _MARKERS[i % 12]} for i, name in enumerate(tables.methods(rows))}
     figure, axes = plt.subplots(1, panels, figsize=(6.5 * panels, 5), squeeze=False, layout="constrained")
     free = list(axes[0])
     if by_kid:
-        _kid(free.pop(0), by_kid, style)
+        _kid(free.pop(0), by_kid, style, "distance to the training images")
+    if closer:
+        _kid(free.pop(0), closer, style, f"the same from {_MANY} evaluations on")
     for axis, (reference, measured) in zip(free, by_psnr.items(), strict=True):
         for look, points in _curves(measured, style):
             axis.plot([r.evaluations for r in points], [r.metrics["psnr_db"] for r in points], **look)
@@ -45,14 +48,16 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.set_xlabel("network evaluations an image")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    free_of_legend = axes[0][1] if by_kid and closer else None  # it shows what the panel beside it names
+    for axis in axes[0]:
+        if axis is not free_of_legend:
+            axis.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _kid(axis: Axes, rows: Sequence[Row], style: Style) -> None:
-    title = "distance to the training images"
+def _kid(axis: Axes, rows: Sequence[Row], style: Style, title: str) -> None:
     models = [row for row in rows if row.method != tables.TEST]
     for look, points in _curves(models, style):
         values = [1000 * r.metrics["kid"] for r in points]
@@ -70,13 +75,9 @@ def _kid(axis: Axes, rows: Sequence[Row], style: Style) -> None:
 
 
 def _curves(rows: Sequence[Row], style: Style) -> list[tuple[dict[str, Any], list[Row]]]:
-    """(look, rows by evaluations). A method's models are joined where their names differ by step count only."""
-    made = []
-    for method in tables.methods(rows):
-        series: dict[str, list[Row]] = {}
-        for row in sorted((r for r in rows if r.method == method), key=lambda r: r.evaluations):
-            series.setdefault(_STEP_COUNT.sub("", row.model.partition("/")[2]), []).append(row)
-        for i, (name, points) in enumerate(series.items()):
-            label = f"{method} ({name})" if len(series) > 1 else method
-            made.append(({**style[method], "label": label, "linestyle": ("-", "--", ":", "-.")[i % 4]}, points))
+    """(look, rows by evaluations) of every series; a method's share its colour."""
+    made, seen = [], dict.fromkeys(style, 0)
+    for label, method, points in tables.series(rows):
+        made.append(({**style[method], "label": label, "linestyle": ("-", "--", ":", "-.")[seen[method] % 4]}, points))
+        seen[method] += 1
     return made

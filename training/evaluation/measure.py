@@ -145,7 +145,6 @@ class Measurement:
         return Report(sorted(rows, key=lambda row: (row.evaluations, row.model)), self.facts)
 
     def _row(self, sampler: Sampler) -> Row:
-        started = time.perf_counter()
         at_all_steps = sampler.method.partition(",")[0] == TEACHER  # guided or not
         count = self.plan.teacher_images if at_all_steps else self.plan.images
         is_reference = sampler.key == self.reference.key
@@ -175,7 +174,6 @@ class Measurement:
             if sampler.weights not in self.step_seconds:
                 self.step_seconds[sampler.weights] = step_seconds(self.images.network(sampler), sampler)
             metrics |= time_per_image(self.step_seconds[sampler.weights], len(sampler.plan))
-        metrics["wall_s"] = time.perf_counter() - started
         return Row(
             sampler.id,
             sampler.method,

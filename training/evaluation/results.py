@@ -22,7 +22,8 @@ _OF_THE_PAPER = {
 
 _NUMBERS = """\
 By evaluations: the difference in KID times 1000, paired by subset where both rows have as many images, or in PSNR, paired by
-seed, with its 95 % interval in brackets. A claim holds at a count where the whole interval is on its side."""
+seed, with its 95 % interval in brackets. A claim holds at a count where the whole interval is on its side; a tie is no support.
+Intervals are not widened for the number of comparisons in a claim."""
 
 
 def write_results(folder: Path, out: Path, command: str) -> None:
@@ -51,17 +52,23 @@ def write_results(folder: Path, out: Path, command: str) -> None:
 def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
     main_runs = [run for run in runs if not run.ablation]
     ablations = [run for run in runs if run.ablation]
+    if not _comparable(main_runs):
+        raise TrainingError(
+            f"the reports of {family} differ in --seed or --data-images, so that they cannot share a table; measure them "
+            "alike, or give those that differ an --ablation heading"
+        )
     main = merged(main_runs)
-    every = [*main, *(row for run in ablations for row in run.rows)]
+    every = [*main, *(row for run in ablations if _comparable([*main_runs, run]) for row in run.rows)]
     parts, told = [f"## {family}"], set[str]()
     if main:
         draw_curves(main, picture)
         parts += [*_basis(main_runs, told), *_main_tables(main)]
         if picture.exists():
             parts.insert(2, f"![Quality against network evaluations]({picture.name})")
-    for run in ablations:
-        parts += [f"### Ablation: {run.ablation}", *_basis([run], told), tables.ablation(_ordered(run.rows))]
-        parts += _reconstructions(run.rows)
+    for heading in dict.fromkeys(run.ablation for run in ablations):
+        same = [run for run in ablations if run.ablation == heading]
+        rows = _ordered(row for run in same for row in run.rows)
+        parts += [f"### Ablation: {heading}", *_basis(same, told), tables.ablation(rows), *_reconstructions(rows)]
     folded = {row.evaluations for row in main if row.method == PROGRESSIVE}
     folds = [row for row in main if row.method in (STUDENT, PROGRESSIVE) and row.evaluations in folded]
     if folds:
@@ -70,6 +77,12 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
         parts += ["### Single fold against progressive distillation", tables.table(_ordered(folds), columns)]
     parts += ["### The paper's claims", _NUMBERS, _verdicts(verdicts(main, every), _OF_THE_PAPER)]
     return [*parts, "### Our aims", _verdicts(aims(main), {})]
+
+
+def _comparable(runs: Sequence[Run]) -> bool:
+    """Whether runs share their noises and, those with distances, the number of training images."""
+    counts = {run.plan["data_images"] for run in runs} - {0}
+    return len({run.plan["seed"] for run in runs}) <= 1 and len(counts) <= 1
 
 
 def merged(runs: Sequence[Run]) -> list[Row]:
@@ -123,11 +136,12 @@ def _reconstructions(rows: Sequence[Row]) -> list[str]:
 
 
 def _basis(runs: Sequence[Run], told: set[str]) -> list[str]:
-    """The commands of runs, each followed by what its numbers rest on unless that was `told` before."""
+    """The commands of runs, each followed by its noises and reference, and by what else it rests on unless `told` before."""
     parts = []
     for run in runs:
         facts = run.facts
-        words = [f"images from seed {run.plan['seed']}", f"agreement with {facts['reference']}"]
+        source = f"images from seed {run.plan['seed']}; agreement with {facts['reference']}"
+        words = []
         if "features" in facts:
             words += [f"features {facts['features']}", facts["resize"], f"against {facts['data']}", facts["fid"]]
         if "classifier_accuracy" in facts:
@@ -137,8 +151,9 @@ def _basis(runs: Sequence[Run], told: set[str]) -> list[str]:
                 f"times on {facts['cores']} cores of {facts['machine']}, accelerator {facts['accelerator']}, "
                 f"load {facts['load']} when the run ended"
             )
-        parts += [text for text in (f"    {run.command}", f"{'; '.join(words)}.") if text not in told]
-        told.update(parts)
+        rest = "; ".join(words)
+        parts += [f"    {run.command}", f"{source}{f'; {rest}' if rest and rest not in told else ''}."]
+        told.add(rest)
     return parts
 
 

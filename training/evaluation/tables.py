@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from training.evaluation.measure import Row
 
 Cell = Callable[[Row], str]
 TEST = "real test images"
+_STEP_COUNT = re.compile(r"-\d{3,4}(?![^-@])")
 
 LEGEND = """\
 - **KID** is the unbiased kernel distance to the training images, times 1000, with the 95 % interval from ten disjoint subsets;
@@ -17,9 +19,12 @@ LEGEND = """\
 - **Precision, recall**: improved precision and recall with k = 3 over as many training images as there are of the model, so
   compare these too only between rows with equal N.
 - **PSNR, SSIM, cosine** (of features): agreement with the reference's own image from the same noise, over the seeds; p10 is the
-  tenth percentile. **Same noise** is the share of images whose nearest reference image is the one from their own noise. The
-  reference is the teacher at all of its steps; for models with guidance in their weights, the teacher guided alike.
+  tenth percentile. PSNR is of 8-bit images, mean over images, an exact one counting as 58.9 dB. **Same noise** is the share of
+  images whose nearest reference image, in features and of all seeds, is the one from their own noise. The reference is the
+  teacher by DDIM at all of its steps unless the table names another.
 - **Class** is the share of images that the classifier puts in the class asked for.
+- **Training images** of progressive distillation are those of its last fold, **training evaluations** those of all folds: a
+  teacher's evaluation counts 1, a guided one's 2, a student's forward and backward 3.
 - **Evaluations** are network evaluations an image. `guided:SCALE` is the teacher with classifier-free guidance, and
   `guided:SCALE:GUIDE` with autoguidance away from GUIDE; a step of theirs takes two evaluations, so `@dpmpp-008` is at 16."""
 
@@ -93,7 +98,6 @@ COST: list[tuple[str, Cell]] = [
     ("ms alone", _metric("ms_alone", ".1f")),
     ("ms batched", _metric("ms_batched", ".2f")),
     ("best batch", _metric("best_batch", ".0f")),
-    ("measuring s", _metric("wall_s", ".0f")),
 ]
 PATHS: list[tuple[str, Cell]] = [
     *_IDENTITY,
@@ -127,20 +131,31 @@ def methods(rows: Iterable[Row]) -> list[str]:
     return sorted(found, key=lambda m: (not m.startswith("student"), m.startswith("teacher"), m))
 
 
+def series(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """(label, method, rows by evaluations), one for each set of a method's models whose names differ by step count only."""
+    made = []
+    for method in methods(rows):
+        found: dict[str, list[Row]] = {}
+        for row in sorted((r for r in rows if r.method == method), key=lambda r: r.evaluations):
+            found.setdefault(_STEP_COUNT.sub("", row.model.partition("/")[2]), []).append(row)
+        made += [(f"{method} ({name})" if len(found) > 1 else method, method, points) for name, points in found.items()]
+    return made
+
+
 def pivot(rows: Sequence[Row], cell: Cell) -> str:
-    """Evaluations down, methods across; models of one method at the same evaluations share a cell."""
-    shown = [row for row in rows if cell(row) and row.method != TEST]
-    names = methods(shown)
+    """Evaluations down, series across."""
+    columns = series([row for row in rows if cell(row)])
+    counts = sorted({row.evaluations for _, _, points in columns for row in points})
     lines = [
-        [f"{count}", *(" / ".join(cell(r) for r in shown if (r.method, r.evaluations) == (name, count)) for name in names)]
-        for count in sorted({row.evaluations for row in shown})
+        [f"{count}", *(" / ".join(cell(r) for r in points if r.evaluations == count) for _, _, points in columns)]
+        for count in counts
     ]
-    return markdown(["evaluations", *names], lines)
+    return markdown(["evaluations", *(label for label, _, _ in columns)], lines)
 
 
 def varying(rows: Sequence[Row]) -> list[str]:
     """Facts that differ between rows, where at least two of them know the fact."""
-    shown_elsewhere = {"kind", "runtime", "training_cost", "training_images", "phi", "concentrate"}
+    shown_elsewhere = {"kind", "runtime", "steps", "training_cost", "training_images", "phi", "concentrate"}
     names = sorted({name for row in rows for name in row.facts} - shown_elsewhere)
     different = []
     for name in names:
@@ -158,7 +173,8 @@ def ablation(rows: Sequence[Row]) -> str:
     cost: list[tuple[str, Cell]] = [
         ("training images", _metric("training_images", ",")), ("training evaluations", _metric("training_cost", ","))
     ]  # fmt: skip
-    return table(rows, [_IDENTITY[0], *settings, *phi, *_IDENTITY[1:], *cost, *QUALITY[2:]])
+    columns = [_IDENTITY[0], *settings, *phi, *_IDENTITY[1:], *cost, *QUALITY[2:]]
+    return table(rows, [*columns, REFERENCE] if len(references(rows)) > 1 else columns)
 
 
 def reconstructions(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -126,7 +126,7 @@ def test_verdicts_follow_the_numbers() -> None:
     found = verdicts([*good, *ddim], [*good, *ddim, row("student", 50, 0.010)])
     against = find(found, "The student is closer to the data (KID) than strided")
     assert against.verdict == "holds in part"  # at 16, not at 32
-    assert "16: -10.00 [-10.00, -10.00] against DDIM" in against.evidence
+    assert "16: -10.0 [-10.0, -10.0] against DDIM" in against.evidence
     assert find(found, "The student is closer to the data (KID) than progressive").verdict == "could not be tested"
     assert find(found, "Semantic").verdict == "holds"
     assert find(found, "Meaningful").verdict == "could not be tested"
@@ -160,6 +160,7 @@ def test_aims_follow_the_numbers() -> None:
     rows = [teacher, row("student", 4, 0.02), row("student", 8, 0.010), row("student, guided", 16, 0.005)]
     found = aims(rows)
     assert find(found, "The smallest").verdict == "T' = 8"
+    assert find(aims([*rows, row("student", 16, 0.02)]), "The smallest").verdict == "none"  # a larger T' that does not
     assert find(found, "A guided").verdict == "holds"
     assert find(found, "At 4, 8 and 16 a guided").verdict == "could not be tested"
     assert find(found, "Single fold").verdict == "could not be tested"
@@ -169,9 +170,9 @@ def test_aims_follow_the_numbers() -> None:
 def test_guided_students_are_compared_with_the_guided_teacher_at_equal_evaluations() -> None:
     rows = [row("student, guided", 8, 0.01), row("DPM-Solver++(2M)", 8, 0.02), row("DPM-Solver++(2M), guided", 8, 0.01)]
     every, teachers = (v for v in aims(rows) if v.claim.startswith("At 4, 8 and 16 a guided"))
-    assert (every.verdict, every.evidence) == ("holds where measured", "8: -10.00 [-10.00, -10.00] against DPM-Solver++(2M)")
+    assert (every.verdict, every.evidence) == ("holds where measured", "8: -10.0 [-10.0, -10.0] against DPM-Solver++(2M)")
     assert teachers.verdict == "does not hold"
-    assert teachers.evidence == "8: +0.00 [+0.00, +0.00] against DPM-Solver++(2M), guided"
+    assert teachers.evidence == "8: +0.0 [+0.0, +0.0] against DPM-Solver++(2M), guided"
 
 
 @pytest.mark.parametrize(("cost", "verdict"), [(30, "holds"), (40, "does not hold")])
@@ -198,6 +199,28 @@ def test_tables_are_markdown_of_equal_width() -> None:
     pivot = tables.pivot([row("student", 4, 0.01), row("DDIM", 8, 0.02)], tables.kid).splitlines()
     assert [cell.strip() for cell in pivot[0].split("|")[1:-1]] == ["evaluations", "student", "DDIM"]
     assert [cell.strip()[:5] for cell in pivot[2].split("|")[1:-1]] == ["4", "10.00", ""]
+
+
+def test_series_of_one_method_are_told_apart() -> None:
+    names = ["tiny/progressive-112k-004", "tiny/progressive-112k-008", "tiny/progressive-449k-004", "tiny/student-016-guided"]
+    methods = [*["progressive distillation"] * 3, "student, guided"]
+    rows = [replace(row(m, int(n[-3:]) if m[0] == "p" else 16, 0.01), model=n) for m, n in zip(methods, names, strict=True)]
+    found = {label: [r.evaluations for r in points] for label, _, points in tables.series(rows)}
+    label = "progressive distillation (progressive-{}k)"
+    assert found == {label.format(112): [4, 8], label.format(449): [4], "student, guided": [16]}
+
+
+def test_runs_of_other_noises_do_not_share_a_table(tmp_path: Path) -> None:
+    """As an ablation they have a table of their own, and one heading for all of its runs."""
+    report = Report([row("student", 4, 0.01)], FACTS)
+    write_run(tmp_path / "runs/a.json", "tiny", report, Plan(), "a")
+    write_run(tmp_path / "runs/b.json", "tiny", report, Plan(seed=7), "b")
+    with pytest.raises(TrainingError, match="differ in --seed"):
+        write_results(tmp_path / "runs", tmp_path / "results.md", "r")
+    for name in "bc":
+        write_run(tmp_path / f"runs/{name}.json", "tiny", report, Plan(seed=7), name, "scale")
+    write_results(tmp_path / "runs", tmp_path / "results.md", "r")
+    assert (tmp_path / "results.md").read_text().count("### Ablation: scale") == 1
 
 
 def test_of_a_model_measured_twice_the_larger_measurement_stands(tmp_path: Path) -> None:
