@@ -66,7 +66,11 @@ def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path)
     assert "psnr_db" not in rows["shapes/teacher"]["metrics"]
     assert 5 < rows["shapes/teacher@ddim-004"]["metrics"]["psnr_db"] < 58
     assert student["metrics"]["path_max_step"] >= 1
-    assert any(name.startswith("from_") and name.endswith("-rotated-6_psnr_db") for name in student["metrics"])
+    noised = {name.partition("-rotated-6_")[2]: value for name, value in student["metrics"].items() if "-rotated-6_" in name}
+    assert (noised["step"], noised["steps_left"]) == (16, 2)  # of 32 and of 4
+    assert 5 < noised["original_db"] < 58
+    assert 5 < noised["reference_original_db"] < 58
+    assert noised["psnr_db"] > noised["original_db"]  # it comes out nearer to where the teacher does than to where it came from
     assert "from_" in "".join(rows["shapes/teacher@dpmpp-004"]["metrics"])  # a multistep plan too can start in the middle
     with Image.open(workshop / "figure.png") as figure:
         assert figure.height == 4 * (2 * 8 + 4) + 4  # one row a model

@@ -17,7 +17,7 @@ from models.schedule import Float64
 from training.data import open_source
 from training.errors import TrainingError
 from training.evaluation import distances
-from training.evaluation.agreement import feature_agreement, pixel_agreement
+from training.evaluation.agreement import feature_agreement, pixel_agreement, psnr
 from training.evaluation.classifier import Classifier, has_test_split, load_classifier
 from training.evaluation.features import EfficientNetLite0, Features, InceptionV3, Reference, find_inception, image_features
 from training.evaluation.features import source_features as features_of
@@ -245,10 +245,14 @@ class Measurement:
         starts = originals.starts(nearest_step(sampler.phi, self.plan.reconstruct_from), self.plan.seed)
         count = len(originals.images)
         named, _ = self._agreement(sampler, starts, count, None)
-        return {
-            f"from_{originals.name}_step": float(starts.step),
-            **{f"from_{originals.name}_{key}": named[key] for key in ("psnr_db", "ssim", "cosine") if key in named},
+        kept: dict[str, float] = {key: named[key] for key in ("psnr_db", "ssim", "cosine") if key in named}
+        for model, key in ((sampler, "original_db"), (self.reference, "reference_original_db")):
+            kept[key] = float(psnr(self.images.first(model, starts, count), originals.images).mean())
+        kept |= {
+            "step": float(starts.step),
+            "steps_left": float(np.count_nonzero((sampler.phi > 0) & (sampler.phi <= starts.step))),
         }
+        return {f"from_{originals.name}_{key}": number for key, number in kept.items()}
 
 
 def time_per_image(seconds: dict[int, float], steps: int) -> dict[str, float]:

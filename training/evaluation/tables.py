@@ -22,6 +22,8 @@ LEGEND = """\
   tenth percentile. PSNR is of 8-bit images, mean over images, an exact one counting as 58.9 dB. **Same noise** is the share of
   images whose nearest reference image, in features and of all seeds, is the one from their own noise. The reference is the
   teacher by DDIM at all of its steps unless the table names another.
+- **From noised images**: noise is added to images up to a teacher step, and the model's way back compared with the reference's
+  from the same x; beside it how near both come to the images that the noise was added to.
 - **Class** is the share of images that the classifier puts in the class asked for.
 - **Training images** of progressive distillation are those of its last fold, **training evaluations** those of all folds: a
   teacher's evaluation counts 1, a guided one's 2, a student's forward and backward 3.
@@ -186,12 +188,15 @@ def reconstructions(rows: Sequence[Row]) -> list[tuple[str, str]]:
     made = []
     for name in names:
         columns: list[tuple[str, Cell]] = [
-            *_IDENTITY,
+            _IDENTITY[0],
             ("phi", _metric("phi")),
             ("from teacher step", _metric(f"from_{name}_step", ".0f")),
+            ("steps left", _metric(f"from_{name}_steps_left", ".0f")),
             ("PSNR dB", _metric(f"from_{name}_psnr_db", ".1f")),
             ("SSIM", _metric(f"from_{name}_ssim", ".3f")),
             ("cosine", _metric(f"from_{name}_cosine", ".3f")),
+            ("PSNR dB to the originals", _metric(f"from_{name}_original_db", ".1f")),
+            ("the reference's", _metric(f"from_{name}_reference_original_db", ".1f")),
         ]
         made.append((name, table([row for row in rows if f"from_{name}_psnr_db" in row.metrics], columns)))
     return made
