@@ -32,10 +32,18 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     if not panels:
         return
     style: Style = {name: {"color": f"C{i % 10}", "marker": _MARKERS[i % 12]} for i, name in enumerate(tables.methods(rows))}
-    figure, axes = plt.subplots(1, panels, figsize=(6.5 * panels, 5), squeeze=False, layout="constrained")
-    free = list(axes[0])
+    across, down = min(panels, 2), -(-panels // 2)
+    figure, grid = plt.subplots(down, across, figsize=(6.5 * across, 5 * down), squeeze=False, layout="constrained")
+    axes = list(grid.flat)
+    for spare in axes[panels:]:
+        spare.remove()
+    free = axes[:panels]
     if by_kid:
         _kid(free.pop(0), by_kid, style, "distance to the training images")
+        if all(row.metrics["kid_low"] > 0 for row in by_kid if row.method != tables.TEST):
+            axes[0].set_yscale("log")
+            axes[0].yaxis.set_major_formatter("{x:.0f}")
+            axes[0].yaxis.set_minor_formatter("{x:.0f}")
     if closer:
         _kid(free.pop(0), closer, style, f"the same from {_MANY} evaluations on")
     for axis, (reference, measured) in zip(free, by_psnr.items(), strict=True):
@@ -43,14 +51,12 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
             axis.plot([r.evaluations for r in points], [r.metrics["psnr_db"] for r in points], **look)
         axis.set_title(f"agreement with {reference}", fontsize=10)
         axis.set_ylabel("PSNR from the same noise, dB (higher is better)")
-    for axis in axes[0]:
+    for axis in axes[:panels]:
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.set_xlabel("network evaluations an image")
         axis.grid(alpha=0.3)
-    free_of_legend = axes[0][1] if by_kid and closer else None  # it shows what the panel beside it names
-    for axis in axes[0]:
-        if axis is not free_of_legend:
+        if not (closer and axis is axes[1]):  # which shows what the panel beside it names
             axis.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -66,10 +72,6 @@ def _kid(axis: Axes, rows: Sequence[Row], style: Style, title: str) -> None:
     for row in rows:
         if row.method == tables.TEST:
             title += f" ({tables.TEST}: {1000 * row.metrics['kid']:.1f})"
-    if all(r.metrics["kid_low"] > 0 for r in models):
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter("{x:.0f}")
-        axis.yaxis.set_minor_formatter("{x:.0f}")
     axis.set_title(title, fontsize=10)
     axis.set_ylabel("KID x 1000 (lower is better)")
 
