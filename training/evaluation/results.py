@@ -58,7 +58,8 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
             "alike, or give those that differ an --ablation heading"
         )
     main = merged(main_runs)
-    every = [*main, *(row for run in ablations if _comparable([*main_runs, run]) for row in run.rows)]
+    other = (row for run in ablations if _comparable([*main_runs, run]) for row in run.rows)
+    every = list({row.model: row for row in [*other, *main]}.values())
     parts, told = [f"## {family}"], set[str]()
     if main:
         draw_curves(main, picture)
