@@ -39,12 +39,28 @@ function mark({ series, label }, x, y, r) {
   return svg("path", { d: `M${x} ${y - 1.3 * r}L${x + 1.3 * r} ${y + r}H${x - 1.3 * r}Z` });
 }
 
+/** Round values along a linear axis. */
+function steps({ low, high }) {
+  const step = nice(high - low, 5), digits = Math.max(0, -Math.floor(Math.log10(step))), values = [];
+  for (let value = Math.ceil(low / step) * step; value <= high + step / 1e6; value += step) values.push(value.toFixed(digits));
+  return values;
+}
+
+/** 1, 2 and 5 of every power of ten along a logarithmic axis, whose ends are powers themselves. */
+function decades({ low, high }) {
+  const values = [];
+  for (let power = Math.floor(low); power <= high; power += 1) {
+    values.push(...[1, 2, 5].filter((m) => low <= power + Math.log10(m) && power + Math.log10(m) <= high)
+      .map((m) => Number((m * 10 ** power).toPrecision(1))));
+  }
+  return values;
+}
+
 function axes(plot, rem, about) {
-  const { left, right, top, bottom, x, y, low, high, fastest, slowest } = plot, parts = [];
-  const step = nice(high - low, 5), digits = Math.max(0, -Math.floor(Math.log10(step)));
-  for (let value = Math.ceil(low / step) * step; value <= high + step / 1e6; value += step) {
+  const { left, right, top, bottom, x, y, fastest, slowest } = plot, parts = [];
+  for (const value of plot.decades ? decades(plot) : steps(plot)) {
     parts.push(svg("line", { x1: left, x2: right, y1: y(value), y2: y(value), class: "grid" }),
-      svg("text", { x: left - rem * 0.5, y: y(value), class: "tick y" }, value.toFixed(digits)));
+      svg("text", { x: left - rem * 0.5, y: y(value), class: "tick y" }, `${value}`));
   }
   for (let power = Math.ceil(Math.log10(fastest)); 10 ** power <= slowest; power += 1) {
     const at = x(10 ** power);
@@ -52,7 +68,8 @@ function axes(plot, rem, about) {
       svg("text", { x: at, y: bottom + rem * 1.2, class: "tick x" }, duration(10 ** power).replace(/\.0+(?= )/, "")));
   }
   parts.push(svg("text", { x: (left + right) / 2, y: bottom + rem * 2.5, class: "axis" }, "time for one image, logarithmic"),
-    svg("text", { x: 0, y: rem * 0.8, class: "axis start" }, about.title + (BETTER[about.better] ?? "")));
+    svg("text", { x: 0, y: rem * 0.8, class: "axis start" }, 
+      about.title + (BETTER[about.better] ?? "") + (plot.decades ? " · logarithmic" : "")));
   return parts;
 }
 
@@ -100,19 +117,21 @@ function measure(about) {
 }
 
 /** Where what is drawn: margins, and the scales x(seconds) and y(value). */
-function layout(measured, teachers, width, rem) {
+function layout(measured, teachers, about, width, rem) {
   const height = Math.max(17 * rem, Math.min(0.55 * width, 27 * rem));
   const values = measured.flatMap(({ value, low = value, high = value }) => [low, high]);
   const seconds = [...measured, ...teachers].map((point) => point.seconds);
-  const spread = Math.max(...values) - Math.min(...values) || 1;
+  const logarithmic = about.better === "lower" && Math.min(...values) > 0 && Math.max(...values) > 6 * Math.min(...values);
+  const scale = logarithmic ? Math.log10 : (value) => value;
+  const [least, most] = [scale(Math.min(...values)), scale(Math.max(...values))], spread = most - least || 1;
   const plot = {
     width, height,
     left: 3.2 * rem, right: width - 0.5 * rem, top: 2.2 * rem, bottom: height - 3 * rem,
-    low: Math.min(...values) - 0.06 * spread, high: Math.max(...values) + 0.08 * spread,
+    decades: logarithmic, low: least - 0.06 * spread, high: most + 0.08 * spread,
     fastest: Math.min(...seconds) / 1.4, slowest: Math.max(...seconds) * 1.4,
   };
   plot.x = (s) => plot.left + ((plot.right - plot.left) * Math.log(s / plot.fastest)) / Math.log(plot.slowest / plot.fastest);
-  plot.y = (v) => plot.bottom - ((plot.bottom - plot.top) * (v - plot.low)) / (plot.high - plot.low);
+  plot.y = (v) => plot.bottom - ((plot.bottom - plot.top) * (scale(v) - plot.low)) / (plot.high - plot.low);
   return plot;
 }
 
@@ -120,7 +139,7 @@ function draw() {
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize), width = figure.clientWidth;
   const about = metric(select.value, ours()[0]?.ranking), measured = measure(about), teachers = references(measured);
   if (measured.length === 0 || width === 0) return;
-  const plot = layout(measured, teachers, width, rem);
+  const plot = layout(measured, teachers, about, width, rem);
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${plot.height}`, role: "img", "aria-labelledby": "chart-heading chart-about" });
   drawing.append(...axes(plot, rem, about));
   const legend = [];
