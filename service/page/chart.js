@@ -46,7 +46,7 @@ function steps({ low, high }) {
   return values;
 }
 
-/** 1, 2 and 5 of every power of ten along a logarithmic axis, whose ends are powers themselves. */
+/** 1, 2 and 5 of every power of ten along a logarithmic axis; low and high are logarithms. */
 function decades({ low, high }) {
   const values = [];
   for (let power = Math.floor(low); power <= high; power += 1) {
@@ -68,7 +68,7 @@ function axes(plot, rem, about) {
       svg("text", { x: at, y: bottom + rem * 1.2, class: "tick x" }, duration(10 ** power).replace(/\.0+(?= )/, "")));
   }
   parts.push(svg("text", { x: (left + right) / 2, y: bottom + rem * 2.5, class: "axis" }, "time for one image, logarithmic"),
-    svg("text", { x: 0, y: rem * 0.8, class: "axis start" }, 
+    svg("text", { x: 0, y: rem * 0.8, class: "axis start" },
       about.title + (BETTER[about.better] ?? "") + (plot.decades ? " · logarithmic" : "")));
   return parts;
 }
@@ -121,9 +121,10 @@ function layout(measured, teachers, about, width, rem) {
   const height = Math.max(17 * rem, Math.min(0.55 * width, 27 * rem));
   const values = measured.flatMap(({ value, low = value, high = value }) => [low, high]);
   const seconds = [...measured, ...teachers].map((point) => point.seconds);
-  const logarithmic = about.better === "lower" && Math.min(...values) > 0 && Math.max(...values) > 6 * Math.min(...values);
+  const ends = [Math.min(...values), Math.max(...values)];
+  const logarithmic = about.better === "lower" && ends[0] > 0 && ends[1] > 6 * ends[0];
   const scale = logarithmic ? Math.log10 : (value) => value;
-  const [least, most] = [scale(Math.min(...values)), scale(Math.max(...values))], spread = most - least || 1;
+  const [least, most] = ends.map(scale), spread = most - least || 1;
   const plot = {
     width, height,
     left: 3.2 * rem, right: width - 0.5 * rem, top: 2.2 * rem, bottom: height - 3 * rem,

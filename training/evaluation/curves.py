@@ -64,8 +64,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
 
 
 def _kid(axis: Axes, rows: Sequence[Row], style: Style, title: str) -> None:
-    models = [row for row in rows if row.method != tables.TEST]
-    for look, points in _curves(models, style):
+    for look, points in _curves(rows, style):
         values = [1000 * r.metrics["kid"] for r in points]
         error = [500 * (r.metrics["kid_high"] - r.metrics["kid_low"]) for r in points]
         axis.errorbar([r.evaluations for r in points], values, yerr=error, markersize=5, capsize=3, **look)

@@ -39,6 +39,12 @@ def difference(a: Row, b: Row) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def _apart(a: Row, b: Row) -> tuple[float, float, str]:
+    """The interval of their difference in KID, and all of it times 1000 as evidence."""
+    mean, low, high = difference(a, b)
+    return low, high, f"{1000 * mean:+.1f} [{1000 * low:+.1f}, {1000 * high:+.1f}]"
+
+
 def verdicts(main: Sequence[Row], every: Sequence[Row]) -> list[Verdict]:
     """The paper's claims. main: the main table's rows; every: those and the ablations'."""
     return [
@@ -101,9 +107,9 @@ def _lower_kid(claim: str, rows: Sequence[Row], ours: str, others: Sequence[str]
             theirs = _find(rows, other, count)
             if mine is None or theirs is None:
                 continue
-            mean, low, high = (1000 * v for v in difference(mine, theirs))
+            _, high, text = _apart(mine, theirs)
             passed.append(high < 0)
-            evidence.append(f"{count}: {mean:+.1f} [{low:+.1f}, {high:+.1f}] against {other}")
+            evidence.append(f"{count}: {text} against {other}")
     if not passed:
         return _untested(claim, f"no evaluation count was measured for both the {ours} and {' or '.join(others)}")
     return _decide(claim, passed, evidence, len(counts) * len(others))
@@ -174,9 +180,9 @@ def _subsequences(main: Sequence[Row], every: Sequence[Row]) -> Verdict:
         below = [other for other in dividing if other.evaluations < row.evaluations]
         if row.facts["teacher_steps"] % row.evaluations == 0 or not below:
             continue
-        mean, low, high = (1000 * v for v in difference(row, below[-1]))
-        passed.append(high <= 1000 * NO_WORSE * below[-1].metrics["kid"])
-        evidence.append(f"{row.evaluations} against {below[-1].evaluations}: {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+        _, high, text = _apart(row, below[-1])
+        passed.append(high <= NO_WORSE * below[-1].metrics["kid"])
+        evidence.append(f"{row.evaluations} against {below[-1].evaluations}: {text}")
     return _decide(claim, passed, evidence) if passed else _untested(claim, "no such student was measured")
 
 
@@ -186,29 +192,28 @@ def _guided(rows: Sequence[Row]) -> Verdict:
     teacher = next((r for r in rows if r.method == TEACHER and "kid" in r.metrics), None)
     if student is None or teacher is None:
         return _untested(claim, "the guided student at 16 or the teacher was not measured")
-    mean, low, high = (1000 * v for v in difference(student, teacher))
-    return _decide(claim, [high < 0], [f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"])
+    _, high, text = _apart(student, teacher)
+    return _decide(claim, [high < 0], [text])
 
 
 def _fold_cost(rows: Sequence[Row]) -> Verdict:
     """Per T', the cheapest student whose KID is not above the best progressive student's by more than the interval."""
     claim = "Single fold costs at most one third of progressive distillation at equal quality (KID)"
     costed = [r for r in rows if "kid" in r.metrics and "training_cost" in r.facts]
-    progressive = [r for r in costed if r.method == PROGRESSIVE]
     passed, evidence = [], []
-    for count in sorted({r.evaluations for r in progressive}):
-        theirs = min((r for r in progressive if r.evaluations == count), key=lambda r: r.metrics["kid"])
+    for count in sorted({r.evaluations for r in costed if r.method == PROGRESSIVE}):
+        theirs = _find(costed, PROGRESSIVE, count)
+        assert theirs is not None
         cost = theirs.facts["training_cost"]
-        ours = [r for r in costed if r.method == STUDENT and r.evaluations == count and difference(r, theirs)[1] <= 0]
+        ours = [r for r in costed if r.method == STUDENT and r.evaluations == count and _apart(r, theirs)[0] <= 0]
         if not ours:
             passed.append(False)
             evidence.append(f"{count}: no student as good was measured")
             continue
         cheapest = min(ours, key=lambda r: float(r.facts["training_cost"]))
-        mean, low, high = (1000 * v for v in difference(cheapest, theirs))
         passed.append(3 * cheapest.facts["training_cost"] <= cost)
         text = f"{count}: {cheapest.facts['training_cost'] / cost:.2f} of its {cost:,} evaluations"
-        text += f", KID {mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        text += f", KID {_apart(cheapest, theirs)[2]}"
         if "psnr_db" in cheapest.metrics and "psnr_db" in theirs.metrics:
             text += f", agreement {cheapest.metrics['psnr_db'] - theirs.metrics['psnr_db']:+.1f} dB"
         evidence.append(text)
@@ -227,6 +232,5 @@ def _limit(rows: Sequence[Row]) -> Verdict:
         if row.metrics["kid_low"] > teacher.metrics["kid_high"]:
             break
         meets.insert(0, row)
-    differences = [(row.evaluations, *(1000 * v for v in difference(row, teacher))) for row in students]
-    evidence = "; ".join(f"{count}: {mean:+.1f} [{low:+.1f}, {high:+.1f}]" for count, mean, low, high in differences)
+    evidence = "; ".join(f"{row.evaluations}: {_apart(row, teacher)[2]}" for row in students)
     return Verdict(claim, f"T' = {meets[0].evaluations}" if meets else "none", evidence)
