@@ -56,6 +56,7 @@ class Provenance(_Strict):
     guidance: str | None = Field(default=None, description="guidance folded into the student, if any")
     images: int = Field(ge=0, description="training images seen")
     evaluations: int | None = Field(default=None, ge=0, description="network evaluations that distillation took, all folds")
+    seconds: float | None = Field(default=None, ge=0, description="wall time of the training, all folds")
     seed: int = Field(ge=0)
     commit: str = Field(description="commit of the training code")
     created: str = Field(description="ISO 8601 time of the export")

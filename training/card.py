@@ -59,6 +59,7 @@ def model_card(manifest: Manifest) -> str:
         ),
         ("training images seen", f"{made.images:,}"),
         *([("network evaluations spent", f"{made.evaluations:,}")] if made.evaluations is not None else []),
+        *([("training time", f"{made.seconds / 60:,.1f} minutes")] if made.seconds is not None else []),
         ("code", f"commit {made.commit}, exported {made.created}"),
     ]
     if made.teacher_sha256:

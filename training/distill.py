@@ -167,12 +167,13 @@ def _provenance(
 ) -> dict[str, Any]:
     # Where the teacher is a fold before this one, the teacher to name is the one that all folds come from.
     origin = teacher.provenance.get("teacher") if teacher.kind == "student" else None
+    before = {"seconds_before": teacher.provenance.get("seconds")} if spent else {}
     return {
         "data": source.name,
         "objective": config.objective,
         "k": config.k if config.objective == "rollout" else None,
         "guidance": teacher.guidance,
-        "cost": {"per_image": objective.evaluations, "before": spent},
+        "cost": {"per_image": objective.evaluations, "before": spent, **before},
         "teacher": origin or {key: teacher.provenance.get(key) for key in ("images", "data", "sha256")},
         "settings": config.model_dump(mode="json", exclude={"loop"}),
     }

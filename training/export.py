@@ -97,7 +97,7 @@ def compare(graph: StepGraph, path: Path, model: TorchModel) -> float:
 def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str) -> Manifest:
     facts = model.provenance
     teacher = facts.get("teacher") or {}
-    known = {"data", "objective", "k", "guidance", "images", "evaluations", "seed"}
+    known = {"data", "objective", "k", "guidance", "images", "evaluations", "seconds", "seed"}
     settings = {
         **{key: _portable(value) for key, value in facts.get("settings", {}).items()},
         "unet": unet_config(model.network),

@@ -129,10 +129,11 @@ def fit(
     optimizer = torch.optim.AdamW(raw.parameters(), lr=config.lr, betas=(0.9, 0.99), fused=True)
     ema = PowerEMA(raw, config.ema)
     step = 0
+    before: float | None = 0.0  # seconds of training that a resumed run has behind it
     losses: list[tuple[int, float]] = []
     recent: list[Tensor] = []  # since the last entry of `losses`
     if resume:
-        step, losses, recent = _restore(path, raw, ema, optimizer, facts)
+        step, before, losses, recent = _restore(path, raw, ema, optimizer, facts)
     elif path.exists():
         raise CheckpointError(f"{path} exists: pass --resume to go on with it, or choose another --out folder")
     wrapped, optimizer = accelerator.prepare(raw, optimizer)
@@ -146,6 +147,7 @@ def fit(
     total = -(-config.images // config.batch)
     main = accelerator.is_main_process
     board = SummaryWriter(str(run / "tensorboard"), purge_step=step * config.batch) if main else None
+    started = time.perf_counter()
 
     def crossed(every: int | None) -> bool:
         return every is not None and (step == total or step * config.batch // every > (step - 1) * config.batch // every)
@@ -159,7 +161,8 @@ def fit(
             "random": {"torch": torch.get_rng_state()},
         }
         history = [(images, round(loss, 6)) for images, loss in losses]
-        progress_facts = {"step": step, "losses": history, "recent": [float(loss) for loss in recent]}
+        seconds = None if before is None else round(before + time.perf_counter() - started, 3)
+        progress_facts = {"step": step, "seconds": seconds, "losses": history, "recent": [float(loss) for loss in recent]}
         checkpoint.save(path, parts, {**facts, **progress_facts, "groups": groups})
 
     with Progress(run.name, total * config.batch, step * config.batch, enabled=main) as progress:
@@ -262,8 +265,10 @@ def _changed(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 def _restore(
     path: Path, network: nn.Module, ema: PowerEMA, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
-) -> tuple[int, list[tuple[int, float]], list[Tensor]]:
-    """(step, losses, losses since the last entry), and the network, average, optimizer and random state as they were."""
+) -> tuple[int, float | None, list[tuple[int, float]], list[Tensor]]:
+    """(step, seconds of training so far, losses, losses since the last entry); network, average, optimizer and random state as
+    they were. Seconds are None where the checkpoint is from before they were kept.
+    """
     parts, saved = checkpoint.load(path)
     changed = differences(saved, json.loads(json.dumps(facts)))
     if changed:
@@ -277,7 +282,8 @@ def _restore(
         torch.set_rng_state(parts["random"]["torch"])
         device = next(network.parameters()).device
         recent = [torch.tensor(loss, device=device) for loss in saved.get("recent", [])]
-        return int(saved["step"]), [(int(images), float(loss)) for images, loss in saved["losses"]], recent
+        losses = [(int(images), float(loss)) for images, loss in saved["losses"]]
+        return int(saved["step"]), saved.get("seconds"), losses, recent
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this network: {error}") from error
 

@@ -123,9 +123,17 @@ def _facts_of_its_run(snapshot: Path) -> dict[str, Any]:
 
 
 def _provenance(facts: dict[str, Any]) -> dict[str, Any]:
-    """A run's provenance with what its length decides: images seen, and network evaluations spent (training.objective)."""
+    """A run's provenance with what its length decides: images, seconds, network evaluations spent (training.objective).
+
+    Seconds and evaluations are those of all folds; seconds are left out where a fold is from before they were kept.
+    """
     made, images = facts["provenance"], facts.get("step", 0) * facts["loop"]["batch"]
-    spent = {} if "cost" not in made else {"evaluations": made["cost"]["before"] + made["cost"]["per_image"] * images}
+    cost, seconds, spent = made.get("cost"), facts.get("seconds"), {}
+    if cost is not None:
+        spent["evaluations"] = cost["before"] + cost["per_image"] * images
+    before = cost.get("seconds_before") if cost is not None and cost["before"] else 0.0
+    if seconds is not None and before is not None:
+        spent["seconds"] = before + seconds
     return {**made, "images": images, **spent, "loop": facts["loop"]}
 
 

@@ -41,7 +41,11 @@ def test_every_fold_is_a_model_and_costs_its_share(teacher_run: Path, idx_folder
     folder = export(str(runs[1]), tmp_path / "zoo", "shapes", "progressive-016")
     manifest = discover([tmp_path / "zoo"]).entries["shapes/progressive-016"].manifest
     assert (manifest.provenance.objective, manifest.provenance.evaluations) == ("progressive", 320)
-    assert "| network evaluations spent | 320 |" in (folder / "README.md").read_text()
+    folds = [checkpoint.load(run / "checkpoint.safetensors")[1]["seconds"] for run in runs]
+    assert manifest.provenance.seconds == pytest.approx(sum(folds))
+    card = (folder / "README.md").read_text()
+    assert "| network evaluations spent | 320 |" in card
+    assert f"| training time | {sum(folds) / 60:.1f} minutes |" in card
 
 
 def test_resume_keeps_finished_folds(teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from training import checkpoint
 from training.errors import CheckpointError, TrainingError
 from training.loop import LoopConfig, step_generator
 from training.teacher import UNetShape, stratified_timesteps, teacher_loss, train_teacher
+from training.torch_model import load_model
 
 
 def _losses(run: Path) -> list[tuple[int, float]]:
@@ -34,6 +35,27 @@ def test_resumed_run_equals_an_uninterrupted_one(idx_folder: Path, tmp_path: Pat
     for part in ("model", "ema", "optimizer"):
         assert one[part].keys() == two[part].keys()
         assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])
+
+
+def test_wall_time_adds_up_over_stops(idx_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "checkpoint.safetensors"
+
+    def train_to(images: int) -> None:
+        train_teacher(tiny_teacher_config(idx_folder, images), tmp_path / "run", resume=path.exists())
+
+    def rewrite(seconds: float | None) -> None:
+        parts, facts = checkpoint.load(path)
+        checkpoint.save(path, parts, {name: value for name, value in facts.items() if name != "seconds"}
+                        | ({} if seconds is None else {"seconds": seconds}))  # fmt: skip
+
+    train_to(64)
+    assert load_model(str(tmp_path / "run")).provenance["seconds"] > 0
+    rewrite(5000.0)
+    train_to(128)
+    assert 5000 < load_model(str(tmp_path / "run")).provenance["seconds"] < 6000
+    rewrite(None)  # a checkpoint from before it was kept: what is unknown stays so
+    train_to(192)
+    assert "seconds" not in load_model(str(tmp_path / "run")).provenance
 
 
 # fp16 scales its losses, which accelerate does on GPUs only: tested where there is one.

@@ -287,6 +287,7 @@ def _provenance_facts(kind: str, provenance: dict[str, Any], parameters: int, ph
         "objective": provenance.get("objective"),
         "training_images": provenance.get("images"),
         "training_cost": provenance.get("evaluations"),
+        "training_seconds": provenance.get("seconds"),
         "seed": provenance.get("seed", loop.get("seed")),
         "lr": loop.get("lr"),
         "parameters": parameters,
