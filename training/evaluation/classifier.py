@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +74,9 @@ def load_classifier(
         for part in np.array_split(np.arange(len(test)), -(-len(test) // 1000))
     )
     judge.accuracy = right / len(test)
-    checkpoint.save(path, {"model": network.state_dict()}, {"accuracy": judge.accuracy, "data": data, "epochs": epochs})
+    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # its own, where another process trains the same judge
+    checkpoint.save(draft, {"model": network.state_dict()}, {"accuracy": judge.accuracy, "data": data, "epochs": epochs})
+    draft.replace(path)
     return judge
 
 

@@ -75,5 +75,7 @@ def test_the_judge_is_the_same_wherever_it_is_trained(idx_folder: Path, tmp_path
         load_classifier(str(idx_folder), tmp_path / name, image_size=8, channels=1, classes=3) for name in ("one", "other")
     )
     assert one.accuracy == other.accuracy > 0.9
+    (kept,) = (tmp_path / "one").iterdir()  # and nothing half-written beside it
+    assert kept.name.startswith("classifier-")
     for name, weight in one.network.state_dict().items():
         assert torch.equal(weight, other.network.state_dict()[name]), name
