@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from training.config import Config
-from training.evaluation.cli import evaluate, report
+from training.evaluation.cli import evaluate, png, report
 
 if TYPE_CHECKING:
     from training.teacher import UNetShape
@@ -281,7 +281,7 @@ def progressive(
 @app.command()
 def sample(
     model: Annotated[str, typer.Argument(help="Run folder, model folder, diffusers pipeline folder or hub id.")],
-    out: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("sample.png"),
+    out: Annotated[Path, typer.Option("--out", callback=png, help="PNG to write.")] = Path("sample.png"),
     n: Annotated[int, typer.Option("-n", min=1, help="Images.")] = 20,
     columns: Annotated[int, typer.Option(min=1, help="Images in a row of the grid.")] = 10,
     sampler: Annotated[str | None, typer.Option(help="ddim, ddpm or dpmpp; default: the model's own.")] = None,

@@ -94,10 +94,8 @@ def sample_grid(
 ) -> None:
     """Draw `count` images of `model` and write them as one PNG. sampler None: the model's own.
 
-    Raises TrainingError for a sampler, a step count or a label that the model does not have, and for an `out` that is no PNG.
+    Raises TrainingError for a sampler, a step count or a label that the model does not have.
     """
-    if out.suffix.lower() != ".png":
-        raise TrainingError(f"--out {out} is not a PNG; let its name end in .png")
     if sampler is not None and sampler not in SAMPLERS:
         raise TrainingError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
     if label is not None and not 0 <= label < len(model.classes):

@@ -175,7 +175,6 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
         (("evaluate", "zoo", "--family", "shapes", "--data", "DATA", "--images", "59"), "at least 60 images"),
         (("report", "nowhere"), "holds no reports"),
         (("sample", "teacher", "--sampler", "euler"), "unknown sampler 'euler'"),
-        (("sample", "teacher", "--out", "grid.xyz"), "let its name end in .png"),
         (("sample", "teacher", "--label", "7"), "label must be below 3"),
     ],
 )
@@ -199,7 +198,9 @@ def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: 
             "--concentrate takes two numbers between 0 and 1, such as 0.6,1; got '0.6'",
         ),
         (("evaluate", "zoo", "--family", "shapes", "--evaluations", "a"), "--evaluations takes whole numbers"),
-        (("evaluate", "zoo", "--family", "shapes", "--figure", "a.jpeg"), "--figure a.jpeg is not a PNG"),
+        (("evaluate", "zoo", "--family", "shapes", "--figure", "a.jpeg"), "'--figure': a.jpeg is not a PNG"),
+        (("sample", "teacher", "--out", "grid.xyz"), "'--out': grid.xyz is not a PNG; let its name end in .png"),
+        (("evaluate", "zoo", "--family", "shapes", "--first-index", "50", "--record"), "--record takes whole measurements"),
         (("teach",), "No such command 'teach'"),
     ],
 )

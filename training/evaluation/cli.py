@@ -12,6 +12,13 @@ import typer
 _DISTANCES = "KID, Fréchet distance, precision and recall to the training images."
 
 
+def png(path: Path | None) -> Path | None:
+    """A picture's path as an option, refused before anything is computed unless it is a PNG."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{path} is not a PNG; let its name end in .png")
+    return path
+
+
 def evaluate(
     zoo: Annotated[Path, typer.Argument(help="Zoo folder.")],
     family: Annotated[str, typer.Option(help="Family to measure.")],
@@ -32,6 +39,9 @@ def evaluate(
     teacher_images: Annotated[int, typer.Option(min=1, help="Images of the teacher, guided too, at all of its steps.")] = 300,
     seeds: Annotated[int, typer.Option(min=1, help="Images compared with the reference's from the same noise.")] = 200,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    first_index: Annotated[
+        int, typer.Option(min=0, help="Number of the first image: measure a part; `report` adds what other reports have.")
+    ] = 0,
     distances: Annotated[bool, typer.Option(help=_DISTANCES)] = True,
     data_images: Annotated[int, typer.Option(min=20, help="Training images that distances are measured to.")] = 10_000,
     paths: Annotated[int, typer.Option(min=0, help="Interpolations between two noises to measure.")] = 0,
@@ -46,8 +56,12 @@ def evaluate(
     cache: Annotated[Path, typer.Option(help="Keeps images, features and the classifier.")] = Path("runs/evaluate"),
     out: Annotated[Path | None, typer.Option("--out", help="JSON report to write.")] = None,
     ablation: Annotated[str, typer.Option(help="Heading of this run's own table in `report`.")] = "",
-    figure: Annotated[Path | None, typer.Option(help="PNG to write: every model's images of the same noises.")] = None,
-    path_figure: Annotated[Path | None, typer.Option(help="PNG to write: every model's first path (needs --paths).")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(callback=png, help="PNG to write: every model's images of the same noises.")
+    ] = None,
+    path_figure: Annotated[
+        Path | None, typer.Option(callback=png, help="PNG to write: every model's first path (needs --paths).")
+    ] = None,
     write_manifests: Annotated[bool, typer.Option("--record", help="Write the results into the zoo's manifests.")] = False,
 ) -> None:
     """Measure models as they are served: distance to the data, agreement with the teacher from the same noise, cost."""
@@ -60,17 +74,17 @@ def evaluate(
     from training.evaluation.record import record, write_run
     from training.evaluation.samplers import Family
 
-    for option, picture in (("--figure", figure), ("--path-figure", path_figure)):
-        if picture is not None and picture.suffix.lower() != ".png":
-            raise typer.BadParameter(f"{option} {picture} is not a PNG; let its name end in .png")
     if path_figure is not None and not paths:
         raise typer.BadParameter("--path-figure needs --paths")
+    if write_manifests and first_index:
+        raise typer.BadParameter("--record takes whole measurements; leave out --first-index")
     configure_logging("console", "warning")  # the backend's own lines would stand between the progress bars
     plan = Plan(
         images=images,
         teacher_images=teacher_images,
         seeds=seeds,
         seed=seed,
+        first_index=first_index,
         models=tuple(model or ()),
         solvers=tuple(filter(None, solvers.split(","))),
         evaluations=_integers(evaluations),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from training.data import ImageSource
 from training.errors import TrainingError
-from training.evaluation.images import CHUNK, ImageCache, Starts, UInt8, save_array
+from training.evaluation.images import ImageCache, Starts, UInt8, chunk_numbers, save_array
 from training.evaluation.samplers import Float32, Sampler
 from training.progress import Progress
 
@@ -120,16 +120,18 @@ def _three_channels(images: UInt8) -> Tensor:
 # Cached features ----------------------------------------------------------------------------------------------------
 
 
-def image_features(cache: ImageCache, sampler: Sampler, starts: Starts, count: int, extract: Features) -> Float32:
-    """Features of a sampler's first `count` images: float32 [count,D]."""
-    cache.ensure(sampler, starts, count)
+def image_features(
+    cache: ImageCache, sampler: Sampler, starts: Starts, count: int, extract: Features, first: int = 0
+) -> Float32:
+    """Features of a sampler's images `first` ... `first` + `count` - 1: float32 [count,D]."""
+    cache.ensure(sampler, starts, count, first)
     folder = cache.folder(sampler, starts)
 
     def read(numbers: range) -> UInt8:
         images: UInt8 = np.load(folder / f"{numbers.start:06d}.npy")
         return images[: len(numbers)]
 
-    return _cached(f"features of {sampler.id}", folder, f".{extract.key}", count, read, extract)
+    return _cached(f"features of {sampler.id}", folder, f".{extract.key}", chunk_numbers(first, count), read, extract)
 
 
 @dataclass(frozen=True)
@@ -152,16 +154,17 @@ def source_features(source: ImageSource, split: str, count: int, extract: Featur
     def read(numbers: range) -> UInt8:
         return np.stack([source.read(int(i)) for i in order[numbers.start : numbers.stop]])
 
-    features = _cached(f"features of {source.name}, {split}", folder, "", count, read, extract)
+    features = _cached(f"features of {source.name}, {split}", folder, "", chunk_numbers(0, count), read, extract)
     return Reference(features, f"{count:,} of the {len(source):,} {split} images of {source.name}")
 
 
-def _cached(title: str, folder: Path, suffix: str, count: int, read: Callable[[range], UInt8], extract: Features) -> Float32:
-    """Features of images 0 ... count - 1, from disk where they are there: float32 [count,D]."""
-    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+def _cached(
+    title: str, folder: Path, suffix: str, chunks: Sequence[range], read: Callable[[range], UInt8], extract: Features
+) -> Float32:
+    """Features of the images in `chunks`, from disk where they are there: float32 [N,D]."""
     paths = [folder / f"{numbers.start:06d}{suffix}.npy" for numbers in chunks]
     parts: list[Float32] = []
-    with Progress(title, count, enabled=not all(path.exists() for path in paths)) as progress:
+    with Progress(title, sum(map(len, chunks)), enabled=not all(path.exists() for path in paths)) as progress:
         for numbers, path in zip(chunks, paths, strict=True):
             features = np.load(path) if path.exists() else np.empty((0, 0), dtype=np.float32)
             if len(features) < len(numbers):

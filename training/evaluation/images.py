@@ -112,10 +112,10 @@ class ImageCache:
     def folder(self, sampler: Sampler, starts: Starts) -> Path:
         return self.root / f"{sampler.key}-{starts.key}"
 
-    def ensure(self, sampler: Sampler, starts: Starts, count: int) -> None:
-        """Compute what is missing of the first `count` images."""
+    def ensure(self, sampler: Sampler, starts: Starts, count: int, first: int = 0) -> None:
+        """Compute what is missing of `count` images from number `first` on, which is a multiple of CHUNK."""
         missing = [
-            (numbers, path) for numbers, path in self._chunks(sampler, starts, count)
+            (numbers, path) for numbers, path in self._chunks(sampler, starts, count, first)
             if not path.exists() or _length(path) < len(numbers)
         ]  # fmt: skip
         if not missing:
@@ -126,19 +126,19 @@ class ImageCache:
             for numbers, path in missing:
                 self._compute(sampler, starts, numbers, path, progress)
 
-    def chunks(self, sampler: Sampler, starts: Starts, count: int) -> Iterator[UInt8]:
-        """The first `count` images, uint8 [at most CHUNK,C,H,W] at a time."""
-        self.ensure(sampler, starts, count)
-        for numbers, path in self._chunks(sampler, starts, count):
+    def chunks(self, sampler: Sampler, starts: Starts, count: int, first: int = 0) -> Iterator[UInt8]:
+        """Images `first` ... `first` + `count` - 1, uint8 [at most CHUNK,C,H,W] at a time."""
+        self.ensure(sampler, starts, count, first)
+        for numbers, path in self._chunks(sampler, starts, count, first):
             yield np.load(path)[: len(numbers)]
 
     def first(self, sampler: Sampler, starts: Starts, count: int) -> UInt8:
         """The first `count` images at once: for pictures and other small sets."""
         return np.concatenate(list(self.chunks(sampler, starts, count)))
 
-    def _chunks(self, sampler: Sampler, starts: Starts, count: int) -> list[tuple[range, Path]]:
+    def _chunks(self, sampler: Sampler, starts: Starts, count: int, first: int) -> list[tuple[range, Path]]:
         folder = self.folder(sampler, starts)
-        return [(range(start, min(start + CHUNK, count)), folder / f"{start:06d}.npy") for start in range(0, count, CHUNK)]
+        return [(numbers, folder / f"{numbers.start:06d}.npy") for numbers in chunk_numbers(first, count)]
 
     def network(self, sampler: Sampler) -> StepNetwork:
         """The sampler's network, loaded."""
@@ -158,6 +158,11 @@ class ImageCache:
             on_step=lambda images: progress.advance(images * sampler.per_step),
         )
         save_array(path, to_uint8(made))
+
+
+def chunk_numbers(first: int, count: int) -> list[range]:
+    """The image numbers of each chunk from `first` on."""
+    return [range(start, min(start + CHUNK, first + count)) for start in range(first, first + count, CHUNK)]
 
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:

@@ -21,7 +21,7 @@ from training.evaluation.agreement import feature_agreement, pixel_agreement, ps
 from training.evaluation.classifier import Classifier, has_test_split, load_classifier
 from training.evaluation.features import EfficientNetLite0, Features, InceptionV3, Reference, find_inception, image_features
 from training.evaluation.features import source_features as features_of
-from training.evaluation.images import ImageCache, NoiseStarts, Starts, UInt8, labels_for
+from training.evaluation.images import CHUNK, ImageCache, NoiseStarts, Starts, UInt8, labels_for
 from training.evaluation.paths import PathStarts, smoothness
 from training.evaluation.reconstruction import Originals, nearest_step
 from training.evaluation.samplers import TEACHER, Family, Float32, Sampler, StepNetwork
@@ -38,6 +38,7 @@ class Plan:
     teacher_images: int = 300
     seeds: int = 200
     seed: int = 0
+    first_index: int = 0
     models: tuple[str, ...] = ()
     solvers: tuple[str, ...] = ("ddim", "dpmpp")
     evaluations: tuple[int, ...] = ()
@@ -58,6 +59,7 @@ class Row:
     kid_subsets: the estimates that the KID interval rests on, which pair up between rows with the same seed and images.
     psnr: PSNR of each seed's image in dB, which pair up between rows with the same seeds and reference.
     reference: the model that the row agrees with or not; empty for the reference itself and for real images.
+    first_index: number of the first image; more of a model measured elsewhere is a row that starts where the other ends.
     """
 
     model: str
@@ -71,6 +73,7 @@ class Row:
     facts: dict[str, Any] = field(default_factory=dict)
     reference: str = ""
     psnr: list[float] = field(default_factory=list)
+    first_index: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Measurement:
 
         Raises TrainingError, DataError or UnknownModelError before anything is computed.
         """
+        if plan.first_index % CHUNK:
+            raise TrainingError(f"--first-index takes a multiple of {CHUNK}, the images that are kept together")
         self.family, self.plan = family, plan
         self.images, self.starts = ImageCache(cache), NoiseStarts(plan.seed)
         self.step_seconds: dict[str, dict[int, float]] = {}
@@ -100,6 +105,10 @@ class Measurement:
         for sampler in (self.reference, *self.samplers):
             if sampler.shape != self.reference.shape or sampler.classes != self.reference.classes:
                 raise TrainingError(f"{sampler.id} makes other images than {self.reference.id}; measure it on its own")
+        named = {sampler.id: sampler.key for sampler in self.samplers}
+        for sampler in self.samplers:
+            if named[sampler.id] != sampler.key:
+                raise TrainingError(f"two models would both be called {sampler.id}; rename one's file, or measure them apart")
         self.originals = [Originals.read(s, self.reference, plan.reconstruct_images) for s in plan.reconstruct]
         if len({originals.name for originals in self.originals}) < len(self.originals):
             raise TrainingError("two of --reconstruct have the same name; rename one of the folders, or measure them apart")
@@ -147,6 +156,7 @@ class Measurement:
     def _row(self, sampler: Sampler) -> Row:
         at_all_steps = sampler.method.partition(",")[0] == TEACHER  # guided or not
         count = self.plan.teacher_images if at_all_steps else self.plan.images
+        first = self.plan.first_index
         is_reference = sampler.key == self.reference.key
         metrics: dict[str, float] = {}
         if self.judge is not None:
@@ -154,15 +164,15 @@ class Measurement:
         subsets: list[float] = []
         features = None
         if self.extract is not None:
-            features = image_features(self.images, sampler, self.starts, max(count, self.plan.seeds), self.extract)
+            features = image_features(self.images, sampler, self.starts, max(count, self.plan.seeds), self.extract, first)
             measured, subsets = self._distances(features[:count], sampler.classes)
             metrics |= measured
         if self.inception is not None:
-            wide = image_features(self.images, sampler, self.starts, count, self.inception)
+            wide = image_features(self.images, sampler, self.starts, count, self.inception, first)
             metrics["fid"] = distances.frechet(wide, self.real["inception"].features)
         decibels: list[float] = []
         if not is_reference:
-            agreement, each = self._agreement(sampler, self.starts, self.plan.seeds, features)
+            agreement, each = self._agreement(sampler, self.starts, self.plan.seeds, features, first)
             metrics |= agreement
             decibels = each.round(2).tolist()
         if self.plan.paths:
@@ -186,6 +196,7 @@ class Measurement:
             sampler.facts,
             "" if is_reference else self.reference.id,
             decibels,
+            first,
         )
 
     def _test_row(self) -> Row:
@@ -197,11 +208,11 @@ class Measurement:
 
     def _class_agreement(self, sampler: Sampler, count: int) -> float:
         assert self.judge is not None
-        right = done = 0
-        for images in self.images.chunks(sampler, self.starts, count):
-            wanted = labels_for(np.arange(done, done + len(images)), sampler.classes)
+        right, number = 0, self.plan.first_index
+        for images in self.images.chunks(sampler, self.starts, count, number):
+            wanted = labels_for(np.arange(number, number + len(images)), sampler.classes)
             right += int((self.judge.predict(images) == wanted).sum())
-            done += len(images)
+            number += len(images)
         return right / count
 
     def _distances(self, features: Float32, classes: int) -> tuple[dict[str, float], list[float]]:
@@ -214,23 +225,22 @@ class Measurement:
         return {**metrics, "precision": precision, "recall": recall, "neighbourhood": float(same)}, subsets.tolist()
 
     def _agreement(
-        self, sampler: Sampler, starts: Starts, count: int, features: Float32 | None
+        self, sampler: Sampler, starts: Starts, count: int, features: Float32 | None, first: int = 0
     ) -> tuple[dict[str, float], Float64]:
         """Metrics, and the PSNR of each image."""
-        metrics, decibels = pixel_agreement(self._pairs(sampler, starts, count))
+        metrics, decibels = pixel_agreement(self._pairs(sampler, starts, count, first))
         if self.extract is not None:
             if features is None:
-                features = image_features(self.images, sampler, starts, count, self.extract)
-            theirs = image_features(self.images, self.reference, starts, count, self.extract)
+                features = image_features(self.images, sampler, starts, count, self.extract, first)
+            theirs = image_features(self.images, self.reference, starts, count, self.extract, first)
             metrics |= feature_agreement(features[:count], theirs)
         return metrics, decibels
 
-    def _pairs(self, sampler: Sampler, starts: Starts, count: int) -> Iterator[tuple[UInt8, UInt8]]:
+    def _pairs(self, sampler: Sampler, starts: Starts, count: int, first: int = 0) -> Iterator[tuple[UInt8, UInt8]]:
         # The reference first and in full, so that one network is loaded at a time.
-        self.images.ensure(self.reference, starts, count)
-        yield from zip(
-            self.images.chunks(sampler, starts, count), self.images.chunks(self.reference, starts, count), strict=True
-        )
+        self.images.ensure(self.reference, starts, count, first)
+        theirs = self.images.chunks(self.reference, starts, count, first)
+        yield from zip(self.images.chunks(sampler, starts, count, first), theirs, strict=True)
 
     def _path_metrics(self, sampler: Sampler, is_reference: bool) -> dict[str, float]:
         starts, count = PathStarts(self.plan.seed, self.plan.frames), self.plan.paths * self.plan.frames

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from training.errors import TrainingError
 from training.evaluation import tables
 from training.evaluation.curves import draw_curves
+from training.evaluation.distances import interval
 from training.evaluation.measure import Row
-from training.evaluation.record import Run, read_run
+from training.evaluation.record import OF_IMAGES, Run, read_run
 from training.evaluation.verdicts import PROGRESSIVE, STUDENT, Verdict, aims, verdicts
 
 _OF_THE_PAPER = {
@@ -73,7 +76,7 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
     folded = {row.evaluations for row in main if row.method == PROGRESSIVE}
     folds = [row for row in main if row.method in (STUDENT, PROGRESSIVE) and row.evaluations in folded]
     if folds:
-        shown = ("model", "evaluations", "training images", "training evaluations", "KID", "PSNR dB", "cosine")
+        shown = ["model", "evaluations", *(name for name, _ in tables.TRAINING), "KID", "PSNR dB", "cosine"]
         columns = [column for name in shown for column in dict.fromkeys([*tables.COST, *tables.QUALITY]) if column[0] == name]
         parts += ["### Single fold against progressive distillation", tables.table(_ordered(folds), columns)]
     parts += ["### The paper's claims", _NUMBERS, _verdicts(verdicts(main, every), _OF_THE_PAPER)]
@@ -90,19 +93,43 @@ def merged(runs: Sequence[Run]) -> list[Row]:
     """Rows of several runs, ordered, one a model: of those with a KID the one with more images, the later one of equals.
 
     Guided models prefer a row whose reference is guided too, plain ones a plain one. What the row lacks and does not rest on
-    its N comes from the others: paths and noised images with the same reference, and times.
+    its N comes from the others: paths and noised images with the same reference, and times. Rows of further images are pooled.
     """
     rows = [row for run in runs for row in run.rows]
     made = []
     for model in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == model]
-        best = max(reversed(mine), key=lambda row: ("kid" in row.metrics, _alike(row), row.images))
+        best = max(reversed(mine), key=lambda row: (row.first_index == 0, "kid" in row.metrics, _alike(row), row.images))
         more: dict[str, float] = {}
         for row in mine:
             kept = ("ms_", "best_batch") if row.reference != best.reference else ("ms_", "best_batch", "path_", "from_")
             more |= {name: value for name, value in row.metrics.items() if name.startswith(kept)}
-        made.append(replace(best, metrics={**more, **best.metrics}))
+        further = sorted((row for row in mine if row.first_index), key=lambda row: row.first_index)
+        made.append(pooled(replace(best, metrics={**more, **best.metrics}), further))
     return _ordered(made)
+
+
+def pooled(row: Row, further: Iterable[Row]) -> Row:
+    """`row` with the images of rows that start where it ends, one after the other. Those without a KID are passed over.
+
+    Subset i of every part is compared with subset i of the training images, so the mean of the parts' estimates, weighted by
+    images, is an estimate like each of them, and the interval comes from these means. They pair with no other row's. Class
+    agreement is weighted likewise; FD, FID, precision and recall cannot be had from the parts' numbers and are left out. What
+    is seed by seed stays the first part's.
+    """
+    parts = [row]
+    for part in further:
+        if "kid" in row.metrics and "kid" in part.metrics and part.first_index == parts[-1].first_index + parts[-1].images:
+            parts.append(part)
+    if len(parts) == 1:
+        return row
+    images = [part.images for part in parts]
+    kid, low, high = interval(np.average([part.kid_subsets for part in parts], axis=0, weights=images))
+    of_all = {"kid": kid, "kid_low": low, "kid_high": high}
+    if all("class_agreement" in part.metrics for part in parts):
+        of_all["class_agreement"] = float(np.average([part.metrics["class_agreement"] for part in parts], weights=images))
+    kept = {name: value for name, value in row.metrics.items() if name not in (*OF_IMAGES, "neighbourhood")}
+    return replace(row, images=sum(images), metrics={**kept, **of_all}, kid_subsets=[])
 
 
 def _alike(row: Row) -> bool:

@@ -25,8 +25,11 @@ LEGEND = """\
 - **From noised images**: noise is added to images up to a teacher step, and the model's way back compared with the reference's
   from the same x; beside it how near both come to the images that the noise was added to.
 - **Class** is the share of images that the classifier puts in the class asked for.
-- **Training images** of progressive distillation are those of its last fold, **training evaluations** those of all folds: a
-  teacher's evaluation counts 1, a guided one's 2, a student's forward and backward 3.
+- **Training images** of progressive distillation are those of its last fold, **training evaluations** and **training minutes**
+  those of all folds: a teacher's evaluation counts 1, a guided one's 2, a student's forward and backward 3. Minutes are wall
+  time on the machine that trained; models made before it was kept have none.
+- A model measured in parts (`--first-index`) has the KID and class agreement of all of its images; FD, precision and recall
+  cannot be had from parts.
 - **Evaluations** are network evaluations an image. `guided:SCALE` is the teacher with classifier-free guidance, and
   `guided:SCALE:GUIDE` with autoguidance away from GUIDE; a step of theirs takes two evaluations, so `@dpmpp-008` is at 16."""
 
@@ -91,12 +94,16 @@ QUALITY: list[tuple[str, Cell]] = [
     ("seeds", lambda r: _count(r.seeds)),
 ]
 REFERENCE: tuple[str, Cell] = ("reference", lambda r: r.reference)
+TRAINING: list[tuple[str, Cell]] = [
+    ("training images", _metric("training_images", ",")),
+    ("training evaluations", _metric("training_cost", ",")),
+    ("training minutes", _metric("training_seconds", ",.1f", 1 / 60)),
+]
 COST: list[tuple[str, Cell]] = [
     *_IDENTITY,
     ("runtime", _metric("runtime")),
     ("parameters", _metric("parameters", ",")),
-    ("training images", _metric("training_images", ",")),
-    ("training evaluations", _metric("training_cost", ",")),
+    *TRAINING,
     ("ms alone", _metric("ms_alone", ".1f")),
     ("ms batched", _metric("ms_batched", ".2f")),
     ("best batch", _metric("best_batch", ".0f")),
@@ -157,7 +164,7 @@ def pivot(rows: Sequence[Row], cell: Cell) -> str:
 
 def varying(rows: Sequence[Row]) -> list[str]:
     """Facts that differ between rows, where at least two of them know the fact."""
-    shown_elsewhere = {"kind", "runtime", "steps", "training_cost", "training_images", "phi", "concentrate"}
+    shown_elsewhere = {"kind", "runtime", "steps", "training_cost", "training_images", "training_seconds", "phi", "concentrate"}
     names = sorted({name for row in rows for name in row.facts} - shown_elsewhere)
     different = []
     for name in names:
@@ -172,10 +179,7 @@ def ablation(rows: Sequence[Row]) -> str:
     rows = [row for row in rows if row.method != TEST]
     settings = [(name, _metric(name, "," if name == "parameters" else ".4g")) for name in varying(rows)]
     phi: list[tuple[str, Cell]] = [("phi", _metric("phi"))] if len({row.facts.get("phi") for row in rows}) > 1 else []
-    cost: list[tuple[str, Cell]] = [
-        ("training images", _metric("training_images", ",")), ("training evaluations", _metric("training_cost", ","))
-    ]  # fmt: skip
-    columns = [_IDENTITY[0], *settings, *phi, *_IDENTITY[1:], *cost, *QUALITY[2:]]
+    columns = [_IDENTITY[0], *settings, *phi, *_IDENTITY[1:], *TRAINING, *QUALITY[2:]]
     return table(rows, [*columns, REFERENCE] if len(references(rows)) > 1 else columns)
 
 

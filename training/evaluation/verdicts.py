@@ -32,7 +32,7 @@ class Verdict:
 
 def difference(a: Row, b: Row) -> tuple[float, float, float]:
     """KID of a minus that of b with its 95 % interval: paired by subset where both made as many images of the same noises."""
-    if a.images == b.images and len(a.kid_subsets) == len(b.kid_subsets):
+    if a.images == b.images and a.kid_subsets and len(a.kid_subsets) == len(b.kid_subsets):
         return interval(np.asarray(a.kid_subsets) - np.asarray(b.kid_subsets))
     halves = [(row.metrics["kid_high"] - row.metrics["kid_low"]) / 2 for row in (a, b)]
     mean, half = a.metrics["kid"] - b.metrics["kid"], math.hypot(*halves)

@@ -42,6 +42,19 @@ def test_a_short_chunk_is_completed_and_a_long_one_cut(sampler: Sampler, tmp_pat
     assert np.array_equal(cache.first(sampler, starts, 3), few[:3])
 
 
+def test_a_part_is_what_the_whole_has_there(sampler: Sampler, tmp_path: Path) -> None:
+    """And the whole takes it from the cache."""
+    cache, starts = ImageCache(tmp_path / "parts"), NoiseStarts(0)
+    part = np.concatenate(list(cache.chunks(sampler, starts, CHUNK + 7, CHUNK)))
+    folder = cache.folder(sampler, starts)
+    assert {path.name for path in folder.iterdir()} == {f"{CHUNK:06d}.npy", f"{2 * CHUNK:06d}.npy"}
+    whole = ImageCache(tmp_path / "whole").first(sampler, starts, 2 * CHUNK + 7)
+    assert np.array_equal(part, whole[CHUNK:])
+    kept = (folder / f"{CHUNK:06d}.npy").stat().st_mtime_ns
+    assert np.array_equal(cache.first(sampler, starts, len(whole)), whole)
+    assert (folder / f"{CHUNK:06d}.npy").stat().st_mtime_ns == kept
+
+
 def test_images_come_in_chunks(sampler: Sampler, tmp_path: Path) -> None:
     sizes = [len(part) for part in ImageCache(tmp_path).chunks(sampler, NoiseStarts(1), CHUNK + 1)]
     assert sizes == [CHUNK, 1]

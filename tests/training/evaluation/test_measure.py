@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from training.errors import TrainingError
 from training.evaluation.measure import Measurement, Plan, Row, time_per_image
 from training.evaluation.samplers import Family
 from training.export import export
+from training.loop import CHECKPOINT
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,36 @@ def test_guided_teachers_stand_in_the_table_at_their_cost(family: Family, idx_fo
     assert "psnr_db" not in all_steps.metrics
     assert few.metrics["psnr_db"] > more.metrics["psnr_db"]  # another scale is another picture
     assert few.facts["guidance"] == "classifier-free, scale 2"
+
+
+def test_a_part_is_measured_as_the_whole_is(family: Family, idx_folder: Path, tmp_path: Path) -> None:
+    """Classes and agreement are those of its own image numbers."""
+
+    def measured(count: int, first: int = 0) -> Row:
+        plan = Plan(images=count, seeds=count, models=("teacher@ddim-004",), reference="teacher@ddim-008", data_images=0,
+                    timing=False, first_index=first)  # fmt: skip
+        return Measurement(family, plan, tmp_path, str(idx_folder)).run().rows[0]
+
+    whole, one, two = measured(100), measured(50), measured(50, 50)
+    assert (two.first_index, two.images) == (50, 50)
+    assert two.psnr != one.psnr
+    assert [*one.psnr, *two.psnr] == whole.psnr
+    right = [round(part.images * part.metrics["class_agreement"]) for part in (one, two, whole)]
+    assert right[0] + right[1] == right[2]
+    with pytest.raises(TrainingError, match="--first-index takes a multiple of 50"):
+        measured(50, 20)
+
+
+def test_two_guides_of_one_name_are_not_one_row(
+    family: Family, teacher_run: Path, snapshot: Path, idx_folder: Path, tmp_path: Path
+) -> None:
+    models = []
+    for folder, source in (("a", snapshot), ("b", teacher_run / CHECKPOINT)):
+        (tmp_path / folder).mkdir()
+        shutil.copy(source, tmp_path / folder / "guide.safetensors")
+        models.append(f"guided:2:{tmp_path / folder / 'guide.safetensors'}@ddim-004")
+    with pytest.raises(TrainingError, match="two models would both be called shapes/guided:2:guide@ddim-004; rename"):
+        measured(family, idx_folder, tmp_path, *models)
 
 
 def test_time_of_an_image_is_that_of_its_steps() -> None:

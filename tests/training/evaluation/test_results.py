@@ -235,6 +235,32 @@ def test_of_a_model_measured_twice_the_larger_measurement_stands(tmp_path: Path)
     assert found == replace(large, metrics={**large.metrics, "path_length": 3.0, "ms_alone": 2.0})
 
 
+def test_parts_of_a_model_are_one_row(tmp_path: Path) -> None:
+    """Whichever report is read first. A part that leaves a gap stays out, and so does one of another model."""
+    first = replace(row("student", 4, 0.010, psnr=30.0), images=200)
+    first.metrics.update(class_agreement=0.9, fd=100.0, recall=0.5, neighbourhood=200.0)
+    second = replace(row("student", 4, 0.016), images=100, first_index=200)
+    second.metrics.update(class_agreement=0.6, fd=90.0)
+    gap = replace(row("student", 4, 0.5), images=100, first_index=350)
+    other = replace(row("student", 8, 0.5), images=100, first_index=200)
+    for name, one in zip("abcd", (first, second, gap, other), strict=True):
+        write_run(tmp_path / f"{name}.json", "tiny", Report([one], FACTS), Plan(), "command")
+    for order in ("abcd", "dcba"):
+        found = {r.evaluations: r for r in merged([read_run(tmp_path / f"{name}.json") for name in order])}
+        assert found[8].images == 100
+        four = found[4]
+        assert (four.images, four.first_index, four.psnr, four.metrics["psnr_db"]) == (300, 0, first.psnr, 30.0)
+        assert four.metrics["kid"] == pytest.approx(0.012)
+        assert four.metrics["kid_high"] - four.metrics["kid"] == pytest.approx(first.metrics["kid_high"] - first.metrics["kid"])
+        assert four.metrics["class_agreement"] == pytest.approx(0.8)
+        assert not {"fd", "recall", "neighbourhood"} & four.metrics.keys()
+        # Its estimates rest on other noises than those of a row of 300 from the start, so they are not paired.
+        whole = replace(row("student", 4, 0.012), images=300)
+        halves = [(r.metrics["kid_high"] - r.metrics["kid_low"]) / 2 for r in (four, whole)]
+        assert difference(four, whole) == pytest.approx((0.0, -np.hypot(*halves), np.hypot(*halves)))
+        assert np.isfinite(difference(four, four)).all()
+
+
 def test_a_guided_student_is_shown_with_its_guided_teacher(tmp_path: Path) -> None:
     """Whichever run is read last: the main one measures it too, against the plain teacher."""
     alone = replace(row("student, guided", 16, 0.01, psnr=35.0), reference="tiny/guided:2")
