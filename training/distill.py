@@ -104,10 +104,9 @@ def make_student(config: DistillConfig, teacher: TorchModel, phi: Int64) -> UNet
     return student_from_teacher(build_unet(shape), kept)
 
 
-def distill(config: DistillConfig, run: Path, *, resume: bool = False, spent: int = 0) -> None:
+def distill(config: DistillConfig, run: Path, *, resume: bool = False) -> None:
     """Distil a student into the folder `run`: checkpoint, sample grids, loss curve, TensorBoard.
 
-    spent: network evaluations that went into the teacher's own distillation (progressive folds before this one).
     Raises TrainingError when the data do not fit the teacher, phi cannot be had, or the objective asks for something else.
     """
     teacher = load_guided(config.teacher, scale=config.guidance, guide=config.guide)
@@ -134,7 +133,7 @@ def distill(config: DistillConfig, run: Path, *, resume: bool = False, spent: in
         classes=teacher.classes,
         null_label=teacher.null_label,
         clip=teacher.clip,
-        provenance=_provenance(config, teacher, source, objective, spent),
+        provenance=_provenance(config, teacher, source, objective),
     )
     fit(
         student,
@@ -157,23 +156,27 @@ def _open_data(config: DistillConfig, teacher: TorchModel) -> ImageSource:
     embeds = teacher.network.config.num_class_embeds
     if embeds and source.labels is None:
         raise TrainingError(f"the teacher is class-conditional but {config.data} has no labels; use a data set with classes")
-    if embeds and len(source.classes) > embeds:
-        raise TrainingError(f"{config.data} has {len(source.classes)} classes, the teacher only {embeds} labels")
+    if embeds and len(source.classes) > len(teacher.classes):
+        raise TrainingError(
+            f"{config.data} has {len(source.classes)} classes, the teacher only {len(teacher.classes)}; give the --data it was "
+            "trained on, or leave its other classes out"
+        )
     return source
 
 
-def _provenance(
-    config: DistillConfig, teacher: TorchModel, source: ImageSource, objective: Objective, spent: int
-) -> dict[str, Any]:
-    # Where the teacher is a fold before this one, the teacher to name is the one that all folds come from.
-    origin = teacher.provenance.get("teacher") if teacher.kind == "student" else None
-    before = {"seconds_before": teacher.provenance.get("seconds")} if spent else {}
+def _provenance(config: DistillConfig, teacher: TorchModel, source: ImageSource, objective: Objective) -> dict[str, Any]:
+    # Where the teacher is a student itself, such as a fold before this one, the teacher to name is the one that all come
+    # from, and what they cost adds up.
+    made, origin = teacher.provenance, None
+    before: dict[str, Any] = {"before": 0}
+    if teacher.kind == "student":
+        origin, before = made.get("teacher"), {"before": made.get("evaluations") or 0, "seconds_before": made.get("seconds")}
     return {
         "data": source.name,
         "objective": config.objective,
         "k": config.k if config.objective == "rollout" else None,
         "guidance": teacher.guidance,
-        "cost": {"per_image": objective.evaluations, "before": spent, **before},
-        "teacher": origin or {key: teacher.provenance.get(key) for key in ("images", "data", "sha256")},
+        "cost": {"per_image": objective.evaluations, **before},
+        "teacher": origin or {key: made.get(key) for key in ("images", "data", "sha256")},
         "settings": config.model_dump(mode="json", exclude={"loop"}),
     }

@@ -45,14 +45,14 @@ def progressive(config: DistillConfig, target: int, budget: int, run: Path, *, r
         least = len(plan) * PER_IMAGE * batch
         raise TrainingError(f"a budget of {budget} is less than one batch a fold; {len(plan)} folds of {batch} need {least}")
     before, runs = config.teacher, []
-    for fold, steps in enumerate(plan):
+    for steps in plan:
         out = run / f"student-{steps:04d}"
         runs.append(out)
         loop = config.loop.model_copy(update={"images": images, "warmup_images": min(config.loop.warmup_images, images)})
         step = config.model_copy(update={"teacher": before, "steps": steps, "objective": "progressive", "loop": loop})
         if not (resume and _finished(out, step)):
             started = (out / CHECKPOINT).is_file()
-            distill(step, out, resume=resume and started, spent=fold * images * PER_IMAGE)
+            distill(step, out, resume=resume and started)
         before = str(out)
     return runs
 

@@ -131,7 +131,7 @@ def _provenance(facts: dict[str, Any]) -> dict[str, Any]:
     cost, seconds, spent = made.get("cost"), facts.get("seconds"), {}
     if cost is not None:
         spent["evaluations"] = cost["before"] + cost["per_image"] * images
-    before = cost.get("seconds_before") if cost is not None and cost["before"] else 0.0
+    before = cost.get("seconds_before") if cost is not None and cost["before"] else 0.0  # of the folds before
     if seconds is not None and before is not None:
         spent["seconds"] = before + seconds
     return {**made, "images": images, **spent, "loop": facts["loop"]}

@@ -120,6 +120,18 @@ def test_impossible_sub_sequences(
         distill(_config(teacher_run, idx_folder, **changes), tmp_path)
 
 
+def test_a_class_that_the_teacher_does_not_have_is_refused(teacher_run: Path, tmp_path: Path) -> None:
+    """Even one more, which would be trained as the null label."""
+    from PIL import Image
+
+    for name in "abcd":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "data" / name / "1.png")
+    config = DistillConfig(teacher=str(teacher_run), data=str(tmp_path / "data"), steps=4)
+    with pytest.raises(TrainingError, match=r"has 4 classes, the teacher only 3; give the --data it was trained on"):
+        distill(config, tmp_path / "run")
+
+
 def test_data_must_have_labels_for_a_conditional_teacher(teacher_run: Path, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -64,6 +64,15 @@ def test_resume_keeps_finished_folds(teacher_run: Path, idx_folder: Path, tmp_pa
     assert one == two
 
 
+def test_costs_add_up_when_a_student_is_distilled_further(teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
+    config = _config(teacher_run, idx_folder).model_copy(update={"steps": 16, "k": 2})
+    distill(config, tmp_path / "first")
+    distill(config.model_copy(update={"teacher": str(tmp_path / "first"), "steps": 4}), tmp_path / "second")
+    made = [load_model(str(tmp_path / name)).provenance for name in ("first", "second")]
+    assert [m["evaluations"] for m in made] == [5 * 16, 2 * 5 * 16]
+    assert made[1]["seconds"] > made[0]["seconds"] > 0
+
+
 def test_a_budget_too_small_says_what_it_needs(teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="2 folds of 16 need 160"):
         progressive(_config(teacher_run, idx_folder), 16, 100, tmp_path)
