@@ -63,7 +63,9 @@ def concentrated_phi(steps: int, student_steps: int, *, start: float, end: float
     Raises ValueError when the steps asked for do not fit, inside or outside.
     """
     if not 0 <= start < end <= 1 or not 0 < share < 1:
-        raise ValueError("need 0 <= start < end <= 1 and 0 < share < 1")
+        raise ValueError(
+            f"concentrated steps need 0 <= start < end <= 1 and 0 < share < 1; start is {start:g}, end {end:g}, share {share:g}"
+        )
     _check_steps(steps, student_steps)
     low, high = round(start * steps), round(end * steps)
     if low == 0 and high == steps:

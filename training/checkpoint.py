@@ -45,7 +45,7 @@ def save(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[s
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read (parts, facts) back. Raises CheckpointError when the file is missing, damaged or not ours."""
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
+        raise CheckpointError(f"there is no checkpoint at {path}; check the path, or start anew without --resume")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -164,7 +164,7 @@ def _zip_files(path: Path) -> list[_File]:
 def open_files(files: list[_File], name: str, image_size: int | None, channels: int | None) -> ImageSource:
     """Image files, decoded when read; parent folders are classes when there are at least two of them."""
     if not files:
-        raise DataError(f"{name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DataError(f"{name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); check the path")
     groups = sorted({f.group for f in files})
     labels = np.array([groups.index(f.group) for f in files], dtype=np.int64) if len(groups) > 1 else None
     first = _decode(files[0])

@@ -8,6 +8,7 @@ one, and two processes see what one process with the same global batch would.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -146,6 +147,8 @@ def fit(
     stream = batches(source, sampler, workers=config.workers)
     total = -(-config.images // config.batch)
     main = accelerator.is_main_process
+    if main:
+        _check_space(run, raw)
     board = SummaryWriter(str(run / "tensorboard"), purge_step=step * config.batch) if main else None
     started = time.perf_counter()
 
@@ -223,6 +226,17 @@ def fit(
     ema.copy_to(raw)
     accelerator.wait_for_everyone()
     return raw
+
+
+def _check_space(run: Path, network: nn.Module) -> None:
+    """Raises TrainingError where not even one checkpoint would fit: weights, their average and two moments, in float32."""
+    run.mkdir(parents=True, exist_ok=True)
+    needed, free = 4 * 4 * sum(p.numel() for p in network.parameters()), shutil.disk_usage(run).free
+    if free < needed:
+        raise TrainingError(
+            f"{run} has {free / 2**20:.1f} MiB free and a checkpoint takes {needed / 2**20:.1f}; free some space or choose "
+            "another --out"
+        )
 
 
 def _diverged(step: int) -> TrainingError:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from models.network import PredictionType, build_unet, noised, predict, training_target, unet_config
@@ -29,7 +29,7 @@ class UNetShape(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    channels: tuple[int, ...] = (32, 64, 96)
+    channels: tuple[PositiveInt, ...] = (32, 64, 96)
     layers: int = Field(default=2, gt=0)
     attention: tuple[bool, ...] = (False, False, True)
     head_dim: int = Field(default=32, gt=0)
@@ -39,7 +39,9 @@ class UNetShape(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> UNetShape:
         if len(self.attention) != len(self.channels):
-            raise ValueError("attention needs one entry per entry of channels")
+            raise ValueError(
+                f"attention has {len(self.attention)} entries and channels {len(self.channels)}; give one for each"
+            )
         for width in self.channels:
             if width % self.groups:
                 raise ValueError(f"the width {width} is not a multiple of groups {self.groups}; change one of them")

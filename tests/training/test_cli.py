@@ -200,7 +200,11 @@ def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: 
         (("evaluate", "zoo", "--family", "shapes", "--evaluations", "a"), "--evaluations takes whole numbers"),
         (("evaluate", "zoo", "--family", "shapes", "--figure", "a.jpeg"), "'--figure': a.jpeg is not a PNG"),
         (("sample", "teacher", "--out", "grid.xyz"), "'--out': grid.xyz is not a PNG; let its name end in .png"),
-        (("evaluate", "zoo", "--family", "shapes", "--first-index", "50", "--record"), "--record takes whole measurements"),
+        (
+            ("evaluate", "zoo", "--family", "shapes", "--first-index", "50", "--record"),
+            "belong to the whole; leave out --first-",
+        ),
+        (("evaluate", "zoo", "--family", "shapes", "--out", "x.txt"), "let its name end in .json"),
         (("teach",), "No such command 'teach'"),
     ],
 )

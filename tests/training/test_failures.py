@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +96,15 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_last_checkpoint(idx_folder: P
     assert (run / CHECKPOINT).read_bytes() == kept
     assert len(kept) > 100_000
     assert not list(run.glob(".*.tmp"))  # nothing half-written
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_found_before_training(
+    idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300_000))
+    with pytest.raises(TrainingError, match=r"run has 0\.3 MiB free and a checkpoint takes 0\.\d; free some space or choose"):
+        train_teacher(tiny_teacher_config(idx_folder, 16), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_a_killed_run_goes_on_to_the_same_losses(idx_folder: Path, tmp_path: Path) -> None:

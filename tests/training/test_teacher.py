@@ -176,7 +176,8 @@ def test_annealed_rate_ends_near_zero_and_fixes_the_length(idx_folder: Path, tmp
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"channels": (8, 16), "attention": (True,)}, "one entry per entry of channels"),
+        ({"channels": (8, 16), "attention": (True,)}, "attention has 1 entries and channels 2; give one for each"),
+        ({"channels": (8, -16), "attention": (False, True)}, "greater than 0"),
         ({"channels": (6,), "attention": (False,), "groups": 4, "head_dim": 3}, "not a multiple of groups"),
         ({"channels": (8,), "attention": (False,), "groups": 4, "head_dim": 3}, "not a multiple of head_dim"),
     ],

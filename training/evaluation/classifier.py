@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from training import checkpoint
 from training.data import ImageSource, StepSampler, batches, held_out_split, open_source, to_unit
-from training.errors import DataError
+from training.errors import CheckpointError, DataError, TrainingError
 from training.progress import Progress
 
 EPOCHS = 3
@@ -75,7 +75,10 @@ def load_classifier(
     )
     judge.accuracy = right / len(test)
     draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # its own, where another process trains the same judge
-    checkpoint.save(draft, {"model": network.state_dict()}, {"accuracy": judge.accuracy, "data": data, "epochs": epochs})
+    try:
+        checkpoint.save(draft, {"model": network.state_dict()}, {"accuracy": judge.accuracy, "data": data, "epochs": epochs})
+    except CheckpointError as error:
+        raise TrainingError(f"cannot write {path}: {error.__cause__}; free some space or choose another --cache") from error
     draft.replace(path)
     return judge
 

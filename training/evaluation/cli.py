@@ -40,7 +40,7 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="Images compared with the reference's from the same noise.")] = 200,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     first_index: Annotated[
-        int, typer.Option(min=0, help="Number of the first image: measure a part; `report` adds what other reports have.")
+        int, typer.Option(min=0, help="Number of the first image, for a part of them: `report` joins the parts of a model.")
     ] = 0,
     distances: Annotated[bool, typer.Option(help=_DISTANCES)] = True,
     data_images: Annotated[int, typer.Option(min=20, help="Training images that distances are measured to.")] = 10_000,
@@ -76,8 +76,10 @@ def evaluate(
 
     if path_figure is not None and not paths:
         raise typer.BadParameter("--path-figure needs --paths")
-    if write_manifests and first_index:
-        raise typer.BadParameter("--record takes whole measurements; leave out --first-index")
+    if first_index and (write_manifests or figure or path_figure or paths or reconstruct):
+        raise typer.BadParameter("--record, --figure, --paths and --reconstruct belong to the whole; leave out --first-index")
+    if out is not None and out.suffix != ".json":
+        raise typer.BadParameter(f"--out {out} is not a .json, which `report` reads; let its name end in .json")
     configure_logging("console", "warning")  # the backend's own lines would stand between the progress bars
     plan = Plan(
         images=images,

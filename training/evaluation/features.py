@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from training.data import ImageSource
 from training.errors import TrainingError
-from training.evaluation.images import ImageCache, Starts, UInt8, chunk_numbers, save_array
+from training.evaluation.images import ImageCache, Starts, UInt8, chunk_numbers, load_array, save_array
 from training.evaluation.samplers import Float32, Sampler
 from training.progress import Progress
 
@@ -166,10 +166,10 @@ def _cached(
     parts: list[Float32] = []
     with Progress(title, sum(map(len, chunks)), enabled=not all(path.exists() for path in paths)) as progress:
         for numbers, path in zip(chunks, paths, strict=True):
-            features = np.load(path) if path.exists() else np.empty((0, 0), dtype=np.float32)
-            if len(features) < len(numbers):
+            features = load_array(path)
+            if features is None or len(features) < len(numbers):
                 features = extract(read(numbers))
                 save_array(path, features)
-            parts.append(features[: len(numbers)])
+            parts.append(np.asarray(features[: len(numbers)]))
             progress.advance(len(numbers))
     return np.concatenate(parts)

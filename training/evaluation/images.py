@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,7 @@ class ImageCache:
         """Compute what is missing of `count` images from number `first` on, which is a multiple of CHUNK."""
         missing = [
             (numbers, path) for numbers, path in self._chunks(sampler, starts, count, first)
-            if not path.exists() or _length(path) < len(numbers)
+            if (kept := load_array(path)) is None or len(kept) < len(numbers)
         ]  # fmt: skip
         if not missing:
             return
@@ -179,6 +179,10 @@ def save_array(path: Path, array: NDArray[np.generic]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _length(path: Path) -> int:
-    """Images in a chunk, from its header."""
-    return len(np.load(path, mmap_mode="r"))
+def load_array(path: Path) -> NDArray[Any] | None:
+    """An .npy file, mapped; None where it is missing or damaged, so that what it held is computed again."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r")
+        return array
+    except (FileNotFoundError, ValueError, EOFError):
+        return None

@@ -59,7 +59,8 @@ class Row:
     kid_subsets: the estimates that the KID interval rests on, which pair up between rows with the same seed and images.
     psnr: PSNR of each seed's image in dB, which pair up between rows with the same seeds and reference.
     reference: the model that the row agrees with or not; empty for the reference itself and for real images.
-    first_index: number of the first image; more of a model measured elsewhere is a row that starts where the other ends.
+    first_index: number of the first image; those of further images (training.evaluation.parts) agree with no reference.
+    parts: images of each part that the row was pooled from; empty for one that was measured as it is.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Row:
     reference: str = ""
     psnr: list[float] = field(default_factory=list)
     first_index: int = 0
+    parts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,11 @@ class Measurement:
         for sampler in (self.reference, *self.samplers):
             if sampler.shape != self.reference.shape or sampler.classes != self.reference.classes:
                 raise TrainingError(f"{sampler.id} makes other images than {self.reference.id}; measure it on its own")
-        named = {sampler.id: sampler.key for sampler in self.samplers}
+        named = {sampler.id: sampler for sampler in (*self.samplers, self.reference)}
         for sampler in self.samplers:
-            if named[sampler.id] != sampler.key:
+            if named[sampler.id].key != sampler.key:
                 raise TrainingError(f"two models would both be called {sampler.id}; rename one's file, or measure them apart")
+        self.samplers = list({sampler.id: sampler for sampler in self.samplers}.values())
         self.originals = [Originals.read(s, self.reference, plan.reconstruct_images) for s in plan.reconstruct]
         if len({originals.name for originals in self.originals}) < len(self.originals):
             raise TrainingError("two of --reconstruct have the same name; rename one of the folders, or measure them apart")
@@ -158,21 +161,22 @@ class Measurement:
         count = self.plan.teacher_images if at_all_steps else self.plan.images
         first = self.plan.first_index
         is_reference = sampler.key == self.reference.key
+        seeds = 0 if is_reference or first else self.plan.seeds
         metrics: dict[str, float] = {}
         if self.judge is not None:
             metrics["class_agreement"] = self._class_agreement(sampler, count)
         subsets: list[float] = []
         features = None
         if self.extract is not None:
-            features = image_features(self.images, sampler, self.starts, max(count, self.plan.seeds), self.extract, first)
+            features = image_features(self.images, sampler, self.starts, max(count, seeds), self.extract, first)
             measured, subsets = self._distances(features[:count], sampler.classes)
             metrics |= measured
         if self.inception is not None:
             wide = image_features(self.images, sampler, self.starts, count, self.inception, first)
             metrics["fid"] = distances.frechet(wide, self.real["inception"].features)
         decibels: list[float] = []
-        if not is_reference:
-            agreement, each = self._agreement(sampler, self.starts, self.plan.seeds, features, first)
+        if seeds:
+            agreement, each = self._agreement(sampler, self.starts, seeds, features)
             metrics |= agreement
             decibels = each.round(2).tolist()
         if self.plan.paths:
@@ -190,11 +194,11 @@ class Measurement:
             sampler.name,
             sampler.evaluations,
             count,
-            0 if is_reference else self.plan.seeds,
+            seeds,
             metrics,
             subsets,
             sampler.facts,
-            "" if is_reference else self.reference.id,
+            "" if is_reference or first else self.reference.id,
             decibels,
             first,
         )
@@ -225,22 +229,23 @@ class Measurement:
         return {**metrics, "precision": precision, "recall": recall, "neighbourhood": float(same)}, subsets.tolist()
 
     def _agreement(
-        self, sampler: Sampler, starts: Starts, count: int, features: Float32 | None, first: int = 0
+        self, sampler: Sampler, starts: Starts, count: int, features: Float32 | None
     ) -> tuple[dict[str, float], Float64]:
         """Metrics, and the PSNR of each image."""
-        metrics, decibels = pixel_agreement(self._pairs(sampler, starts, count, first))
+        metrics, decibels = pixel_agreement(self._pairs(sampler, starts, count))
         if self.extract is not None:
             if features is None:
-                features = image_features(self.images, sampler, starts, count, self.extract, first)
-            theirs = image_features(self.images, self.reference, starts, count, self.extract, first)
+                features = image_features(self.images, sampler, starts, count, self.extract)
+            theirs = image_features(self.images, self.reference, starts, count, self.extract)
             metrics |= feature_agreement(features[:count], theirs)
         return metrics, decibels
 
-    def _pairs(self, sampler: Sampler, starts: Starts, count: int, first: int = 0) -> Iterator[tuple[UInt8, UInt8]]:
+    def _pairs(self, sampler: Sampler, starts: Starts, count: int) -> Iterator[tuple[UInt8, UInt8]]:
         # The reference first and in full, so that one network is loaded at a time.
-        self.images.ensure(self.reference, starts, count, first)
-        theirs = self.images.chunks(self.reference, starts, count, first)
-        yield from zip(self.images.chunks(sampler, starts, count, first), theirs, strict=True)
+        self.images.ensure(self.reference, starts, count)
+        yield from zip(
+            self.images.chunks(sampler, starts, count), self.images.chunks(self.reference, starts, count), strict=True
+        )
 
     def _path_metrics(self, sampler: Sampler, is_reference: bool) -> dict[str, float]:
         starts, count = PathStarts(self.plan.seed, self.plan.frames), self.plan.paths * self.plan.frames

@@ -12,6 +12,7 @@ from models.catalogue import discover
 from models.manifest import Manifest, Quality, Ranking, write_manifest
 from training.card import model_card
 from training.errors import TrainingError
+from training.evaluation.distances import SUBSETS
 from training.evaluation.measure import Plan, Report, Row
 
 # What manifests carry: quality. Times belong to a machine, intervals' raw material to the run's JSON.
@@ -54,10 +55,14 @@ def read_run(path: Path) -> Run:
         data = json.loads(path.read_text())
         shared = data["facts"].get("reference", "")  # rows of older reports do not repeat it
         rows = [Row(**{"reference": shared if "psnr_db" in row["metrics"] else "", **row}) for row in data.pop("rows")]
-        if not isinstance(data["facts"]["reference"], str) or any(
-            "kid" in r.metrics and "kid_low" not in r.metrics for r in rows
+        if not isinstance(data["facts"]["reference"], str) or not all(isinstance(row.facts, dict) for row in rows):
+            raise ValueError("no reference, or facts that are none")
+        if any("kid" in row.metrics and ("kid_low" not in row.metrics or len(row.kid_subsets) != SUBSETS) for row in rows):
+            raise ValueError(f"a KID without its interval or its {SUBSETS} estimates")
+        if not all(
+            isinstance(n, int) for n in (*(r.first_index for r in rows), *(data["plan"][k] for k in ("seed", "data_images")))
         ):
-            raise ValueError("no reference, or a KID without its interval")
+            raise ValueError("a seed, first_index or data_images that is no number")
         return Run(**{name.name: data[name.name] for name in fields(Run) if name.name != "rows"}, rows=rows)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{path} is no report of this `sfddm-train evaluate` ({error}); measure again") from error

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from training.errors import TrainingError
 from training.evaluation import tables
 from training.evaluation.curves import draw_curves
-from training.evaluation.distances import interval
 from training.evaluation.measure import Row
-from training.evaluation.record import OF_IMAGES, Run, read_run
+from training.evaluation.parts import check_one_model, pooled
+from training.evaluation.record import Run, read_run
 from training.evaluation.verdicts import PROGRESSIVE, STUDENT, Verdict, aims, verdicts
 
 _OF_THE_PAPER = {
@@ -57,8 +55,8 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
     ablations = [run for run in runs if run.ablation]
     if not _comparable(main_runs):
         raise TrainingError(
-            f"the reports of {family} differ in --seed or --data-images, so that they cannot share a table; measure them "
-            "alike, or give those that differ an --ablation heading"
+            f"the reports of {family} differ in --seed, --data-images, data or features, so that they cannot share a table; "
+            "measure them alike, or give those that differ an --ablation heading"
         )
     main = merged(main_runs)
     other = (row for run in ablations if _comparable([*main_runs, run]) for row in run.rows)
@@ -71,7 +69,7 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
             parts.insert(2, f"![Quality against network evaluations]({picture.name})")
     for heading in dict.fromkeys(run.ablation for run in ablations):
         same = [run for run in ablations if run.ablation == heading]
-        rows = _ordered(row for run in same for row in run.rows)
+        rows = _ordered(_whole([row for run in same for row in run.rows]))
         parts += [f"### Ablation: {heading}", *_basis(same, told), tables.ablation(rows), *_reconstructions(rows)]
     folded = {row.evaluations for row in main if row.method == PROGRESSIVE}
     folds = [row for row in main if row.method in (STUDENT, PROGRESSIVE) and row.evaluations in folded]
@@ -84,52 +82,43 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
 
 
 def _comparable(runs: Sequence[Run]) -> bool:
-    """Whether runs share their noises and, those with distances, the number of training images."""
+    """Whether runs share their noises and, those with distances, the training images and the features."""
     counts = {run.plan["data_images"] for run in runs} - {0}
-    return len({run.plan["seed"] for run in runs}) <= 1 and len(counts) <= 1
+    bases = {tuple(run.facts.get(name) for name in ("data", "features", "resize")) for run in runs if "features" in run.facts}
+    return len({run.plan["seed"] for run in runs}) <= 1 and len(counts) <= 1 and len(bases) <= 1
 
 
 def merged(runs: Sequence[Run]) -> list[Row]:
     """Rows of several runs, ordered, one a model: of those with a KID the one with more images, the later one of equals.
 
     Guided models prefer a row whose reference is guided too, plain ones a plain one. What the row lacks and does not rest on
-    its N comes from the others: paths and noised images with the same reference, and times. Rows of further images are pooled.
+    its N comes from the others: paths and noised images with the same reference, and times. Rows of further images join it.
     """
     rows = [row for run in runs for row in run.rows]
     made = []
     for model in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == model]
-        best = max(reversed(mine), key=lambda row: (row.first_index == 0, "kid" in row.metrics, _alike(row), row.images))
+        check_one_model(mine)
+        best = max(reversed(mine), key=lambda row: ("kid" in row.metrics, row.first_index == 0, _alike(row), row.images))
         more: dict[str, float] = {}
         for row in mine:
             kept = ("ms_", "best_batch") if row.reference != best.reference else ("ms_", "best_batch", "path_", "from_")
             more |= {name: value for name, value in row.metrics.items() if name.startswith(kept)}
-        further = sorted((row for row in mine if row.first_index), key=lambda row: row.first_index)
-        made.append(pooled(replace(best, metrics={**more, **best.metrics}), further))
+        made.append(pooled(replace(best, metrics={**more, **best.metrics}), [row for row in mine if row.first_index]))
     return _ordered(made)
 
 
-def pooled(row: Row, further: Iterable[Row]) -> Row:
-    """`row` with the images of rows that start where it ends, one after the other. Those without a KID are passed over.
-
-    Subset i of every part is compared with subset i of the training images, so the mean of the parts' estimates, weighted by
-    images, is an estimate like each of them, and the interval comes from these means. They pair with no other row's. Class
-    agreement is weighted likewise; FD, FID, precision and recall cannot be had from the parts' numbers and are left out. What
-    is seed by seed stays the first part's.
-    """
-    parts = [row]
-    for part in further:
-        if "kid" in row.metrics and "kid" in part.metrics and part.first_index == parts[-1].first_index + parts[-1].images:
-            parts.append(part)
-    if len(parts) == 1:
-        return row
-    images = [part.images for part in parts]
-    kid, low, high = interval(np.average([part.kid_subsets for part in parts], axis=0, weights=images))
-    of_all = {"kid": kid, "kid_low": low, "kid_high": high}
-    if all("class_agreement" in part.metrics for part in parts):
-        of_all["class_agreement"] = float(np.average([part.metrics["class_agreement"] for part in parts], weights=images))
-    kept = {name: value for name, value in row.metrics.items() if name not in (*OF_IMAGES, "neighbourhood")}
-    return replace(row, images=sum(images), metrics={**kept, **of_all}, kid_subsets=[])
+def _whole(rows: Sequence[Row]) -> list[Row]:
+    """The rows that start at image 0, each with the parts of its model, and parts of models that have no such row."""
+    made = []
+    for row in rows:
+        others = [other for other in rows if other.model == row.model and bool(other.first_index) != bool(row.first_index)]
+        if row.first_index == 0:
+            check_one_model([row, *others])
+            made.append(pooled(row, others))
+        elif not others:
+            made.append(row)
+    return made
 
 
 def _alike(row: Row) -> bool:
@@ -168,7 +157,9 @@ def _basis(runs: Sequence[Run], told: set[str]) -> list[str]:
     parts = []
     for run in runs:
         facts = run.facts
-        source = f"images from seed {run.plan['seed']}; agreement with {facts['reference']}"
+        first = run.plan.get("first_index", 0)
+        source = f"images from seed {run.plan['seed']}"
+        source += f", number {first:,} and on" if first else f"; agreement with {facts['reference']}"
         words = []
         if "features" in facts:
             words += [f"features {facts['features']}", facts["resize"], f"against {facts['data']}", facts["fid"]]

@@ -219,7 +219,7 @@ class Family:
             shape=manifest.image.chw,
             classes=len(manifest.classes),
             load=lambda: OnnxBackend().load(model.entry),
-            facts=_facts(manifest),
+            facts={**_facts(manifest), "weights": manifest.sha256[:16]},
             entry=model.entry,
         )
 
@@ -238,10 +238,11 @@ def model_sampler(name: str, model: TorchModel, variant: str = "") -> Sampler:
         raise TrainingError(f"{name}@{variant} names no solver; write {choices} with 1 to {model.steps} steps")
     plan_name = f"{solver}-{int(count):03d}"
     phi = uniform_phi(model.steps, int(count))
-    parameters = sum(p.numel() for p in model.network.parameters())
+    parameters, weights = sum(p.numel() for p in model.network.parameters()), fingerprint(model)
+    made = _provenance_facts(model.kind, model.provenance, parameters, model.phi)
     return Sampler(
         id=f"{name}@{plan_name}" if variant else name,
-        weights=fingerprint(model),
+        weights=weights,
         name=plan_name,
         method=_method(model.kind, model.provenance, solver if variant else None),
         plan=relabel(SAMPLERS[solver](model.alpha_bar, phi), model.labels[phi[1:] - 1]) if variant else model.plan(),
@@ -250,7 +251,7 @@ def model_sampler(name: str, model: TorchModel, variant: str = "") -> Sampler:
         classes=len(model.classes),
         load=lambda: TorchNetwork(model),
         per_step=model.evaluations,
-        facts={**_provenance_facts(model.kind, model.provenance, parameters, model.phi), "runtime": "torch"},
+        facts={**made, "runtime": "torch", "weights": weights},
     )
 
 

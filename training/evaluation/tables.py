@@ -79,7 +79,7 @@ def _count(number: int) -> str:
 _IDENTITY: list[tuple[str, Cell]] = [("model", lambda r: r.model), ("evaluations", lambda r: _count(r.evaluations))]
 QUALITY: list[tuple[str, Cell]] = [
     *_IDENTITY,
-    ("N", lambda r: f"{r.images:,}"),
+    ("N", lambda r: f"{r.images:,}" + (f" from {r.first_index:,} on" if r.first_index else "")),
     ("KID", kid),
     ("FD", _metric("fd", ".1f")),
     ("FID", _metric("fid", ".2f")),
@@ -164,7 +164,8 @@ def pivot(rows: Sequence[Row], cell: Cell) -> str:
 
 def varying(rows: Sequence[Row]) -> list[str]:
     """Facts that differ between rows, where at least two of them know the fact."""
-    shown_elsewhere = {"kind", "runtime", "steps", "training_cost", "training_images", "training_seconds", "phi", "concentrate"}
+    shown_elsewhere = {"kind", "runtime", "steps", "phi", "concentrate", "weights"}
+    shown_elsewhere |= {"training_cost", "training_images", "training_seconds"}
     names = sorted({name for row in rows for name in row.facts} - shown_elsewhere)
     different = []
     for name in names:

@@ -55,6 +55,16 @@ def test_a_part_is_what_the_whole_has_there(sampler: Sampler, tmp_path: Path) ->
     assert (folder / f"{CHUNK:06d}.npy").stat().st_mtime_ns == kept
 
 
+@pytest.mark.parametrize("left", [0, 60, 200])
+def test_a_damaged_chunk_is_computed_again(sampler: Sampler, tmp_path: Path, left: int) -> None:
+    """As a power cut may leave it: empty, cut in its header, cut in its images."""
+    cache, starts = ImageCache(tmp_path), NoiseStarts(0)
+    whole = cache.first(sampler, starts, 8)
+    path = cache.folder(sampler, starts) / "000000.npy"
+    path.write_bytes(path.read_bytes()[:left])
+    assert np.array_equal(cache.first(sampler, starts, 8), whole)
+
+
 def test_images_come_in_chunks(sampler: Sampler, tmp_path: Path) -> None:
     sizes = [len(part) for part in ImageCache(tmp_path).chunks(sampler, NoiseStarts(1), CHUNK + 1)]
     assert sizes == [CHUNK, 1]
