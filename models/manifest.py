@@ -20,7 +20,8 @@ from models.validation import describe_error
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+SLUG = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+Slug = Annotated[str, Field(pattern=SLUG)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Index = Annotated[int, Field(ge=0, le=2**31 - 1)]  # what fits the int64 tables built from it with room to spare
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from models.catalogue import sha256_of
 from models.export import StepGraph, export_step_graph, round_weights
-from models.manifest import GRAPH, ImageShape, Manifest, Provenance, write_manifest
+from models.manifest import GRAPH, SLUG, ImageShape, Manifest, Provenance, write_manifest
 from models.network import unet_config
 from models.plan import COEFFICIENTS
 from training.card import model_card
@@ -39,8 +40,11 @@ def export(
 
     steps: keep a uniform sub-sequence of so many of the model's own steps (a consistency student's 1, 2 or 4).
     The graph is compared with torch at batches 1, 2, 3 and 64 before the folder appears.
-    Raises TrainingError when they disagree, CheckpointError when there is nothing to load.
+    Raises TrainingError when they disagree or a name is none for a folder, CheckpointError when there is nothing to load.
     """
+    for option, value in (("--family", family), ("--name", name)):
+        if not re.fullmatch(SLUG, value):
+            raise TrainingError(f"{option} {value!r} takes up to 64 lower-case letters, digits, dots, dashes and underscores")
     model = load_model(spec)
     if steps is not None:
         if model.kind == "teacher":

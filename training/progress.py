@@ -63,7 +63,8 @@ class Progress:
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
-        left = (self.total - self.done) / self.rate if self.rate > 0 else float("inf")
+        remaining = self.total - self.done
+        left = remaining / self.rate if self.rate > 0 else float("inf") if remaining else 0.0
         done = f"{self.title}: {self.done:,}/{self.total:,} {self.unit}"
         values = f" {self._values}," if self._values else ""
         print(f"{done}, {self.rate:.1f}/s,{values} {left / 60:.1f} min left", file=sys.stderr, flush=True)

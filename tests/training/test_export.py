@@ -173,6 +173,12 @@ def test_a_graph_that_differs_from_torch_is_not_exported(
     assert list((tmp_path / "shapes").iterdir()) == []
 
 
+@pytest.mark.parametrize(("family", "name", "option"), [("F F", "n", "--family 'F F'"), ("f", "../n", "--name '../n'")])
+def test_names_are_checked_before_anything_is_loaded(tmp_path: Path, family: str, name: str, option: str) -> None:
+    with pytest.raises(TrainingError, match=f"{option} takes up to 64 lower-case letters"):
+        export("nowhere", tmp_path, family, name)
+
+
 def test_rounding_is_what_storage_does() -> None:
     network = torch.nn.Linear(3, 3)
     round_weights(network, torch.float16)
