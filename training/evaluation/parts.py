@@ -38,19 +38,17 @@ def pooled(row: Row, parts: Sequence[Row]) -> Row:
     Agreement stays that of `row`, since parts have none.
     Raises TrainingError where images are missing between two parts.
     """
+    if "kid" not in row.metrics:
+        return row
     parts = [part for part in parts if "kid" in part.metrics]
-    chain = [row]
-    while "kid" in row.metrics:
-        end = chain[-1].first_index + chain[-1].images
-        following = [part for part in parts if part.first_index == end]
-        if not following:
-            if beyond := [part.first_index for part in parts if part.first_index > end]:
-                raise TrainingError(
-                    f"images {end} to {min(beyond) - 1} of {row.model} are in none of the reports; "
-                    f"measure them with --first-index {end}"
-                )
-            break
+    chain, end = [row], row.first_index + row.images
+    while following := [part for part in parts if part.first_index == end]:
         chain.append(max(following, key=lambda part: part.images))
+        end += chain[-1].images
+    if beyond := [part.first_index for part in parts if part.first_index > end]:
+        raise TrainingError(
+            f"images {end} to {min(beyond) - 1} of {row.model} are in none of the reports; measure them with --first-index {end}"
+        )
     if len(chain) == 1:
         return row
     images = [part.images for part in chain]

@@ -59,9 +59,8 @@ def read_run(path: Path) -> Run:
             raise ValueError("no reference, or facts that are none")
         if any("kid" in row.metrics and ("kid_low" not in row.metrics or len(row.kid_subsets) != SUBSETS) for row in rows):
             raise ValueError(f"a KID without its interval or its {SUBSETS} estimates")
-        if not all(
-            isinstance(n, int) for n in (*(r.first_index for r in rows), *(data["plan"][k] for k in ("seed", "data_images")))
-        ):
+        numbers = [data["plan"]["seed"], data["plan"]["data_images"], *(row.first_index for row in rows)]
+        if not all(isinstance(number, int) for number in numbers):
             raise ValueError("a seed, first_index or data_images that is no number")
         return Run(**{name.name: data[name.name] for name in fields(Run) if name.name != "rows"}, rows=rows)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
