@@ -47,7 +47,7 @@ def pooled(row: Row, parts: Sequence[Row]) -> Row:
         end += chain[-1].images
     if beyond := [part.first_index for part in parts if part.first_index > end]:
         raise TrainingError(
-            f"images {end} to {min(beyond) - 1} of {row.model} are in none of the reports; measure them with --first-index {end}"
+            f"images {end} to {min(beyond) - 1} of {row.model} are in no report; measure them with --first-index {end}"
         )
     if len(chain) == 1:
         return row
