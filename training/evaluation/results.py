@@ -59,7 +59,7 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
             "measure them alike, or give those that differ an --ablation heading"
         )
     main = merged(main_runs)
-    other = (row for run in ablations if _comparable([*main_runs, run]) for row in run.rows)
+    other = _whole([row for run in ablations if _comparable([*main_runs, run]) for row in run.rows])
     every = list({row.model: row for row in [*other, *main]}.values())
     parts, told = [f"## {family}"], set[str]()
     if main:
