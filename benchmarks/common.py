@@ -22,7 +22,7 @@ import onnxruntime as ort
 import psutil
 
 from models.catalogue import default_zoo
-from service.backend.onnx import CPU, cpu_name, usable_cores
+from models.runtime.onnx import CPU, cpu_name, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_S = 300.0
@@ -172,7 +172,7 @@ def zoo_of(models: Sequence[str]) -> Iterator[Path]:
 def serving_ours(models: Sequence[str], threads: int, provider: str = CPU) -> Iterator[Server]:
     """This project's server with these models, on the runtime that is compared, admitting whatever comes."""
     port = free_port()
-    call = "from service.cli import main; main()"
+    call = "from service.cli.main import main; main()"
     with zoo_of(models) as zoo:
         command = [sys.executable, "-c", call, "serve", "--port", str(port), "--zoo", str(zoo), "--max-backlog-s", "1e9"]
         environment = {

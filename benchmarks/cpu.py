@@ -35,10 +35,10 @@ import onnxruntime as ort
 from benchmarks import common
 from benchmarks.common import print_machine, print_table, shown, spread
 from models.catalogue import Entry, default_zoo, discover, variant_plan
-from service.backend.base import Network
-from service.backend.onnx import CPU, OnnxBackend, OnnxNetwork, open_session, session_options, usable_cores
-from service.backend.probe import ROWS, agreement, probe_inputs, sample
-from service.logs import configure_logging
+from models.runtime.base import Network
+from models.runtime.onnx import CPU, OnnxBackend, OnnxNetwork, open_session, session_options, usable_cores
+from models.runtime.probe import ROWS, agreement, probe_inputs, sample
+from service.observability.logs import configure_logging
 
 STUDENT = "fashion-mnist/student-016"
 DEFAULT, SPLIT, OPENVINO = "default", "rows side by side, as served", "OpenVINO bf16"
@@ -103,7 +103,7 @@ def variants(entry: Entry, threads: int) -> dict[str, Network]:
         networks[name] = OnnxNetwork(entry, open_session(entry, str(entry.graph), options, [CPU]))
     networks[SPLIT] = OnnxBackend(threads=threads).load(entry)
     if find_spec("openvino") is not None:
-        from service.backend.openvino import OpenVinoBackend
+        from models.runtime.openvino import OpenVinoBackend
 
         networks[OPENVINO] = OpenVinoBackend(threads=threads).load(entry)
     return networks
@@ -142,7 +142,7 @@ def neighbour() -> Iterator[None]:
 
 def openvino_agreement(entry: Entry, threads: int, most_steps: int) -> dict[str, Any]:
     """How the images of one model differ, and the batch sizes whose rows differ from those of the largest."""
-    from service.backend.openvino import OpenVinoBackend
+    from models.runtime.openvino import OpenVinoBackend
 
     reference, other = OnnxBackend(threads=threads).load(entry), OpenVinoBackend(threads=threads).load(entry)
     steps = min(entry.manifest.steps, most_steps)

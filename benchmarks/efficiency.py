@@ -34,14 +34,14 @@ from benchmarks.common import Server, print_machine, print_table, serving_ours, 
 from benchmarks.idle import IdleBackend
 from benchmarks.load import Load, closed_loop
 from models.catalogue import Catalogue, Entry, default_zoo, discover
-from service.backend.choose import PROVIDERS, choose_backend
-from service.backend.onnx import CPU
-from service.backend.probe import probe_inputs
+from models.runtime.choose import PROVIDERS, choose_backend
+from models.runtime.onnx import CPU
+from models.runtime.probe import probe_inputs
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
 from service.engine.request import ImageSpec
-from service.logs import configure_logging
-from service.telemetry import Metrics
+from service.observability.logs import configure_logging
+from service.observability.metrics import Metrics
 
 STUDENT, TEACHER = "fashion-mnist/student-016", "fashion-mnist/teacher"
 _OWN_STEPS = 100

@@ -30,14 +30,14 @@ from pathlib import Path
 
 from benchmarks.simulation import Mix, Tally, simulate
 from models.catalogue import Catalogue, Resolved, default_zoo, discover
-from service.api.generation import by_quality
-from service.backend.onnx import OnnxBackend
+from models.runtime.onnx import OnnxBackend
 from service.engine.calibrate import choose_buckets, sweep
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
-from service.logs import configure_logging
-from service.settings import Settings
-from service.telemetry import Metrics
+from service.features.generation import by_quality
+from service.observability.logs import configure_logging
+from service.observability.metrics import Metrics
+from service.settings.model import Settings
 
 PEAK = 10_000.0  # images a second
 DAY = {"04:00": 0.2, "08:00": 0.55, "12:00": 0.8, "16:00": 0.7, "20:00": 1.0}

@@ -31,12 +31,12 @@ import numpy as np
 from benchmarks import common
 from benchmarks.common import print_machine, print_table
 from models.catalogue import Entry, default_zoo, discover
-from service.backend.base import DeviceMemoryError, Network, Precision
-from service.backend.cuda import CUDA, BoundNetwork, CudaBackend, find_gpu, provider_options
-from service.backend.half import half_graph
-from service.backend.onnx import CPU, OnnxBackend, open_session, session_options, usable_cores
-from service.backend.probe import ROWS, agreement, probe_inputs, sample, short_plan
-from service.logs import configure_logging
+from models.runtime.base import DeviceMemoryError, Network, Precision
+from models.runtime.cuda import CUDA, BoundNetwork, CudaBackend, find_gpu, provider_options
+from models.runtime.half import half_graph
+from models.runtime.onnx import CPU, OnnxBackend, open_session, session_options, usable_cores
+from models.runtime.probe import ROWS, agreement, probe_inputs, sample, short_plan
+from service.observability.logs import configure_logging
 
 STUDENT = "fashion-mnist/student-016"
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16")

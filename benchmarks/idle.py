@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from models.catalogue import Entry
-from service.backend.base import Float32, Int64, Precision
+from models.runtime.base import Float32, Int64, Precision
 
 
 class IdleBackend:

@@ -19,12 +19,12 @@ import statistics
 from pathlib import Path
 
 from models.catalogue import Catalogue, Resolved, default_zoo, discover
-from service.backend.onnx import OnnxBackend
+from models.runtime.onnx import OnnxBackend
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
 from service.engine.request import ImageSpec
-from service.logs import configure_logging
-from service.telemetry import Metrics
+from service.observability.logs import configure_logging
+from service.observability.metrics import Metrics
 
 
 async def measure(catalogue: Catalogue, models: list[Resolved], n: int, repeats: int) -> dict[str, list[float]]:

@@ -39,8 +39,8 @@ import onnxruntime as ort
 from benchmarks import common
 from benchmarks.common import Server, free_port, print_machine, print_table, serving, serving_ours
 from benchmarks.load import Arrival, Load, closed_loop, open_loop, poisson, print_promises, summary
-from service.backend.cuda import CUDA
-from service.backend.onnx import CPU
+from models.runtime.cuda import CUDA
+from models.runtime.onnx import CPU
 
 FAMILY = "fashion-mnist"
 STUDENT, FAST, TEACHER = f"{FAMILY}/student-016", f"{FAMILY}/student-004", f"{FAMILY}/teacher"

@@ -31,8 +31,8 @@ from models.catalogue import Catalogue, default_zoo, discover
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
 from service.engine.request import ImageSpec
-from service.logs import configure_logging
-from service.telemetry import Metrics
+from service.observability.logs import configure_logging
+from service.observability.metrics import Metrics
 
 STUDENT = "fashion-mnist/student-016"
 OBJECTIVE_S = 1.0

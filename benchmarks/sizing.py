@@ -39,7 +39,7 @@ def serving(models: Sequence[str], **settings: str) -> Iterator[Server]:
     """The server with these models and settings, calibrated anew up to the largest batch, however slow the machine is."""
     port = common.free_port()
     with common.zoo_of(models) as zoo:
-        call = "from service.cli import main; main()"
+        call = "from service.cli.main import main; main()"
         command = [sys.executable, "-c", call, "serve", "--port", str(port), "--zoo", str(zoo)]
         fixed = {"SFDDM_CACHE_DIR": "", "SFDDM_MAX_STEP_MS": "1e6", "SFDDM_PROVIDER": "CPUExecutionProvider"}
         with common.serving(command, port, "/readyz", fixed | settings) as server:

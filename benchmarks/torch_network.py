@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.idle import AnySize
 from models.export import StepGraph
-from service.backend.base import Float32, Int64, Precision
+from models.runtime.base import Float32, Int64, Precision
 from training.torch_model import load_model, save_pipeline
 
 
 class TorchNetwork(AnySize):
-    """A model folder's network behind the interface of service.backend.base, copies to and from the device included."""
+    """A model folder's network behind the interface of models.runtime.base, copies to and from the device included."""
 
     provider = "PyTorch"
 

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from benchmarks.common import machine, print_table, save
-from service.tracing import Phase, Tracing
+from service.observability.tracing import Phase, Tracing
 
 _BETWEEN_S = 0.002  # two requests: spans must not come faster than they are sent, or they are dropped
 _ROUTE = "/v1/images/generations"

@@ -37,8 +37,8 @@ from models.schedule import alpha_bar_table
 from models.subsequence import uniform_phi
 from training.data import ImageSource
 from training.loop import LoopConfig, Loss, fit, make_accelerator
-from training.objective import Noising
-from training.rollout import rollout
+from training.objectives.base import Noising
+from training.objectives.rollout import rollout
 from training.teacher import TeacherConfig, UNetShape, teacher_loss
 from training.torch_model import TorchModel
 

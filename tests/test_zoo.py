@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 from models.catalogue import Catalogue, default_zoo, discover
-from service.api.generation import by_quality
+from service.features.generation import by_quality
 from training.data import FASHION_MNIST_CLASSES
 from training.evaluation.images import NoiseStarts
 from training.evaluation.samplers import Family, denoise

@@ -258,7 +258,7 @@ def progressive(
 ) -> None:
     """Distil by halving, fold after fold (Salimans & Ho 2022): the multi-fold baseline. Each fold can be exported."""
     from training.distill import DistillConfig
-    from training.progressive import progressive as run
+    from training.objectives.progressive import progressive as run
 
     loop = {
         "images": batch,  # the budget decides

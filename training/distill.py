@@ -17,14 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.network import build_unet, student_from_teacher
 from models.plan import Sampler, own_plan
 from models.subsequence import Int64, check_phi, concentrated_phi, student_alpha_bar, uniform_phi
-from training.consistency import consistency
 from training.data import ImageSource, open_source
 from training.errors import TrainingError
 from training.guidance import load_guided, unguided
 from training.loop import LoopConfig, fit, make_accelerator
-from training.objective import Noising, Objective, Weight
-from training.released import released
-from training.rollout import Norm, rollout
+from training.objectives.base import Noising, Objective, Weight
+from training.objectives.consistency import consistency
+from training.objectives.released import released
+from training.objectives.rollout import Norm, rollout
 from training.teacher import UNetShape, model_facts, sample_writer
 from training.torch_model import TorchModel
 from training.walk import Solver
@@ -82,7 +82,7 @@ def make_objective(config: DistillConfig, teacher: TorchModel, student: UNet2DMo
         return released(teacher, student, phi, noising)
     if config.objective == "consistency":
         return consistency(teacher, phi, noising)
-    # A fold of progressive distillation is the rollout of two DDIM steps (training.progressive).
+    # A fold of progressive distillation is the rollout of two DDIM steps (training.objectives.progressive).
     if config.objective == "progressive":
         config = config.model_copy(update={"k": 2, "solver": "ddim", "sampler": "ddim"})
     return rollout(

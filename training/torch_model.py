@@ -123,7 +123,7 @@ def _facts_of_its_run(snapshot: Path) -> dict[str, Any]:
 
 
 def _provenance(facts: dict[str, Any]) -> dict[str, Any]:
-    """A run's provenance with what its length decides: images, seconds, network evaluations spent (training.objective).
+    """A run's provenance with what its length decides: images, seconds, network evaluations spent (training.objectives.base).
 
     Seconds and evaluations are those of all folds; seconds are left out where a fold is from before they were kept.
     """

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from service.api.errors import InvalidRequestError
 from service.api.query import refuse_unknown
-from service.api.reload import ReloadBody, Reloader
+from service.features.reload import ReloadBody, Reloader
 
 _BEARER = "bearer "
 _log = structlog.get_logger("service.api")

@@ -14,16 +14,16 @@ from fastapi import Request
 
 from models.catalogue import Resolved
 from service.api.errors import ClientLeftError, InvalidRequestError
-from service.api.generation import Generation
 from service.api.record import current_record
-from service.api.schema import DeviceBody, ExperimentArm, GenerationResponse, ImageBody, TimingBody
-from service.api.state import Lane, Service
-from service.comparison import slowest
-from service.encode import MEDIA_TYPES, FileStyle
 from service.engine.request import Device, Finished, ImageSpec, OverloadedError, Timing, UnavailableError
 from service.engine.ticket import Ticket
-from service.experiments import Assignment
-from service.telemetry import Metrics
+from service.features.comparison import slowest
+from service.features.encode import MEDIA_TYPES, FileStyle
+from service.features.experiments import Assignment
+from service.features.generation import Generation
+from service.features.service import Lane, Service
+from service.observability.metrics import Metrics
+from service.schema.images import DeviceBody, ExperimentArm, GenerationResponse, ImageBody, TimingBody
 
 T = TypeVar("T")
 

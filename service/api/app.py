@@ -19,11 +19,11 @@ from service.api.idempotency import Idempotency
 from service.api.middleware import HeadAsGet, RateLimitHeaders, RequestContext
 from service.api.openapi import describe
 from service.api.query import refuse_unknown
-from service.api.reload import Reloader
-from service.api.state import assemble, check_experiments, open_catalogue
-from service.jobs import JobRunner
-from service.settings import Settings
-from service.tracing import open_tracing
+from service.features.jobs import JobRunner
+from service.features.reload import Reloader
+from service.features.service import assemble, check_experiments, open_catalogue
+from service.observability.tracing import open_tracing
+from service.settings.model import Settings
 
 _GIVE_BACK_S = 1.0
 _log = structlog.get_logger("service.api")

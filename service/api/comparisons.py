@@ -12,10 +12,19 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from models.catalogue import Resolved, UnknownModelError
+from models.image_metrics import psnr, ssim
 from models.noise import MAX_SEED
-from service.agreement import psnr, ssim
 from service.api.answers import Outcome, base64_of, image_body, outcome_of, timing_body, unless_client_leaves
-from service.api.comparison_schema import (
+from service.api.errors import InvalidRequestError
+from service.api.record import current_record
+from service.api.stream import EVENT_STREAM, EventStream
+from service.engine.request import Finished, ImageSpec
+from service.features.comparison import LEAST_ROUNDS, Arrived, Comparison, Measured, Run, complete_rounds, device_s, speed_up
+from service.features.encode import FileStyle
+from service.features.generation import class_label_of, scale_of, size_of
+from service.features.prompts import default_class
+from service.features.service import Service, ServiceOf
+from service.schema.comparisons import (
     Agreement,
     ComparisonCompleted,
     ComparisonEvent,
@@ -27,16 +36,7 @@ from service.api.comparison_schema import (
     RequestMeasured,
     Spread,
 )
-from service.api.errors import InvalidRequestError
-from service.api.generation import class_label_of, scale_of, size_of
-from service.api.prompts import default_class
-from service.api.record import current_record
-from service.api.schema import ImageBody
-from service.api.state import Service, ServiceOf
-from service.api.stream import EVENT_STREAM, EventStream
-from service.comparison import LEAST_ROUNDS, Arrived, Comparison, Measured, Run, complete_rounds, device_s, speed_up
-from service.encode import FileStyle
-from service.engine.request import Finished, ImageSpec
+from service.schema.images import ImageBody
 
 router = APIRouter(tags=["comparisons"])
 

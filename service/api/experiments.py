@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 
 from service.api.errors import InvalidRequestError
 from service.api.paths import EXPERIMENT
-from service.api.state import Service, ServiceOf
-from service.experiments import WINDOW, Experiment
-from service.statistics import CONFIDENCE, LEAST_UNITS, Latencies, compare, units_of
+from service.features.experiments import WINDOW, Experiment
+from service.features.service import Service, ServiceOf
+from service.features.statistics import CONFIDENCE, LEAST_UNITS, Latencies, compare, units_of
 
 router = APIRouter(tags=["experiments"])
 

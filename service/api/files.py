@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.answers import IMAGE_FILES, encode_all, images_of, recorded
 from service.api.errors import InvalidRequestError
-from service.api.links import maker
-from service.api.state import ServiceOf
+from service.features.links import maker
+from service.features.service import ServiceOf
 
 router = APIRouter(tags=["images"])
 

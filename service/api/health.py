@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from service.api.state import Service, ServiceOf
 from service.engine.request import UnavailableError
+from service.features.service import Service, ServiceOf
 
 router = APIRouter(tags=["health"])
 

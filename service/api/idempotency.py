@@ -25,8 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.body import unread
 from service.api.errors import Problem, retry_after_header
+from service.engine.tasks import end
 from service.store.base import Blobs, Room, StoreUnavailableError
-from service.tasks import end
 
 HEADER: Final = "idempotency-key"
 REPLAYED: Final = "idempotency-replayed"

@@ -18,15 +18,15 @@ from service.api.answers import (
     recorded,
 )
 from service.api.errors import InvalidRequestError
-from service.api.generation import AUTO, Generation, plan_generation
 from service.api.idempotency import HEADER
 from service.api.negotiate import check_stream, requested_file
 from service.api.record import current_record
-from service.api.schema import GenerationRequest, GenerationResponse
-from service.api.state import Service, ServiceOf
 from service.api.stream import EVENT_STREAM, stream_generation
-from service.encode import FileStyle
 from service.engine.request import EngineError
+from service.features.encode import FileStyle
+from service.features.generation import AUTO, Generation, plan_generation
+from service.features.service import Service, ServiceOf
+from service.schema.images import GenerationRequest, GenerationResponse
 
 router = APIRouter(tags=["images"])
 

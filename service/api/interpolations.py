@@ -16,12 +16,12 @@ from service.api.answers import (
     recorded,
 )
 from service.api.errors import InvalidRequestError
-from service.api.generation import plan_interpolation
 from service.api.negotiate import requested_file
 from service.api.record import current_record
-from service.api.schema import GenerationResponse, InterpolationRequest
-from service.api.state import ServiceOf
-from service.encode import LARGEST_SIDE, FileStyle
+from service.features.encode import LARGEST_SIDE, FileStyle
+from service.features.generation import plan_interpolation
+from service.features.service import ServiceOf
+from service.schema.images import GenerationResponse, InterpolationRequest
 
 router = APIRouter(tags=["images"])
 

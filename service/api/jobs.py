@@ -16,15 +16,15 @@ from pydantic import BaseModel, Field
 
 from service.api.answers import arm_headers
 from service.api.errors import InvalidRequestError, shown_name
-from service.api.generation import AUTO, Generation, plan_generation
-from service.api.prompts import default_class
 from service.api.record import current_record
-from service.api.schema import MAX_FIRST_INDEX, GenerationRequest, ImageRequest, ModelId, Seed
-from service.api.state import Service, ServiceOf
-from service.archive import zip_stream
-from service.encode import ImageFormat
 from service.engine.load import ModelStatus
-from service.jobs import JobDocument, chunk_size
+from service.features.archive import zip_stream
+from service.features.encode import ImageFormat
+from service.features.generation import AUTO, Generation, plan_generation
+from service.features.jobs import JobDocument, chunk_size
+from service.features.prompts import default_class
+from service.features.service import Service, ServiceOf
+from service.schema.images import MAX_FIRST_INDEX, GenerationRequest, ImageRequest, ModelId, Seed
 from service.store.base import UNFINISHED, Job, Status
 
 router = APIRouter(tags=["jobs"])

@@ -18,11 +18,11 @@ from service.api.answers import admit, images_unless_client_leaves, recorded
 from service.api.errors import InvalidRequestError
 from service.api.health import ready_or_raise
 from service.api.paths import V2_MODEL
-from service.api.prompts import default_class
-from service.api.schema import MAX_FIRST_INDEX
-from service.api.state import Service, ServiceOf
 from service.api.tensors import HEADER_LENGTH, InferResponse, InputName, answer, read_request
 from service.engine.request import ImageSpec
+from service.features.prompts import default_class
+from service.features.service import Service, ServiceOf
+from service.schema.images import MAX_FIRST_INDEX
 
 router = APIRouter(tags=["open inference protocol"], prefix="/v2")
 

@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import Problem, problem_of
 from service.api.record import RequestRecord, outcome_of_status, recording
-from service.api.state import Lane
 from service.engine.engine import Engine
 from service.engine.request import UnavailableError
-from service.telemetry import Metrics
-from service.tracing import RequestSpan, Tracing
+from service.features.service import Lane
+from service.observability.metrics import Metrics
+from service.observability.tracing import RequestSpan, Tracing
 
 REQUEST_ID = "x-request-id"
 _SANE_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")

@@ -8,10 +8,10 @@ from fastapi import APIRouter
 
 from models.catalogue import Entry, Resolved
 from models.plan import SAMPLERS
-from service.api.generation import size_of
 from service.api.paths import MODEL
-from service.api.schema import ExperimentModelBody, ModelBody, ModelList, RefusedFolder
-from service.api.state import Service, ServiceOf
+from service.features.generation import size_of
+from service.features.service import Service, ServiceOf
+from service.schema.images import ExperimentModelBody, ModelBody, ModelList, RefusedFolder
 
 router = APIRouter(tags=["models"])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.api.errors import InvalidRequestError
-from service.api.schema import GenerationRequest, InterpolationRequest
-from service.encode import FORMATS, MEDIA_TYPES, ImageFormat
+from service.features.encode import FORMATS, MEDIA_TYPES, ImageFormat
+from service.schema.images import GenerationRequest, InterpolationRequest
 
 JSON = "application/json"
 EVENTS = "text/event-stream"

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.api.errors import is_inference_protocol
-from service.api.examples import examples_of
-from service.api.state import Service
 from service.api.tensors import InferRequest
+from service.features.service import Service
+from service.schema.examples import examples_of
 
 _LATER = {"retry-after": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1, "maximum": 120}}}
 _SCHEMAS: dict[str, Any] = {

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from service.engine.ticket import Ticket
-from service.tracing import Phase
+from service.observability.tracing import Phase
 
 
 @dataclass

@@ -22,13 +22,13 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.answers import Outcome, admit, arm_body, base64_of, device_body, facts, outcome_of, service_tier, timing_body
 from service.api.errors import problem_of
-from service.api.generation import Generation
 from service.api.record import current_record
-from service.api.schema import CompletedEvent, PartialImageEvent
-from service.api.state import Service
-from service.encode import FileStyle
 from service.engine.request import EngineError, Failed, Finished, Preview
-from service.experiments import Assignment
+from service.features.encode import FileStyle
+from service.features.experiments import Assignment
+from service.features.generation import Generation
+from service.features.service import Service
+from service.schema.images import CompletedEvent, PartialImageEvent
 
 KEEP_ALIVE_S = 15
 EVENT_STREAM: dict[str, Any] = {  # how OpenAPI describes one event

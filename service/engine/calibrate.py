@@ -23,10 +23,10 @@ import structlog
 
 from models.catalogue import Entry
 from models.noise import initial_noise
-from service.backend.base import BackendError, DeviceMemoryError, Network
+from models.runtime.base import BackendError, DeviceMemoryError, Network
+from models.runtime.remembered import recall, remember
 from service.engine.config import EngineConfig
 from service.engine.costs import StepCosts
-from service.remembered import recall, remember
 
 log = structlog.get_logger(__name__)
 

@@ -31,7 +31,7 @@ from typing import Literal
 import structlog
 
 from models.catalogue import Catalogue, Resolved
-from service.backend.base import Backend
+from models.runtime.base import Backend
 from service.engine import admission
 from service.engine.config import EngineConfig
 from service.engine.execute import Evaluation, evaluate
@@ -52,7 +52,7 @@ from service.engine.request import (
 from service.engine.row import Row, preview_steps
 from service.engine.scheduler import Batch, Scheduler
 from service.engine.ticket import Ticket, hand_over
-from service.telemetry import Metrics
+from service.observability.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.backend.base import DeviceMemoryError, Float32, Int64, Network, SideBySide
+from models.runtime.base import DeviceMemoryError, Float32, Int64, Network, SideBySide
 from service.engine.request import RowFailedError
 from service.engine.row import Output, Row
 

@@ -12,7 +12,7 @@ from service.engine.request import EngineError, Timing
 from service.engine.row import Row
 from service.engine.scheduler import Scheduler
 from service.engine.ticket import Ticket, hand_over
-from service.telemetry import Metrics
+from service.observability.metrics import Metrics
 
 
 class Ledger:

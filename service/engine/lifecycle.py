@@ -25,13 +25,13 @@ from typing import Any, TypeVar
 import structlog
 
 from models.catalogue import Entry, Resolved
-from service.backend.base import Backend, SideBySide
+from models.runtime.base import Backend, SideBySide
 from service.engine.config import EngineConfig
 from service.engine.load import Loaded, ModelStatus, load
 from service.engine.request import UnavailableError
 from service.engine.scheduler import Scheduler
-from service.tasks import in_daemon
-from service.telemetry import Metrics
+from service.engine.tasks import in_daemon
+from service.observability.metrics import Metrics
 
 T = TypeVar("T")
 

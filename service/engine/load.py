@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeVar
 import structlog
 
 from models.catalogue import Entry
-from service.backend.base import Backend, Float32, Int64, Network, Precision
+from models.runtime.base import Backend, Float32, Int64, Network, Precision
 from service.engine.calibrate import calibrate
 from service.engine.config import EngineConfig
 from service.engine.costs import StepCosts

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.catalogue import Resolved
 from models.noise import initial_noise, slerp, step_noise
 from models.plan import Plan
-from service.backend.base import Float32, Network
+from models.runtime.base import Float32, Network
 from service.engine.request import Device, Event, Failed, Finished, ImageSpec, Preview, RowFailedError, Timing
 from service.engine.ticket import Ticket
 

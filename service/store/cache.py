@@ -17,8 +17,8 @@ import onnxruntime as ort
 
 from models.catalogue import Resolved
 from service.engine.request import Device, Finished, ImageSpec, Timing
+from service.observability.metrics import Metrics
 from service.store.base import Blobs, Room, StoreUnavailableError
-from service.telemetry import Metrics
 
 _NOT_COMPUTED = Timing(queue_s=0.0, compute_s=0.0, total_s=0.0, mean_batch=0.0, estimated_s=0.0)
 _RODE_IN_NO_BATCH = Device(provider="CPUExecutionProvider", precision="float32", smallest_batch=0, largest_batch=0)

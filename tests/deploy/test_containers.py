@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
+from service.settings.model import Settings
 from tests.deploy.compose import image, services
 from tests.e2e.conftest import ROOT
 

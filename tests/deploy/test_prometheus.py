@@ -19,7 +19,7 @@ from prometheus_client import start_http_server
 
 from tests.e2e.conftest import PATIENCE_S, ROOT, serving
 from tests.redis_server import RedisServer
-from tests.service.test_gpu import Driver, gpu_registry
+from tests.service.observability.test_gpu import Driver, gpu_registry
 
 DEPLOY = ROOT / "deploy"
 RULES = [DEPLOY / "prometheus" / name for name in ("rules.yml", "alerts.yml")]

@@ -124,7 +124,7 @@ def test_every_line_of_a_json_server_is_json(tiny_zoo: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_without_onnx_runtime_the_remedy_is_one_sentence(log_format: str) -> None:
-    program = "import sys; sys.modules['onnxruntime'] = None; from service.cli import main; main()"
+    program = "import sys; sys.modules['onnxruntime'] = None; from service.cli.main import main; main()"
     command = [sys.executable, "-c", program, "serve", "--log-format", log_format]
     result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=PATIENCE_S, check=False)
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1), result.stderr

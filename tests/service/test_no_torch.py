@@ -22,9 +22,9 @@ class Refuse(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Refuse())
 
 import asyncio, httpx
-import service.cli, service.local
+import service.cli.main, service.cli.local
 from service.api.app import create_app
-from service.settings import Settings
+from service.settings.model import Settings
 from pathlib import Path
 
 async def main():

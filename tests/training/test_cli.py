@@ -117,11 +117,11 @@ def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
     import asyncio
 
     from models.catalogue import Catalogue
-    from service.backend.onnx import OnnxBackend
+    from models.runtime.onnx import OnnxBackend
     from service.engine.config import EngineConfig
     from service.engine.engine import Engine
     from service.engine.request import ImageSpec
-    from service.telemetry import Metrics
+    from service.observability.metrics import Metrics
     from training.evaluation.images import ImageCache, NoiseStarts
     from training.evaluation.samplers import Family
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.catalogue import discover, verify
 from models.export import StepGraph, export_step_graph, round_weights
 from models.plan import COEFFICIENTS
-from service.backend.onnx import OnnxBackend
+from models.runtime.onnx import OnnxBackend
 from tests.training.conftest import tiny_loop
 from training.distill import DistillConfig, distill
 from training.errors import TrainingError

@@ -65,7 +65,7 @@ def evaluate(
     write_manifests: Annotated[bool, typer.Option("--record", help="Write the results into the zoo's manifests.")] = False,
 ) -> None:
     """Measure models as they are served: distance to the data, agreement with the teacher from the same noise, cost."""
-    from service.logs import configure_logging
+    from service.observability.logs import configure_logging
     from training.evaluation import tables
     from training.evaluation.figure import draw
     from training.evaluation.images import NoiseStarts

@@ -46,7 +46,7 @@ METHODS = {
 
 
 class StepNetwork(Protocol):
-    """Weights on a device; service.backend.base.Network is one."""
+    """Weights on a device; models.runtime.base.Network is one."""
 
     def step(
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
@@ -204,7 +204,7 @@ class Family:
         return self._loaded[spec]
 
     def _served(self, model_id: str) -> Sampler:
-        from service.backend.onnx import OnnxBackend
+        from models.runtime.onnx import OnnxBackend
 
         model = self.catalogue.resolve(model_id)
         manifest = model.entry.manifest

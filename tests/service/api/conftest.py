@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.api.app import create_app
-from service.settings import Settings
+from service.settings.model import Settings
 
 READY_WITHIN_S = 60
 

@@ -12,8 +12,8 @@ import anyio
 import httpx
 import pytest
 
-from service.api.state import StartupError
 from service.engine.lifecycle import LOAD_S
+from service.features.service import StartupError
 from tests.service.api.conftest import serving, tiny_app
 
 pytestmark = pytest.mark.anyio

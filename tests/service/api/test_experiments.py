@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.state import StartupError
-from service.experiments import Experiment
+from service.features.experiments import Experiment
+from service.features.service import StartupError
 from tests.service.api.conftest import serving, tiny_app
 from tests.service.api.test_stream import events_of
 

@@ -11,10 +11,10 @@ import httpx
 import pytest
 import structlog
 
-from service.api.links import ImageLinks
-from service.encode import FileStyle
 from service.engine.request import ImageSpec
-from service.settings import Settings
+from service.features.encode import FileStyle
+from service.features.links import ImageLinks
+from service.settings.model import Settings
 from tests.service.api.conftest import serving, tiny_app
 
 pytestmark = pytest.mark.anyio

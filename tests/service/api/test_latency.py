@@ -11,8 +11,8 @@ import pytest
 
 from models.catalogue import Catalogue
 from service.api.errors import retry_after_header
-from service.api.generation import by_quality
-from service.api.state import StartupError
+from service.features.generation import by_quality
+from service.features.service import StartupError
 from tests.redis_server import RedisServer
 from tests.service.api.conftest import serving, tiny_app
 from tests.service.api.test_stream import events_of

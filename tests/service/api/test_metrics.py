@@ -7,14 +7,14 @@ from pathlib import Path
 import anyio
 import pytest
 
-from service.experiments import Experiment
-from service.telemetry import Metrics
+from service.features.experiments import Experiment
+from service.observability.metrics import Metrics
 from tests.service.api.conftest import READY_WITHIN_S, serving, tiny_app
 
 pytestmark = pytest.mark.anyio
 URL = "/v1/images/generations"
 STILL = {
-    "sfddm_backlog_seconds",  # gauges of what is going on now: tests/service/test_telemetry.py and test_drains
+    "sfddm_backlog_seconds",  # gauges of what is going on now: tests/service/observability/test_metrics.py and test_drains
     "sfddm_wait_seconds",  # tests/service/engine/test_admission.py
     "sfddm_running_rows",
     "sfddm_waiting_requests",

@@ -15,8 +15,8 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from service.api.record import outcome_of_status
-from service.api.state import Service
-from service.experiments import Experiment
+from service.features.experiments import Experiment
+from service.features.service import Service
 from tests.service.api.conftest import READY_WITHIN_S, json_post, serving, tiny_app
 
 pytestmark = pytest.mark.anyio

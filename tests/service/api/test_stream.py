@@ -16,7 +16,7 @@ import pytest
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent
 from PIL import Image
 
-from service.backend.base import Network
+from models.runtime.base import Network
 from service.engine.execute import Evaluation, evaluate
 from service.engine.request import RowFailedError
 from service.engine.row import Row

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from service.api.comparison_schema import ComparisonRequest
 from service.api.jobs import JobRequest
-from service.api.schema import GenerationRequest, InterpolationRequest
+from service.schema.comparisons import ComparisonRequest
+from service.schema.images import GenerationRequest, InterpolationRequest
 
 pytestmark = pytest.mark.anyio
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from models.catalogue import Catalogue, Entry, Resolved
 from models.noise import initial_noise, step_noise
-from service.backend.base import Backend, Float32, Int64, Network, Precision
-from service.backend.onnx import OnnxBackend
+from models.runtime.base import Backend, Float32, Int64, Network, Precision
+from models.runtime.onnx import OnnxBackend
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
 from service.engine.request import ImageSpec
-from service.telemetry import Metrics
+from service.observability.metrics import Metrics
 
 
 def reference(model: Resolved, spec: ImageSpec) -> NDArray[np.uint8]:

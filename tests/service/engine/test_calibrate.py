@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from models.catalogue import Catalogue, Entry
-from service.backend.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
-from service.backend.onnx import OnnxBackend
+from models.runtime.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
+from models.runtime.onnx import OnnxBackend
 from service.engine import calibrate as module
 from service.engine.calibrate import calibrate, choose_buckets, sweep
 from service.engine.config import EngineConfig

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue, Resolved
-from service.backend.base import Float32
-from service.backend.onnx import OnnxBackend, OnnxNetwork
+from models.runtime.base import Float32
+from models.runtime.onnx import OnnxBackend, OnnxNetwork
 from service.engine.config import EngineConfig
 from service.engine.request import Device, Finished, ImageSpec, LatencyError, Preview
-from service.telemetry import Metrics
+from service.observability.metrics import Metrics
 from tests.service.engine.support import Gate, Watched, reference, running, until, value
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +91,7 @@ class _Abreast(OnnxNetwork):
 async def test_images_of_two_models_step_side_by_side_on_two_threads(
     tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.backend.onnx.OnnxNetwork", _Abreast)
+    monkeypatch.setattr("models.runtime.onnx.OnnxNetwork", _Abreast)
     models = [tiny_catalogue.resolve(model_id) for model_id in ("tiny/teacher", "tiny/student-008")]
     asked = specs(models[0], seed=5, count=1)
     async with running(tiny_catalogue, OnnxBackend(threads=2)) as engine:

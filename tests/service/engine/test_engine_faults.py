@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue, Entry, discover
-from service.backend.base import BackendError, DeviceMemoryError, Float32, Int64, Network
-from service.backend.onnx import OnnxBackend
+from models.runtime.base import BackendError, DeviceMemoryError, Float32, Int64, Network
+from models.runtime.onnx import OnnxBackend
 from service.engine import lifecycle
 from service.engine.config import EngineConfig
 from service.engine.engine import DEVICE_LOST, Engine
@@ -28,7 +28,7 @@ from service.engine.request import (
     RowFailedError,
     UnavailableError,
 )
-from service.telemetry import Metrics
+from service.observability.metrics import Metrics
 from tests.service.engine.support import Gate, Watched, reference, running, until, value
 
 pytestmark = pytest.mark.anyio

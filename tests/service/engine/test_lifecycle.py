@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue, Entry, Resolved, discover
-from service.backend.base import Network
+from models.runtime.base import Network
 from service.engine.engine import Engine
 from service.engine.load import Loaded, ModelStatus
 from service.engine.request import ImageSpec, UnavailableError
-from service.telemetry import Metrics
+from service.observability.metrics import Metrics
 from tests.service.engine.support import Gate, Watched, reference, running, until, value
 from tests.tiny import CLASSES, make_model
 

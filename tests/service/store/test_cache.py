@@ -10,10 +10,10 @@ import pytest
 
 from models.catalogue import Catalogue
 from service.engine.request import Finished, ImageSpec
+from service.observability.metrics import Metrics
 from service.store.base import Store
 from service.store.cache import ResultCache
 from service.store.redis import RedisStore
-from service.telemetry import Metrics
 from tests.service.engine.support import reference, running, value
 
 pytestmark = pytest.mark.anyio

@@ -1,0 +1,187 @@
+"""Which runtime serves here: a GPU where there is one, else the fastest on this CPU whose images hold the bar.
+
+Where two runtimes can serve, each model's choice is measured once and remembered beside the calibrations, so that a restart
+gives the bytes that it gave before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import onnxruntime as ort
+import structlog
+
+from models.catalogue import Entry
+from models.runtime.base import Backend, BackendError, Network
+from models.runtime.cuda import CUDA, CudaBackend, find_gpu
+from models.runtime.onnx import CPU, OnnxBackend
+from models.runtime.probe import ROWS, Agreement, agrees, probe_inputs
+from models.runtime.remembered import recall, remember
+
+log = structlog.get_logger(__name__)
+
+OPENVINO = "OpenVINO"
+PROVIDERS = (CPU, CUDA, OPENVINO)
+
+_KIND = "choice"
+_WORTH_IT = 1.1  # how many times faster the lower precision must be
+_ROUNDS = 7
+_STEADY = 2.0  # how far apart the rounds' ratios may be, largest over smallest; a busy machine's are farther
+
+
+def choose_backend(
+    provider: str | None = None,
+    *,
+    threads: int | None = None,
+    gpu_memory: int | None = None,
+    cache_dir: Path | None = None,
+) -> Backend:
+    """The backend of a provider, or the best one that this machine offers when provider is None.
+
+    threads: CPU threads that evaluate; gpu_memory: most bytes of device memory for one model; cache_dir: where choices
+    between runtimes are remembered from run to run, None: nowhere.
+    Raises BackendError for a provider that is unknown or not installed.
+    """
+    if provider is not None:
+        return _logged(_configured(provider, threads, gpu_memory), provider, "configured")
+    if CUDA in ort.get_available_providers():
+        gpu = find_gpu()
+        if gpu is not None:
+            return _logged(CudaBackend(memory=gpu_memory), CUDA, f"{gpu.name} with {gpu.memory / 2**30:.0f} GiB")
+        return _logged(OnnxBackend(threads=threads), CPU, f"the installed ONNX Runtime has {CUDA}, but no GPU is visible")
+    try:
+        faster = _openvino(threads)
+    except BackendError as error:
+        return _logged(OnnxBackend(threads=threads), CPU, f"no GPU runtime is installed, and {error}")
+    slower = OnnxBackend(threads=threads)
+    reason = "no GPU runtime is installed; measured for each model, or remembered"
+    return _logged(FasterOf(slower, faster, cache_dir), f"{CPU} or {OPENVINO}", reason)
+
+
+def _configured(provider: str, threads: int | None, gpu_memory: int | None) -> Backend:
+    if provider == CPU:
+        return OnnxBackend(threads=threads)
+    if provider == OPENVINO:
+        return _openvino(threads)
+    if provider == CUDA:
+        if CUDA not in ort.get_available_providers():
+            raise BackendError(f"the installed ONNX Runtime has no {CUDA}; install the extra gpu instead of cpu")
+        return CudaBackend(memory=gpu_memory)
+    raise BackendError(f"provider: {provider!r} is unknown; choose one of {', '.join(PROVIDERS)}")
+
+
+def _openvino(threads: int | None) -> Backend:
+    if find_spec("openvino") is None:
+        raise BackendError("OpenVINO is not installed (the extra openvino)")
+    from models.runtime.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(threads=threads)
+
+
+def _logged(backend: Backend, provider: str, reason: str) -> Backend:
+    log.info("provider_chosen", provider=provider, reason=reason)
+    return backend
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether the candidate serves a model, and what was measured.
+
+    times_faster: a step of the reference over one of the candidate's, round by round; agreement: of the candidate's images,
+    where it was fast enough to look at them.
+    """
+
+    candidate: bool
+    reason: str
+    times_faster: list[float]
+    agreement: Agreement | None = None
+
+    @property
+    def steady(self) -> bool:
+        """Whether the rounds are alike enough to decide for the runs to come."""
+        return max(self.times_faster) <= _STEADY * min(self.times_faster)
+
+
+class FasterOf:
+    """Of two backends, the second for each model where it is faster and its images agree with the first's."""
+
+    def __init__(self, reference: Backend, candidate: Backend, cache_dir: Path | None = None) -> None:
+        """cache_dir: where choices are remembered; without one they are measured at each start."""
+        self._reference, self._candidate, self._cache_dir = reference, candidate, cache_dir
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self._reference.fingerprint} or {self._candidate.fingerprint}"
+
+    @property
+    def loads_beside_steps(self) -> bool:
+        return self._reference.loads_beside_steps and self._candidate.loads_beside_steps
+
+    def load(self, entry: Entry) -> Network:
+        """The better network, as remembered or else as measured. Raises BackendError when the reference cannot run the entry.
+
+        What was measured on a busy machine is not remembered, nor is a candidate that fails: the reference serves, and the
+        next start tries again.
+        """
+        key = {"model": entry.id, "sha256": entry.manifest.sha256, "backends": self.fingerprint}
+        choice = recall(self._cache_dir, _KIND, key, _choice_of)
+        if choice is not None and not choice.candidate:
+            return _chosen(entry, self._reference.load(entry), f"remembered: {choice.reason}")
+        try:
+            candidate = self._candidate.load(entry)
+        except Exception as error:  # whatever the candidate raises, the reference serves
+            return _chosen(entry, self._reference.load(entry), f"the other runtime failed: {error}")
+        if choice is not None:
+            return _chosen(entry, candidate, f"remembered: {choice.reason}")
+        reference = self._reference.load(entry)
+        try:
+            choice = _measured(candidate, reference, entry)
+        except Exception as error:
+            return _chosen(entry, reference, f"the other runtime failed: {error}")
+        if choice.steady:
+            remember(self._cache_dir, _KIND, key, asdict(choice))
+        else:
+            log.warning("choice_not_kept", model=entry.id, reason="the machine is busy", times_faster=choice.times_faster)
+        return _chosen(entry, candidate if choice.candidate else reference, choice.reason)
+
+
+def _measured(candidate: Network, reference: Network, entry: Entry) -> Choice:
+    ratios = _times_faster(candidate, reference, entry)
+    gain = median(ratios)
+    if gain < _WORTH_IT:
+        return Choice(False, f"{candidate.provider} takes {1 / gain:.2f} times as long", ratios)
+    found = agrees(candidate, reference, entry)
+    if not found.holds:
+        return Choice(False, f"images of {candidate.provider} differ: {found}", ratios, found)
+    return Choice(True, f"{gain:.2f} times faster in {candidate.precision}; {found}", ratios, found)
+
+
+def _choice_of(stored: Mapping[str, Any]) -> Choice:
+    """The choice among remembered fields."""
+    agreement = None if stored["agreement"] is None else Agreement(**stored["agreement"])
+    return Choice(bool(stored["candidate"]), str(stored["reason"]), list(map(float, stored["times_faster"])), agreement)
+
+
+def _chosen(entry: Entry, network: Network, reason: str) -> Network:
+    log.info("model_provider_chosen", model=entry.id, provider=network.provider, reason=reason)
+    return network
+
+
+def _times_faster(candidate: Network, reference: Network, entry: Entry) -> list[float]:
+    """Seconds of the reference over the candidate's for one batch, in several rounds of one step each."""
+    inputs = probe_inputs(entry, ROWS)
+
+    def seconds(network: Network) -> float:
+        start_s = time.perf_counter()
+        network.step(*inputs)
+        return time.perf_counter() - start_s
+
+    for network in (candidate, reference):  # the first step of a size is another matter
+        network.step(*inputs)
+    return [seconds(reference) / seconds(candidate) for _ in range(_ROUNDS)]

@@ -1,0 +1,120 @@
+"""Bodies of POST /v1/comparisons."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from models.manifest import Quality
+from service.features.encode import ImageFormat
+from service.schema.images import ImageBody, ImageRequest, ModelId, Seed, TimingBody
+
+Mode = Literal["concurrent", "isolated"]
+MOST_MODELS = 16
+MOST_REPEATS = 50
+
+
+class ComparisonRequest(ImageRequest):
+    """POST /v1/comparisons."""
+
+    models: list[ModelId] = Field(
+        min_length=2,
+        max_length=MOST_MODELS,
+        description="ids of GET /v1/models, variants such as <family>/teacher@ddim-016 too",
+    )
+    reference: ModelId | None = Field(default=None, description="which of them the others are held to; default: the most steps")
+    n: int = Field(default=1, ge=1, description="images of each model")
+    repeats: int = Field(default=6, ge=1, le=MOST_REPEATS, description="measured rounds")
+    seed: Seed | None = Field(default=None, description="of the noises and the order; random when absent")
+    mode: Mode = Field(default="concurrent", description="beside the traffic of others, or alone where the server allows it")
+    stream: bool = Field(default=False, description="send server-sent events as images and measurements are made")
+
+
+class Spread(BaseModel):
+    """Seconds over the measured rounds."""
+
+    median: float
+    p95: float
+
+
+class Interval(BaseModel):
+    """A ratio of median total seconds, reference over model, and its 95 % bootstrap interval over rounds.
+
+    low and high are null for fewer than six rounds, of which not even the whole range is a 95 % interval.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Agreement(BaseModel):
+    """Mean over the images of PSNR in dB (58.9 when identical) and SSIM, against the reference's."""
+
+    psnr_db: float
+    ssim: float
+
+
+class ModelResult(BaseModel):
+    """One model of a comparison. For the reference itself speed_up and agreement are null."""
+
+    model: str
+    kind: Literal["teacher", "student"]
+    steps: int
+    images: list[ImageBody]
+    queue_s: Spread
+    compute_s: Spread
+    total_s: Spread
+    samples: list[TimingBody] = Field(description="one a round, in order")
+    speed_up: Interval | None
+    agreement: Agreement | None
+    quality: Quality | None = Field(description="measured when the model was made, for this plan; null when it was not")
+
+
+class ComparisonResponse(BaseModel):
+    """What came of a comparison. rounds: measured and complete; fewer than `repeats` when time alone ran out."""
+
+    created: int
+    mode: Mode
+    reference: str
+    seed: int
+    n: int
+    repeats: int
+    rounds: int
+    note: str | None = Field(default=None, description="what keeps the numbers from saying more, such as too few rounds")
+    size: str
+    output_format: ImageFormat
+    results: list[ModelResult]
+
+
+class ImageArrived(BaseModel):
+    """On a stream: an image of the warm-up; done of total steps of the comparison are behind us."""
+
+    type: Literal["comparison.image"] = "comparison.image"
+    model: str
+    image_index: int
+    image: ImageBody
+    done: int
+    total: int
+
+
+class RequestMeasured(BaseModel):
+    """On a stream: one measured request."""
+
+    type: Literal["comparison.measured"] = "comparison.measured"
+    model: str
+    round: int
+    place: int
+    timing: TimingBody
+    done: int
+    total: int
+
+
+class ComparisonCompleted(ComparisonResponse):
+    """On a stream: the last event."""
+
+    type: Literal["comparison.completed"] = "comparison.completed"
+
+
+ComparisonEvent = ImageArrived | RequestMeasured | ComparisonCompleted

@@ -1,0 +1,147 @@
+"""Settings of the service: one typed object, read once from the environment (SFDDM_*) and handed down."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from platformdirs import user_cache_path
+from pydantic import Field, RedisDsn, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from models.catalogue import default_zoo
+from service.engine.config import EngineConfig
+from service.features.experiments import Experiment, ExperimentId, read_experiments
+
+_HTTP_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?", re.IGNORECASE)
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set; `SFDDM_PORT=9000` sets `port`. service/settings/sources.py reads files and refuses typos.
+
+    Raises pydantic.ValidationError for values out of range.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SFDDM_", frozen=True, extra="forbid", allow_inf_nan=False)
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
+    zoos: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default_factory=lambda: (default_zoo(),),
+        description="folders of model folders, separated by commas; the first that holds an id wins",
+    )
+    default_model: str | None = Field(default=None, description="model of requests that name none; default: student-016")
+    max_n: int = Field(default=64, ge=1, le=1024, description="most images in one request")
+    max_side: int = Field(default=1024, ge=1, le=8192, description="largest width or height of an upscaled image, pixels")
+    max_body_bytes: int = Field(default=1 << 20, ge=1024, description="largest request body")
+    max_batch: int = Field(default=EngineConfig.max_batch, ge=1, le=4096, description="most rows in one network evaluation")
+    max_step_ms: float = Field(default=EngineConfig.max_step_ms, gt=0, description="longest network evaluation, milliseconds")
+    max_backlog_s: float = Field(
+        default=EngineConfig.max_backlog_s, gt=0, description="seconds of work waiting for a model above which requests get 429"
+    )
+    model_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description='shares of the device, 1 for models left out, as JSON: {"cats/teacher": 0.5}'
+    )
+    deterministic: bool = Field(default=False, description="fill every batch up to max_batch on devices where its size matters")
+    cache_dir: Path | None = Field(
+        default_factory=lambda: user_cache_path("sfddm"),
+        description="folder for calibrations and choices of a runtime; empty: nowhere",
+    )
+    max_comparison_s: float = Field(
+        default=600.0, gt=0, description="device seconds that one comparison may take, by the calibrated costs of its models"
+    )
+    isolated_s: float = Field(
+        default=0.0, ge=0, le=60, description="device seconds a minute that isolated comparisons may have alone; 0: none"
+    )
+    public_url: str | None = Field(
+        default=None, description="http(s) url where clients reach this service, for urls; default: the Host they asked for"
+    )
+    url_secret: str | None = Field(
+        default=None, description="key that signs image urls, the same on every replica; default: random at each start"
+    )
+    url_expire_s: float = Field(default=3600.0, gt=0, description="seconds that an image url is good for")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads that evaluate; default: every usable core")
+    provider: str | None = Field(
+        default=None,
+        description="CPUExecutionProvider, OpenVINO or CUDAExecutionProvider; default: the best one that this machine offers",
+    )
+    gpu_memory_mb: int | None = Field(default=None, ge=64, description="most GPU memory of one model's buffers, MiB")
+    drain_s: float = Field(default=30.0, ge=0, description="seconds that running requests get to finish at shutdown")
+    body_timeout_s: float = Field(default=30.0, gt=0, description="seconds that a client gets to send the body of a request")
+    admin_token: SecretStr | None = Field(
+        default=None, min_length=16, description="what /admin, which loads and unloads models, asks for; default: /admin is off"
+    )
+    redis_url: RedisDsn | None = Field(
+        default=None, description="where jobs, cached images and answers live; default: in this process, until it ends"
+    )
+    max_job_images: int = Field(default=100_000, ge=1, le=1_000_000, description="most images in one job")
+    max_jobs: int = Field(default=100, ge=1, description="most jobs stored at once")
+    job_chunk: int = Field(default=32, ge=1, le=1024, description="images of a job that a worker takes at once")
+    job_ttl_s: float = Field(default=86_400.0, gt=0, description="seconds that a job is kept after its last progress")
+    job_lease_s: float = Field(
+        default=15.0, ge=3, description="seconds without a sign of life after which another replica takes over a chunk"
+    )
+    job_bytes: int = Field(default=1 << 28, ge=1, description="most bytes of job images held in this process (without Redis)")
+    cache_bytes: int = Field(default=1 << 26, ge=0, description="most bytes of cached images; 0 switches the cache off")
+    cache_ttl_s: float = Field(default=86_400.0, gt=0, description="seconds that an image stays cached")
+    idempotency_bytes: int = Field(default=1 << 26, ge=0, description="most bytes of answers kept for an Idempotency-Key")
+    idempotency_ttl_s: float = Field(default=86_400.0, gt=0, description="seconds that such an answer is kept")
+    experiments: Annotated[dict[ExperimentId, Experiment], NoDecode] = Field(
+        default_factory=dict, description="experiments as JSON, or the path of a .toml or .json file with them"
+    )
+    log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level that is logged")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Python would take `port = true` for port 1."""
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is no value for it")
+        return value
+
+    @field_validator("cache_dir", mode="before")
+    @classmethod
+    def _nowhere(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("zoos", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """A comma-separated list is what fits in one environment variable."""
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("zoos")
+    @classmethod
+    def _some_zoo(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if not value:
+            raise ValueError("names no folder; name one, or leave it out for the models that ship with sfddm")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        """Paths of ours are put behind it, so nothing may come after its own path."""
+        if value is not None and not _HTTP_URL.fullmatch(value):
+            got = "" if "@" in value or "?" in value else f", got {value!r}"  # which may hold a password
+            raise ValueError(f"must be an http or https url such as https://images.example.com, without user or query{got}")
+        return value
+
+    @field_validator("url_secret")
+    @classmethod
+    def _some_secret(cls, value: str | None) -> str | None:
+        """An empty one usually is a variable that was not filled in, and every replica would draw a key of its own."""
+        if value is not None and not value.strip():
+            raise ValueError("is empty; set it to the same random string on every replica, or leave it out for one replica")
+        return value
+
+    @field_validator("experiments", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return read_experiments(value) if isinstance(value, str) else value

@@ -1,0 +1,182 @@
+"""What a comparison runs, and its statistics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from models.catalogue import Catalogue
+from models.runtime.base import Float32, Int64
+from service.engine.request import ImageSpec, OverloadedError, RowFailedError
+from service.features.comparison import (
+    LEAST_ROUNDS,
+    Arrived,
+    Comparison,
+    Isolation,
+    Measured,
+    Run,
+    complete_rounds,
+    device_s,
+    speed_up,
+)
+from tests.service.engine.support import Gate, Watched, running, until
+
+pytestmark = pytest.mark.anyio
+MODELS = ("tiny/teacher", "tiny/student-004", "tiny/teacher@ddim-004")
+
+
+def comparison(catalogue: Catalogue, repeats: int = 3, *, isolated: bool = False, n: int = 2) -> Comparison:
+    models = tuple(catalogue.resolve(name) for name in MODELS)
+    return Comparison(models, tuple(ImageSpec(7, i, i) for i in range(n)), repeats, seed=8, isolated=isolated)
+
+
+async def test_every_model_makes_every_image_once_and_is_measured_once_a_round(tiny_catalogue: Catalogue) -> None:
+    async with running(tiny_catalogue) as engine:
+        events = [event async for event in Run(engine, comparison(tiny_catalogue), Isolation(0)).events()]
+    arrived = [event for event in events if isinstance(event, Arrived)]
+    assert Counter((event.model.id, event.image.spec.index) for event in arrived) == Counter(
+        (name, index) for name in MODELS for index in range(2)
+    )
+    measured = [event for event in events if isinstance(event, Measured)]
+    assert events == arrived + measured
+    for number in range(3):
+        mine = [event for event in measured if event.round == number]
+        assert sorted(event.model.id for event in mine) == sorted(MODELS)
+        assert [event.place for event in mine] == [0, 1, 2]
+    assert len({tuple(event.model.id for event in measured if event.round == number) for number in range(3)}) > 1
+
+
+async def test_isolated_measurements_have_the_device_to_themselves(tiny_catalogue: Catalogue) -> None:
+    """Others keep the engine busy all the time; no measured batch has their company, and they go on afterwards."""
+    gate = Gate()
+    backend = Watched()
+    async with running(tiny_catalogue, backend) as engine:
+        model = tiny_catalogue.resolve("tiny/teacher")
+        backend.armed, backend.before = True, gate
+        others = engine.submit(model, [ImageSpec(1, i, 0) for i in range(3)])
+        await until(lambda: gate.waiting == 1)
+        alone = engine.submit(model, [ImageSpec(2, i, 1) for i in range(2)], exclusive_s=1e6)
+        gate.let(1 + len(model.plan))  # the step under way, and every step of the request that is alone
+        assert len(await alone.images()) == 2
+        await until(lambda: gate.waiting == 2 + len(model.plan))
+        gate.let(1000)
+        assert len(await others.images()) == 3
+    assert [len(batch) for batch in backend.batches[: 1 + len(model.plan)]] == [3] + [2] * len(model.plan)
+    assert {len(batch) for batch in backend.batches[1 + len(model.plan) :]} == {3}
+
+
+async def test_time_alone_is_bounded(tiny_catalogue: Catalogue) -> None:
+    """Once its device seconds are spent the request shares again, and a comparison leaves out what did not fit."""
+    gate = Gate()
+    backend = Watched()
+    async with running(tiny_catalogue, backend) as engine:
+        model = tiny_catalogue.resolve("tiny/teacher")
+        backend.armed, backend.before = True, gate
+        others = engine.submit(model, [ImageSpec(1, 0, 0)])
+        await until(lambda: gate.waiting == 1)
+        alone = engine.submit(model, [ImageSpec(2, 0, 1)], exclusive_s=1e-9)
+        gate.let(1000)
+        await asyncio.gather(others.images(), alone.images())
+    assert [len(batch) for batch in backend.batches[:3]] == [1, 1, 2]
+    async with running(tiny_catalogue) as engine:
+        events = [event async for event in Run(engine, comparison(tiny_catalogue, isolated=True), Isolation(1e-9)).events()]
+    assert not [event for event in events if isinstance(event, Measured)]
+
+
+async def test_a_failure_while_alone_frees_the_device(tiny_catalogue: Catalogue) -> None:
+    def spoil(x_next: Float32, timestep: Int64, class_label: Int64 | None) -> None:
+        if class_label is not None:
+            x_next[class_label == 1] = np.nan
+
+    backend = Watched()
+    async with running(tiny_catalogue, backend) as engine:
+        backend.armed, backend.after = True, spoil
+        model = tiny_catalogue.resolve("tiny/teacher")
+        others = engine.submit(model, [ImageSpec(1, 0, 0)])
+        failing = engine.submit(model, [ImageSpec(2, 0, 1)], exclusive_s=60)
+        with pytest.raises(RowFailedError):
+            await failing.images()
+        assert len(await others.images()) == 1
+
+
+async def test_time_alone_waits_for_promises(tiny_catalogue: Catalogue) -> None:
+    gate = Gate()
+    backend = Watched()
+    async with running(tiny_catalogue, backend) as engine:
+        backend.armed, backend.before = True, gate
+        teacher = tiny_catalogue.resolve("tiny/teacher")
+        busy = engine.submit(teacher, [ImageSpec(1, 0, 0)], exclusive_s=60)
+        with pytest.raises(OverloadedError, match="promised"):
+            engine.submit(teacher, [ImageSpec(2, 0, 0)], exclusive_s=60)
+        gate.let(1000)
+        assert len(await busy.images()) == 1
+
+
+async def test_leaving_frees_the_device(tiny_catalogue: Catalogue) -> None:
+    async with running(tiny_catalogue) as engine:
+        run = Run(engine, comparison(tiny_catalogue, n=3), Isolation(0))
+        run.cancel()
+        assert all(engine.wait_s(tiny_catalogue.resolve(name)) == 0 for name in MODELS)
+        alone = engine.submit(tiny_catalogue.resolve("tiny/teacher"), [ImageSpec(1, 0, 0)], exclusive_s=60)
+        alone.cancel()
+        assert len(await engine.submit(tiny_catalogue.resolve("tiny/teacher"), [ImageSpec(1, 0, 0)]).images()) == 1
+
+
+async def test_turns_alone_begin_a_minute_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("service.features.comparison.asyncio.sleep", sleep)
+    isolation = Isolation(5)
+    for _ in range(2):
+        async with isolation.turn() as seconds:
+            assert seconds == 5
+    assert waits[0] == 0
+    assert 59 < waits[1] <= 60
+
+
+def test_speed_up_is_the_ratio_of_medians_and_its_interval_holds_it() -> None:
+    random = np.random.default_rng(0)
+    reference, model = random.lognormal(1, 0.1, 40), random.lognormal(0, 0.1, 40)
+    value, interval = speed_up(reference, model, seed=1)
+    assert value == pytest.approx(np.median(reference) / np.median(model))
+    assert interval
+    assert interval[0] < value < interval[1]
+    assert speed_up(reference, model, seed=1) == (value, interval)
+
+
+def test_too_few_rounds_have_no_interval() -> None:
+    assert speed_up([4.0], [2.0], seed=0) == (2, None)
+    assert speed_up([4.0] * 5, [2.0] * 5, seed=0) == (2, None)
+    assert speed_up([4.0] * 6, [2.0] * 6, seed=0) == (2, (2, 2))
+
+
+def test_the_device_seconds_of_a_request_by_its_batches() -> None:
+    step_ms = {1: 2.0, 4: 5.0}
+    assert device_s(step_ms, steps=10, images=1) == pytest.approx(0.02)
+    assert device_s(step_ms, steps=10, images=3) == pytest.approx(0.05)
+    assert device_s(step_ms, steps=10, images=9) == pytest.approx(0.12)
+    assert device_s({}, steps=10, images=9) == 0
+
+
+@pytest.mark.parametrize("rounds", [LEAST_ROUNDS, 30])
+def test_the_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
+    """Rounds share a slow-down that both models feel; the true ratio is e."""
+    random = np.random.default_rng(3)
+    hits = 0
+    for trial in range(100):
+        slow = random.lognormal(0, 0.5, rounds)
+        times = [slow * random.lognormal(mean, 0.05, rounds) for mean in (1, 0)]
+        _, interval = speed_up(times[0], times[1], seed=trial)
+        assert interval
+        hits += interval[0] <= np.e <= interval[1]
+    assert hits >= 87
+
+
+def test_a_cut_round_does_not_count() -> None:
+    assert complete_rounds([None] * 7, 3) == 2  # type: ignore[list-item]
