@@ -39,7 +39,7 @@ from models.runtime.onnx import CPU
 from models.runtime.probe import probe_inputs
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
-from service.engine.request import ImageSpec
+from service.engine.request import Generation, ImageSpec
 from service.observability.logs import configure_logging
 from service.observability.metrics import Metrics
 
@@ -57,9 +57,9 @@ async def own_step_seconds(rows: int) -> float:
     while not engine.ready:
         await asyncio.sleep(0.01)
     specs = [ImageSpec(0, index, 0) for index in range(rows)]
-    await engine.submit(model, specs).images()
+    await engine.submit(Generation(model, specs)).images()
     cpu_s = time.process_time()
-    await engine.submit(model, specs).images()
+    await engine.submit(Generation(model, specs)).images()
     cpu_s = time.process_time() - cpu_s
     await engine.drain(1)
     return cpu_s / _OWN_STEPS

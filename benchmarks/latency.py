@@ -22,7 +22,7 @@ from models.catalogue import Catalogue, Resolved, default_zoo, discover
 from models.runtime.onnx import OnnxBackend
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
-from service.engine.request import ImageSpec
+from service.engine.request import Generation, ImageSpec
 from service.observability.logs import configure_logging
 from service.observability.metrics import Metrics
 
@@ -37,7 +37,7 @@ async def measure(catalogue: Catalogue, models: list[Resolved], n: int, repeats:
     for repeat in range(-1, repeats):  # the first round is warm-up
         for model in random.Random(repeat).sample(models, len(models)):
             label = 0 if model.entry.manifest.classes else None
-            images = await engine.submit(model, [ImageSpec(repeat + 1, i, label) for i in range(n)]).images()
+            images = await engine.submit(Generation(model, [ImageSpec(repeat + 1, i, label) for i in range(n)])).images()
             if repeat >= 0:
                 seconds[model.id].append(max(image.timing.total_s for image in images))
     await engine.drain(1)

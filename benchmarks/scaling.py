@@ -30,7 +30,7 @@ from benchmarks.load import closed_loop, print_promises, summary
 from models.catalogue import Catalogue, default_zoo, discover
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
-from service.engine.request import ImageSpec
+from service.engine.request import Generation, ImageSpec
 from service.observability.logs import configure_logging
 from service.observability.metrics import Metrics
 
@@ -51,7 +51,7 @@ async def resident_bytes(counts: Sequence[int]) -> dict[int, int]:
     process, found, tickets = psutil.Process(), {}, []
     for count in counts:
         while len(tickets) < count:
-            tickets.append(engine.submit(model, [ImageSpec(len(tickets), 0, 0)]))
+            tickets.append(engine.submit(Generation(model, [ImageSpec(len(tickets), 0, 0)])))
         await asyncio.sleep(0.1)
         gc.collect()
         found[count] = process.memory_info().rss

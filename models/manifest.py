@@ -47,6 +47,10 @@ class ImageShape(_Strict):
     def chw(self) -> tuple[int, int, int]:
         return self.channels, self.height, self.width
 
+    def size(self, scale: int = 1) -> str:
+        """Width x height of an image file whose pixels are enlarged `scale` times, as OpenAI writes it: `28x28`."""
+        return f"{self.width * scale}x{self.height * scale}"
+
 
 class Provenance(_Strict):
     """Where the weights come from."""

@@ -7,6 +7,7 @@ import base64
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -15,12 +16,11 @@ from fastapi import Request
 from models.catalogue import Resolved
 from service.api.errors import ClientLeftError, InvalidRequestError
 from service.api.record import current_record
-from service.engine.request import Device, Finished, ImageSpec, OverloadedError, Timing, UnavailableError
+from service.engine.request import Device, Finished, Generation, ImageSpec, OverloadedError, Timing, UnavailableError
 from service.engine.ticket import Ticket
 from service.features.comparison import slowest
 from service.features.encode import MEDIA_TYPES, FileStyle
 from service.features.experiments import Assignment
-from service.features.generation import Generation
 from service.features.service import Lane, Service
 from service.observability.metrics import Metrics
 from service.schema.images import DeviceBody, ExperimentArm, GenerationResponse, ImageBody, TimingBody
@@ -78,48 +78,31 @@ def recorded(metrics: Metrics, model_id: str) -> Iterator[None]:
     outcome.end("ok")
 
 
-def admit(
-    service: Service,
-    request: Request,
-    model: Resolved,
-    images: Sequence[ImageSpec],
-    *,
-    previews: int = 0,
-    max_latency_s: float | None = None,
-    flex: bool = False,
-) -> Ticket:
+def admit(service: Service, request: Request, generation: Generation) -> Ticket:
     """Engine.submit, for a request whose answer tells how much more its lane would take."""
-    request.state.lane = Lane(model, flex)
-    ticket = service.engine.submit(model, images, previews=previews, max_latency_s=max_latency_s, flex=flex)
+    request.state.lane = Lane(generation.model, generation.flex)
+    ticket = service.engine.submit(generation)
     record = current_record()
-    record.ticket, record.images = ticket, len(images)
+    record.ticket, record.images = ticket, len(generation.images)
     return ticket
 
 
-async def images_of(
-    service: Service,
-    request: Request,
-    model: Resolved,
-    images: Sequence[ImageSpec],
-    *,
-    fresh: bool = False,
-    max_latency_s: float | None = None,
-    flex: bool = False,
-) -> list[Finished]:
+async def images_of(service: Service, request: Request, generation: Generation, *, fresh: bool = False) -> list[Finished]:
     """The images in order, recalled where that gives the same bytes unless they are to be `fresh`, else computed.
 
     Raises what Engine.submit and Ticket.images raise, and ClientLeftError.
     """
 
     async def compute(missing: Sequence[ImageSpec]) -> list[Finished]:
-        ticket = admit(service, request, model, missing, max_latency_s=max_latency_s, flex=flex)
+        ticket = admit(service, request, replace(generation, images=missing))
         return await images_unless_client_leaves(ticket, request)
 
-    request.state.lane = Lane(model, flex)  # for what is recalled as well
+    model, images = generation.model, generation.images
+    request.state.lane = Lane(model, generation.flex)  # for what is recalled as well
     no_cache = "no-cache" in request.headers.get("cache-control", "")
     if fresh or no_cache or not service.cache.serves(service.engine.models[model.entry.id].provider):
         return await compute(images)
-    with service.engine.lifecycle.hold([model]):  # a reload may come while the cache is asked
+    with service.engine.hold([model]):  # a reload may come while the cache is asked
         recalled = await service.cache.images(model, images, compute)
     current_record().images = len(images)
     return recalled

@@ -21,7 +21,7 @@ from service.api.stream import EVENT_STREAM, EventStream
 from service.engine.request import Finished, ImageSpec
 from service.features.comparison import LEAST_ROUNDS, Arrived, Comparison, Measured, Run, complete_rounds, device_s, speed_up
 from service.features.encode import FileStyle
-from service.features.generation import class_label_of, scale_of, size_of
+from service.features.generation import class_label_of, scale_of
 from service.features.prompts import default_class
 from service.features.service import Service, ServiceOf
 from service.schema.comparisons import (
@@ -98,7 +98,7 @@ class Comparing:
         manifest = self._reference.entry.manifest
         scale = scale_of(body.size, manifest.image, service.settings.max_side)
         self._style = FileStyle(body.output_format, scale, body.output_compression)
-        self._size = size_of(manifest.image, scale)
+        self._size = manifest.image.size(scale)
         label = class_label_of(body, manifest)
         seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
         images = tuple(

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.api.answers import IMAGE_FILES, encode_all, images_of, recorded
 from service.api.errors import InvalidRequestError
+from service.engine.request import Generation
 from service.features.links import maker
 from service.features.service import ServiceOf
 
@@ -30,7 +31,7 @@ async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
     if file is None:
         model = service.resolve(link.model)
         with recorded(service.metrics, model.id):
-            finished = await images_of(service, request, model, [link.spec])
+            finished = await images_of(service, request, Generation(model, [link.spec]))
             if maker(model, finished[0]) != link.made_by:
                 raise InvalidRequestError(
                     "The model or the runtime behind this url has changed; request the image again.",

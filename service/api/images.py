@@ -22,9 +22,9 @@ from service.api.idempotency import HEADER
 from service.api.negotiate import check_stream, requested_file
 from service.api.record import current_record
 from service.api.stream import EVENT_STREAM, stream_generation
-from service.engine.request import EngineError
+from service.engine.request import EngineError, Generation
 from service.features.encode import FileStyle
-from service.features.generation import AUTO, Generation, plan_generation
+from service.features.generation import AUTO, plan_generation
 from service.features.service import Service, ServiceOf
 from service.schema.images import GenerationRequest, GenerationResponse
 
@@ -68,19 +68,11 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
     generation = _plan(body.model_copy(update={"model": assignment.arm}) if assignment else body, service)
     style = FileStyle(direct or body.output_format, generation.scale, body.output_compression)
     if body.stream:
-        return stream_generation(service, request, generation, style, body.partial_images, assignment, started_s)
+        return stream_generation(service, request, generation, style, assignment, started_s)
     # Who names no seed wants new images, an experiment measures, and what auto chose may not hold once the cache has answered.
     fresh = body.seed is None or assignment is not None or body.model == AUTO
     with recorded(service.metrics, generation.model.id):
-        finished = await images_of(
-            service,
-            request,
-            generation.model,
-            generation.images,
-            fresh=fresh,
-            max_latency_s=generation.max_latency_s,
-            flex=generation.flex,
-        )
+        finished = await images_of(service, request, generation, fresh=fresh)
         files = await encode_all(finished, style)
     if assignment:
         await service.experiments.record(assignment, time.perf_counter() - started_s)

@@ -49,7 +49,7 @@ async def interpolate(body: InterpolationRequest, request: Request, service: Ser
             "frames",
         )
     with recorded(service.metrics, walk.model.id):
-        finished = await images_of(service, request, walk.model, walk.images)
+        finished = await images_of(service, request, walk)
         if direct:
             strip = np.concatenate([image.pixels for image in finished], axis=2)
             with current_record().encoding():

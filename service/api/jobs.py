@@ -18,9 +18,10 @@ from service.api.answers import arm_headers
 from service.api.errors import InvalidRequestError, shown_name
 from service.api.record import current_record
 from service.engine.load import ModelStatus
+from service.engine.request import Generation
 from service.features.archive import zip_stream
 from service.features.encode import ImageFormat
-from service.features.generation import AUTO, Generation, plan_generation
+from service.features.generation import AUTO, plan_generation
 from service.features.jobs import JobDocument, chunk_size
 from service.features.prompts import default_class
 from service.features.service import Service, ServiceOf

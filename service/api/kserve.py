@@ -19,7 +19,7 @@ from service.api.errors import InvalidRequestError
 from service.api.health import ready_or_raise
 from service.api.paths import V2_MODEL
 from service.api.tensors import HEADER_LENGTH, InferResponse, InputName, answer, read_request
-from service.engine.request import ImageSpec
+from service.engine.request import Generation, ImageSpec
 from service.features.prompts import default_class
 from service.features.service import Service, ServiceOf
 from service.schema.images import MAX_FIRST_INDEX
@@ -147,7 +147,7 @@ async def infer_version(model_id: str, version: str, request: Request, service: 
     asked, tensors = read_request(await request.body(), request.headers.get(HEADER_LENGTH))
     specs = _specs(model, {name: values.tolist() for name, values in tensors.items()}, service.settings.max_n)
     with recorded(service.metrics, model.id):
-        finished = await images_unless_client_leaves(admit(service, request, model, specs), request)
+        finished = await images_unless_client_leaves(admit(service, request, Generation(model, specs)), request)
     return answer(asked, model.id, VERSION, np.stack([image.pixels for image in finished]))
 
 

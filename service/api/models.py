@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from models.catalogue import Entry, Resolved
 from models.plan import SAMPLERS
 from service.api.paths import MODEL
-from service.features.generation import size_of
 from service.features.service import Service, ServiceOf
 from service.schema.images import ExperimentModelBody, ModelBody, ModelList, RefusedFolder
 
@@ -46,7 +45,7 @@ def model_body(service: Service, model: Resolved) -> ModelBody:
         steps=len(model.plan),
         default=model.id == service.default_model,
         image=manifest.image,
-        size=size_of(manifest.image),
+        size=manifest.image.size(),
         bytes=model.entry.size,
         classes=manifest.classes,
         parameters=manifest.parameters,

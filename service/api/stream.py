@@ -23,10 +23,9 @@ from starlette.types import Receive, Scope, Send
 from service.api.answers import Outcome, admit, arm_body, base64_of, device_body, facts, outcome_of, service_tier, timing_body
 from service.api.errors import problem_of
 from service.api.record import current_record
-from service.engine.request import EngineError, Failed, Finished, Preview
+from service.engine.request import EngineError, Failed, Finished, Generation, Preview
 from service.features.encode import FileStyle
 from service.features.experiments import Assignment
-from service.features.generation import Generation
 from service.features.service import Service
 from service.schema.images import CompletedEvent, PartialImageEvent
 
@@ -82,7 +81,6 @@ def stream_generation(
     request: Request,
     generation: Generation,
     style: FileStyle,
-    partial_images: int,
     assignment: Assignment | None,
     started_s: float,
 ) -> EventStream:
@@ -92,15 +90,7 @@ def stream_generation(
     """
     outcome = Outcome(service.metrics, generation.model.id)
     try:
-        ticket = admit(
-            service,
-            request,
-            generation.model,
-            generation.images,
-            previews=partial_images,
-            max_latency_s=generation.max_latency_s,
-            flex=generation.flex,
-        )
+        ticket = admit(service, request, generation)
     except EngineError as error:
         outcome.end(outcome_of(error))
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ from rich.text import Text
 from models.catalogue import Catalogue, Refusal
 from service.api.comparisons import Comparing
 from service.api.models import model_body
-from service.engine.request import Failed, Finished, ModelFailedError
+from service.engine.request import Failed, Finished, Generation, ModelFailedError
 from service.features.comparison import Run
 from service.features.encode import FORMATS, ImageFormat, encode, grid
-from service.features.generation import Generation, plan_generation
+from service.features.generation import plan_generation
 from service.features.service import Service, assemble, choose_default, open_catalogue
 from service.schema.comparisons import ComparisonEvent, ComparisonRequest
 from service.schema.images import GenerationRequest, ModelBody
@@ -124,7 +124,7 @@ async def _run(service: Service, generation: Generation, console: Console) -> li
     )
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(generation.model.id, total=steps * len(done))
-        ticket = service.engine.submit(generation.model, generation.images, previews=min(_PREVIEWS, steps - 1))
+        ticket = service.engine.submit(replace(generation, previews=min(_PREVIEWS, steps - 1)))
         async for event in ticket.events():
             if isinstance(event, Finished):
                 finished.append(event)

@@ -20,9 +20,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -30,7 +30,7 @@ from typing import Literal
 
 import structlog
 
-from models.catalogue import Catalogue, Resolved
+from models.catalogue import Catalogue, Entry, Resolved
 from models.runtime.base import Backend
 from service.engine import admission
 from service.engine.config import EngineConfig
@@ -41,15 +41,15 @@ from service.engine.load import Loaded, ModelStatus
 from service.engine.request import (
     Failed,
     Finished,
-    ImageSpec,
+    Generation,
     LatencyError,
     ModelFailedError,
     OverloadedError,
     RequestCancelledError,
     UnavailableError,
-    check_request,
+    check_generation,
 )
-from service.engine.row import Row, preview_steps
+from service.engine.row import Row
 from service.engine.scheduler import Batch, Scheduler
 from service.engine.ticket import Ticket, hand_over
 from service.observability.metrics import Metrics
@@ -87,8 +87,8 @@ class Engine:
         self._boundary_s = 0.0  # engine thread only: when the last step ended or waiting for work did
         self._changed = threading.Condition()  # guards everything below
         self._scheduler = Scheduler()
-        self.lifecycle = Lifecycle(catalogue.entries.values(), backend, config, self._scheduler, metrics, self._changed)
-        self._ledger = Ledger(self._scheduler, self.lifecycle, metrics, self._changed)
+        self._lifecycle = Lifecycle(catalogue.entries.values(), backend, config, self._scheduler, metrics, self._changed)
+        self._ledger = Ledger(self._scheduler, self._lifecycle, metrics, self._changed)
         self._state: Literal["starting", "serving", "draining", "stopped"] = "starting"
         self._failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -112,7 +112,7 @@ class Engine:
     @property
     def ready_in_s(self) -> float:
         """Estimated seconds until `ready` while starting; 1, for want of knowledge, in any other state."""
-        return self.lifecycle.loading_s() if self._state == "starting" else 1.0
+        return self._lifecycle.loading_s() if self._state == "starting" else 1.0
 
     @property
     def state(self) -> Literal["starting", "serving", "draining", "stopped"]:
@@ -127,7 +127,7 @@ class Engine:
     @property
     def models(self) -> Mapping[str, ModelStatus]:
         """Status by entry id."""
-        return MappingProxyType(self.lifecycle.statuses)
+        return MappingProxyType(self._lifecycle.statuses)
 
     def wait_s(self, model: Resolved, *, flex: bool = False) -> float | None:
         """Estimated seconds until the model's lane has done what it holds now; None unless the model is on the device.
@@ -135,7 +135,7 @@ class Engine:
         A request is refused while this is more than max_backlog_s, see admission.py.
         """
         with self._changed:
-            loaded = self.lifecycle.find(model.entry.key)
+            loaded = self._lifecycle.find(model.entry.key)
             if loaded is None:
                 return None
             return self._scheduler.wait_s(model.entry.key, flex=flex, now_s=time.perf_counter())
@@ -147,36 +147,25 @@ class Engine:
         OverloadedError when none is fast enough now, and LatencyError when none ever is.
         """
         with self._changed:
-            loaded = [model for model in models if self.lifecycle.find(model.entry.key) is not None]
+            loaded = [model for model in models if self._lifecycle.find(model.entry.key) is not None]
             self._check_serving(loaded[0] if loaded else models[0])
             with self._counted():
                 return admission.choose(
                     self._scheduler, loaded, images, max_latency_s, self._config.max_backlog_s, time.perf_counter(), flex=flex
                 )
 
-    def submit(
-        self,
-        model: Resolved,
-        images: Sequence[ImageSpec],
-        *,
-        previews: int = 0,
-        max_latency_s: float | None = None,
-        flex: bool = False,
-        exclusive_s: float = 0.0,
-    ) -> Ticket:
+    def submit(self, generation: Generation) -> Ticket:
         """Queue one row per image; call it in the event loop that will read the ticket.
 
-        previews: mid-denoise predictions per image, evenly spaced before the end.
-        max_latency_s: deadline of the rows, which is promised here: what `choose` found may have changed since.
-        flex: work that can wait, see scheduler.py.
-        exclusive_s: device seconds in which nothing else runs, from the next step boundary until the request is done; when
-        they are spent, what is left shares the device as ever. OverloadedError while that would break a promise.
+        A deadline is promised here: what `choose` found may have changed since.
         Raises UnavailableError (starting, draining, failed, or the model failed to load or is gone), OverloadedError and
-        LatencyError (see admission.py) and ValueError for images that do not fit the model.
+        LatencyError (see admission.py; OverloadedError too while exclusive_s would break a promise) and ValueError for images
+        that do not fit the model.
         """
-        check_request(model.entry.manifest, images, previews)
+        check_generation(generation)
+        model, count, flex = generation.model, len(generation.images), generation.flex
+        max_latency_s, exclusive_s = generation.max_latency_s, generation.exclusive_s
         key, steps = model.entry.key, len(model.plan)
-        due = preview_steps(steps, previews)
         loop = asyncio.get_running_loop()
         longest_s = self._config.max_backlog_s
         with self._changed:
@@ -185,18 +174,12 @@ class Engine:
             with self._counted():
                 admission.check_backlog(self._scheduler, model, longest_s, now_s, flex=flex)
                 if max_latency_s is not None:
-                    admission.choose(self._scheduler, [model], len(images), max_latency_s, longest_s, now_s, flex=flex)
+                    admission.choose(self._scheduler, [model], count, max_latency_s, longest_s, now_s, flex=flex)
             if exclusive_s:
-                admission.check_exclusive(self._scheduler, model, len(images), exclusive_s, now_s)
-            ticket = Ticket(
-                images,
-                loop,
-                self._cancel,
-                first=self._ledger.next_number,
-                estimated_s=self._scheduler.completion_s(key, len(images), steps, flex=flex, now_s=now_s),
-                max_latency_s=max_latency_s,
-            )
-            self._ledger.enter(ticket, model, due, now_s)
+                admission.check_exclusive(self._scheduler, model, count, exclusive_s, now_s)
+            estimated_s = self._scheduler.completion_s(key, count, steps, flex=flex, now_s=now_s)
+            ticket = Ticket(generation, loop, self._cancel, first=self._ledger.next_number, estimated_s=estimated_s)
+            self._ledger.enter(ticket, now_s)
             promised_s = None if max_latency_s is None else now_s + max_latency_s
             deadline_s = now_s + (longest_s if max_latency_s is None else min(max_latency_s, longest_s))
             self._scheduler.admit(key, ticket.numbers, steps, deadline_s=deadline_s, promised_s=promised_s, flex=flex)
@@ -204,6 +187,31 @@ class Engine:
                 self._scheduler.run_exclusively(ticket.numbers, exclusive_s)
             self._changed.notify_all()
         return ticket
+
+    # Models that come and go while others are served
+
+    async def load(self, entry: Entry) -> Loaded | ModelStatus:
+        """Load an entry beside what is served, which goes on. Nothing is sent to it before `serve`.
+
+        Returns the loaded model, or the status that says why it could not be loaded.
+        """
+        return await self._lifecycle.load(entry)
+
+    def serve(self, entry: Entry, found: Loaded | ModelStatus) -> None:
+        """Send new requests for the entry's id to this version, or say in its status why there is none."""
+        self._lifecycle.serve(entry, found)
+
+    def hold(self, models: Iterable[Resolved]) -> AbstractContextManager[None]:
+        """Keep these models' versions on the device for the length of a `with` block."""
+        return self._lifecycle.hold(models)
+
+    def unload(self, model_id: str) -> None:
+        """Send no new requests to a model. What it has begun is finished."""
+        self._lifecycle.unload(model_id)
+
+    def mark_outdated(self, model_id: str, reason: str | None) -> None:
+        """Say in a model's status why its folder is not what is served; None: it is."""
+        self._lifecycle.outdated(model_id, reason)
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new work, finish what is admitted within timeout_s, fail what is left, and stop the thread.
@@ -220,7 +228,7 @@ class Engine:
             self._shed("failed" if self._failure else self._state)
             why = _FAILED if self._failure else _STARTING if self._state == "starting" else _DRAINING
             raise UnavailableError(why, self.ready_in_s)
-        if self.lifecycle.find(model.entry.key) is None:
+        if self._lifecycle.find(model.entry.key) is None:
             self._shed("model_failed")
             status, name = self.models.get(model.entry.id), model.entry.id
             if status is not None and status.state == "failed":
@@ -263,13 +271,13 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self.lifecycle.load_all(lambda: self._state == "starting")
+            self._lifecycle.load_all(lambda: self._state == "starting")
             with self._changed:
                 if self._state == "starting":
                     self._state = "serving"
             self._boundary_s = time.perf_counter()
             while self._state != "stopped":
-                if self.lifecycle.upkeep():
+                if self._lifecycle.upkeep():
                     self._boundary_s = time.perf_counter()  # no model is charged for it
                 if work := self._schedule():
                     self._step(work)
@@ -281,7 +289,7 @@ class Engine:
                 self._state = "stopped"
                 self._fail_rest()
             self._beside.shutdown(wait=False)
-            self.lifecycle.close()
+            self._lifecycle.close()
 
     def _schedule(self) -> list[_Work]:
         """The next batch and those beside it; waits for work. Empty when there is other work, or the engine is to stop."""
@@ -290,14 +298,14 @@ class Engine:
                 batch = self._scheduler.schedule()
                 if batch is not None:
                     return [self._work(each) for each in (batch, *self._scheduler.beside(batch))]
-                if self.lifecycle.due:
+                if self._lifecycle.due:
                     break
                 self._changed.wait()
                 self._boundary_s = time.perf_counter()
         return []
 
     def _work(self, batch: Batch) -> _Work:
-        loaded = self.lifecycle.find(batch.model)
+        loaded = self._lifecycle.find(batch.model)
         assert loaded is not None, "a version with rows stays on the device"
         return _Work(batch, loaded, self._ledger.started(batch.rows))
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-from models.catalogue import Resolved
 from service.engine.lifecycle import Lifecycle
 from service.engine.request import EngineError, Timing
-from service.engine.row import Row
+from service.engine.row import Row, preview_steps
 from service.engine.scheduler import Scheduler
 from service.engine.ticket import Ticket, hand_over
 from service.observability.metrics import Metrics
@@ -33,11 +32,13 @@ class Ledger:
         """How many requests and rows are not finished, for a log line."""
         return {"requests": len({row.ticket for row in self.rows.values()}), "rows": len(self.rows)}
 
-    def enter(self, ticket: Ticket, model: Resolved, preview_steps: Sequence[int], now_s: float) -> None:
+    def enter(self, ticket: Ticket, now_s: float) -> None:
         """Open a row for each image of a ticket, whose numbers begin with next_number."""
         self.next_number += len(ticket.numbers)
-        for position, (number, spec) in enumerate(zip(ticket.numbers, ticket.specs, strict=True)):
-            self.rows[number] = Row(number, ticket, position, spec, model, preview_steps, now_s)
+        model = ticket.generation.model
+        due = preview_steps(len(model.plan), ticket.generation.previews)
+        for position, (number, spec) in enumerate(zip(ticket.numbers, ticket.generation.images, strict=True)):
+            self.rows[number] = Row(number, ticket, position, spec, model, due, now_s)
         self._lifecycle.use(model.entry.key, len(ticket.numbers))
         self.waiting_requests += 1
 
@@ -84,6 +85,6 @@ class Ledger:
         self._metrics.compute_seconds.labels(model=label).observe(timing.compute_s)
         if ticket.unfinished == 0:
             self._metrics.estimate_ratio.labels(model=label).observe(timing.total_s / ticket.estimated_s)
-            if ticket.max_latency_s is not None:
-                outcome = "met" if timing.total_s <= ticket.max_latency_s else "missed"
+            if (max_latency_s := ticket.generation.max_latency_s) is not None:
+                outcome = "met" if timing.total_s <= max_latency_s else "missed"
                 self._metrics.deadlines_total.labels(model=label, outcome=outcome).inc()

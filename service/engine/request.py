@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import Manifest
+from models.catalogue import Resolved
 from models.noise import MAX_SEED
 
 
@@ -74,6 +74,37 @@ class ImageSpec:
     index: int
     class_label: int | None
     blend: tuple[int, float] | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A request to the engine: images of one model by its plan, and how the engine orders and shows them.
+
+    scale           each pixel becomes scale x scale pixels of the image file
+    previews        mid-denoise predictions per image, evenly spaced before the end
+    max_latency_s   deadline of the images, promised at admission
+    flex            work that can wait, see scheduler.py
+    exclusive_s     device seconds in which nothing else runs, from the next step boundary until the request is done; when they
+                    are spent, what is left shares the device as ever
+    """
+
+    model: Resolved
+    images: Sequence[ImageSpec]
+    scale: int = 1
+    previews: int = 0
+    max_latency_s: float | None = None
+    flex: bool = False
+    exclusive_s: float = 0.0
+
+    @property
+    def seed(self) -> int:
+        """Seed of the first image."""
+        return self.images[0].seed
+
+    @property
+    def size(self) -> str:
+        """Width x height of the image files, as OpenAI writes it."""
+        return self.model.entry.manifest.image.size(self.scale)
 
 
 @dataclass(frozen=True)
@@ -136,14 +167,15 @@ class Failed:
 Event = Preview | Finished | Failed
 
 
-def check_request(manifest: Manifest, images: Sequence[ImageSpec], previews: int) -> None:
-    """Raise ValueError for a request that makes no sense for the model."""
-    if not images:
+def check_generation(generation: Generation) -> None:
+    """Raise ValueError for a request that makes no sense for its model."""
+    manifest = generation.model.entry.manifest
+    if not generation.images:
         raise ValueError("a request needs at least one image")
-    if previews < 0:
-        raise ValueError(f"previews must not be negative, got {previews}")
+    if generation.previews < 0:
+        raise ValueError(f"previews must not be negative, got {generation.previews}")
     allowed: set[int | None] = {*range(len(manifest.classes)), manifest.null_label} if manifest.classes else {None}
-    for spec in images:
+    for spec in generation.images:
         if spec.class_label not in allowed:
             raise ValueError(f"class_label {spec.class_label} does not exist in {manifest.id}")
         if not 0 <= spec.seed <= MAX_SEED or spec.index < 0:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 
-from service.engine.request import EngineError, Event, Failed, Finished, ImageSpec, Preview
+from service.engine.request import EngineError, Event, Failed, Finished, Generation, Preview
 
 
 def hand_over(told: Sequence[tuple[Ticket, Event | EngineError]]) -> None:
@@ -40,10 +40,9 @@ class Ticket:
         "compute_s",
         "ended_s",
         "estimated_s",
+        "generation",
         "loop",
-        "max_latency_s",
         "numbers",
-        "specs",
         "started_s",
         "submitted_s",
         "unfinished",
@@ -51,31 +50,27 @@ class Ticket:
 
     def __init__(
         self,
-        specs: Sequence[ImageSpec],
+        generation: Generation,
         loop: asyncio.AbstractEventLoop,
         cancel: Callable[[Ticket], None],
         *,
         first: int,
         estimated_s: float,
-        max_latency_s: float | None,
     ) -> None:
-        """first: number of the first row, the others follow; estimated_s: seconds until the last image should be done;
-        max_latency_s: until when the client wants it.
-        """
-        self.specs = tuple(specs)
+        """first: number of the first row, the others follow; estimated_s: seconds until the last image should be done."""
+        self.generation = generation
         self.loop = loop
-        self.numbers = range(first, first + len(self.specs))
+        self.numbers = range(first, first + len(generation.images))
         self.estimated_s = estimated_s
-        self.max_latency_s = max_latency_s
         self.submitted_s = time.perf_counter()
         self.started_s: float | None = None  # the engine's: when the first row ran
         self.compute_s = 0.0  # the engine's: device seconds of the batches that its slowest image has ridden in
         self.ended_s: float | None = None  # when the last image was read, or the rest was given up
-        self.unfinished = len(self.specs)  # the engine's
+        self.unfinished = len(generation.images)  # the engine's
         self._cancel = cancel
         self._events: list[Event | EngineError] = []
         self._reader: asyncio.Future[None] | None = None
-        self._unread = len(self.specs)
+        self._unread = len(generation.images)
 
     @property
     def started(self) -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.catalogue import Resolved
 from service.engine.engine import Engine
-from service.engine.request import Failed, Finished, ImageSpec, OverloadedError, Timing
+from service.engine.request import Failed, Finished, Generation, ImageSpec, OverloadedError, Timing
 from service.engine.ticket import Ticket
 
 LEAST_ROUNDS = 6  # the range of n measurements holds their median with 1 - 2/2**n: 97 % of 6, but 94 % of 5
@@ -87,9 +87,9 @@ class Run:
         self._order = random.Random(comparison.seed)
         self._warm_up = self._shuffled()
         self._held = ExitStack()  # from its first image to its last a comparison is of one version of each model
-        self._held.enter_context(engine.lifecycle.hold(comparison.models))
+        self._held.enter_context(engine.hold(comparison.models))
         try:
-            self._ticket = engine.submit(self._warm_up[0], comparison.images)
+            self._ticket = engine.submit(Generation(self._warm_up[0], comparison.images))
         except BaseException:
             self._held.close()
             raise
@@ -133,7 +133,7 @@ class Run:
         """Admit the next request; a comparison that has begun waits where a new one would be refused."""
         while True:
             try:
-                self._ticket = self._engine.submit(model, self._comparison.images, exclusive_s=exclusive_s)
+                self._ticket = self._engine.submit(Generation(model, self._comparison.images, exclusive_s=exclusive_s))
             except OverloadedError as error:
                 await asyncio.sleep(max(error.retry_after_s, _POLL_S))
             else:

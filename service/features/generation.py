@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
 
 from models.catalogue import Catalogue, Resolved
 from models.manifest import ImageShape, Manifest
 from models.noise import MAX_SEED
 from service.api.errors import InvalidRequestError
-from service.engine.request import ImageSpec, LatencyError
+from service.engine.request import Generation, ImageSpec, LatencyError
 from service.features.prompts import class_of_prompt, default_class
 from service.features.service import Service
 from service.schema.images import GenerationRequest, ImageRequest, InterpolationRequest
 
 AUTO = "auto"
 _SIZE = re.compile(r"^([1-9][0-9]{0,4})x([1-9][0-9]{0,4})$")
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a request asks for: images of one model, each pixel `scale` x `scale` pixels large.
-
-    max_latency_s, flex: how the engine orders it, see Engine.submit.
-    """
-
-    model: Resolved
-    images: tuple[ImageSpec, ...]
-    seed: int
-    scale: int
-    max_latency_s: float | None = None
-    flex: bool = False
-
-    @property
-    def size(self) -> str:
-        """Width x height of the image files, as OpenAI writes it."""
-        return size_of(self.model.entry.manifest.image, self.scale)
-
-
-def size_of(image: ImageShape, scale: int = 1) -> str:
-    """`28x28`: width x height."""
-    return f"{image.width * scale}x{image.height * scale}"
 
 
 def plan_generation(body: GenerationRequest, service: Service) -> Generation:
@@ -62,7 +36,14 @@ def plan_generation(body: GenerationRequest, service: Service) -> Generation:
         ImageSpec(seed, index, default_class(seed, index, manifest) if label is None else label)
         for index in range(body.first_index, body.first_index + body.n)
     )
-    return Generation(model, images, seed, scale, _latency_s(body), body.service_tier == "flex")
+    return Generation(
+        model,
+        images,
+        scale=scale,
+        previews=body.partial_images,
+        max_latency_s=_latency_s(body),
+        flex=body.service_tier == "flex",
+    )
 
 
 def _model(body: GenerationRequest, service: Service) -> Resolved:
@@ -123,7 +104,7 @@ def plan_interpolation(body: InterpolationRequest, service: Service) -> Generati
     if label is None:
         label = default_class(first, 0, manifest)
     images = tuple(ImageSpec(first, 0, label, (last, frame / (body.frames - 1))) for frame in range(body.frames))
-    return Generation(model, images, first, scale)
+    return Generation(model, images, scale=scale)
 
 
 def scale_of(size: str, image: ImageShape, max_side: int) -> int:
@@ -136,8 +117,8 @@ def scale_of(size: str, image: ImageShape, max_side: int) -> int:
     if scale < 1 or (width, height) != (image.width * scale, image.height * scale) or max(width, height) > max_side:
         largest = max(1, max_side // max(image.width, image.height))
         raise InvalidRequestError(
-            f"size: {size!r} is not available; write auto, {size_of(image)} or a whole multiple of it "
-            f"up to {size_of(image, largest)}.",
+            f"size: {size!r} is not available; write auto, {image.size()} or a whole multiple of it "
+            f"up to {image.size(largest)}.",
             "size",
         )
     return scale

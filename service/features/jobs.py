@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict
 from models.catalogue import Catalogue, Resolved, UnknownModelError
 from service.engine.engine import Engine
 from service.engine.load import ModelStatus
-from service.engine.request import Finished, ImageSpec, ModelFailedError, OverloadedError, RowFailedError, UnavailableError
+from service.engine.request import (
+    Finished,
+    Generation,
+    ImageSpec,
+    ModelFailedError,
+    OverloadedError,
+    RowFailedError,
+    UnavailableError,
+)
 from service.engine.tasks import end
 from service.features.encode import FileStyle, ImageFormat
 from service.observability.metrics import Metrics
@@ -168,10 +176,10 @@ class JobRunner:
 
     async def _images(self, model: Resolved, specs: list[ImageSpec]) -> list[Finished]:
         """The images, once the engine has room for them."""
-        with self._engine.lifecycle.hold([model]):
+        with self._engine.hold([model]):
             while True:
                 try:
-                    return await self._engine.submit(model, specs, flex=True).images()
+                    return await self._engine.submit(Generation(model, specs, flex=True)).images()
                 except OverloadedError as error:
                     await asyncio.sleep(min(error.retry_after_s, _BEAT_S))
                 except RowFailedError as error:

@@ -175,14 +175,14 @@ class Reloader:
         objection = self._objection(entries)
         if objection is not None:
             return objection
-        lifecycle = self._service.engine.lifecycle
-        found = await lifecycle.load(entry)
+        engine = self._service.engine
+        found = await engine.load(entry)
         if isinstance(found, Loaded):
             if not await in_daemon(partial(_unchanged, entry), name="discover"):
                 return f"{entry.graph} changed while it was being loaded; reload again"
         elif served:
             return found.reason
-        lifecycle.serve(entry, found)
+        engine.serve(entry, found)
         self._serve(entries)
         self._service.metrics.model_outdated.labels(model=entry.id).set(0)
         return None if isinstance(found, Loaded) else found.reason
@@ -193,7 +193,7 @@ class Reloader:
         objection = self._needed_by(model_id) or self._objection(entries)
         if objection is None:
             self._serve(entries)
-            self._service.engine.lifecycle.unload(model_id)
+            self._service.engine.unload(model_id)
         return objection
 
     def _needed_by(self, model_id: str) -> str | None:
@@ -228,7 +228,7 @@ class Reloader:
         self._on_change()
 
     def _outdated(self, model_id: str, reason: str | None) -> None:
-        self._service.engine.lifecycle.outdated(model_id, reason)
+        self._service.engine.mark_outdated(model_id, reason)
         self._service.metrics.model_outdated.labels(model=model_id).set(reason is not None)
 
     def _tell(self, body: ReloadBody) -> None:

@@ -18,9 +18,8 @@ from service.api.jobs import JobBody, JobList
 from service.api.kserve import VERSION, Live, ModelReady, Ready, ServerMetadata, metadata_of
 from service.api.models import model_body
 from service.api.tensors import InferResponse, OutputTensor
-from service.engine.request import Device, Finished, ImageSpec, Timing
+from service.engine.request import Device, Finished, Generation, ImageSpec, Timing
 from service.features.encode import FileStyle
-from service.features.generation import Generation, size_of
 from service.features.reload import ReloadBody
 from service.features.service import Service
 from service.schema.comparisons import Agreement, ComparisonResponse, Interval, ModelResult, Spread
@@ -120,7 +119,7 @@ def _image(position: int, spec: ImageSpec, model: Resolved) -> Finished:
 
 def _generation(model: Resolved, images: list[Finished]) -> dict[str, Any]:
     files = [_STYLE.encode(image.pixels) for image in images]
-    asked = Generation(model, tuple(image.spec for image in images), images[0].spec.seed, 1)
+    asked = Generation(model, [image.spec for image in images])
     answer = generation_response(asked, images, files, _STYLE, None)
     return _json(answer.model_copy(update={"created": _TIME}))
 
@@ -156,7 +155,7 @@ def _comparison(models: list[Resolved], label: int | None) -> ComparisonResponse
         n=1,
         repeats=_ROUNDS,
         rounds=_ROUNDS,
-        size=size_of(reference.entry.manifest.image),
+        size=reference.entry.manifest.image.size(),
         output_format="png",
         results=results,
     )
@@ -174,7 +173,7 @@ def _job(model: Resolved, status: Any) -> dict[str, Any]:
         eta_s=None,
         seed=7,
         first_index=0,
-        size=size_of(model.entry.manifest.image),
+        size=model.entry.manifest.image.size(),
         output_format="png",
         created_at=_TIME,
         started_at=_TIME + 1 if done else None,

@@ -120,7 +120,7 @@ def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
     from models.runtime.onnx import OnnxBackend
     from service.engine.config import EngineConfig
     from service.engine.engine import Engine
-    from service.engine.request import ImageSpec
+    from service.engine.request import Generation, ImageSpec
     from service.observability.metrics import Metrics
     from training.evaluation.images import ImageCache, NoiseStarts
     from training.evaluation.samplers import Family
@@ -135,7 +135,7 @@ def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
         while not engine.ready:
             await asyncio.sleep(0.01)
         try:
-            images = await engine.submit(resolved, [ImageSpec(7, i, i % 3) for i in range(12)]).images()
+            images = await engine.submit(Generation(resolved, [ImageSpec(7, i, i % 3) for i in range(12)])).images()
             return np.stack([image.pixels for image in images])
         finally:
             await engine.drain(1)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import structlog
 
-from service.engine.request import ImageSpec
+from service.engine.request import Generation, ImageSpec
 from service.features.encode import FileStyle
 from service.features.links import ImageLinks
 from service.settings.model import Settings
@@ -61,7 +61,7 @@ async def test_a_url_of_an_image_that_another_runtime_made_is_gone(tiny_zoo: Pat
     async with serving(app) as client:
         service = app.state.service
         model = service.resolve("tiny/student-004")
-        (image,) = await service.engine.submit(model, [ImageSpec(5, 0, 1)]).images()
+        (image,) = await service.engine.submit(Generation(model, [ImageSpec(5, 0, 1)])).images()
         other = replace(image, device=replace(image.device, **device))
         same, gone = [await client.get(elsewhere.link("", model, one, FileStyle(), b"")) for one in (image, other)]
     assert same.content == FileStyle().encode(image.pixels)

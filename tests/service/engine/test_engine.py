@@ -13,7 +13,7 @@ from models.catalogue import Catalogue, Resolved
 from models.runtime.base import Float32
 from models.runtime.onnx import OnnxBackend, OnnxNetwork
 from service.engine.config import EngineConfig
-from service.engine.request import Device, Finished, ImageSpec, LatencyError, Preview
+from service.engine.request import Device, Finished, Generation, ImageSpec, LatencyError, Preview
 from service.observability.metrics import Metrics
 from tests.service.engine.support import Gate, Watched, reference, running, until, value
 
@@ -48,7 +48,7 @@ async def test_an_image_is_the_one_a_plain_loop_makes(tiny_catalogue: Catalogue,
     model = tiny_catalogue.resolve(model_id)
     asked = specs(model, seed=3, count=2)
     async with running(tiny_catalogue) as engine:
-        assert_reference(model, await engine.submit(model, asked).images(), asked)
+        assert_reference(model, await engine.submit(Generation(model, asked)).images(), asked)
 
 
 @pytest.mark.parametrize(("max_batch", "seed", "threads"), [(1, 0, 1), (5, 1, 3), (64, 2, 2)])
@@ -60,7 +60,7 @@ async def test_same_bytes_in_random_company(tiny_catalogue: Catalogue, seed: int
         model = tiny_catalogue.resolve(chance.choice(MODELS))
         asked = specs(model, seed=number, count=chance.randint(1, 7), first=chance.randint(0, 3))
         latency_s, flex = chance.choice([None, 30.0, 50.0]), chance.random() < 0.3
-        ticket = engine.submit(model, asked, previews=chance.randint(0, 2), max_latency_s=latency_s, flex=flex)
+        ticket = engine.submit(Generation(model, asked, previews=chance.randint(0, 2), max_latency_s=latency_s, flex=flex))
         if chance.random() < 0.2:
             await asyncio.sleep(chance.random() * 0.01)
             ticket.cancel()
@@ -95,7 +95,7 @@ async def test_images_of_two_models_step_side_by_side_on_two_threads(
     models = [tiny_catalogue.resolve(model_id) for model_id in ("tiny/teacher", "tiny/student-008")]
     asked = specs(models[0], seed=5, count=1)
     async with running(tiny_catalogue, OnnxBackend(threads=2)) as engine:
-        tickets = [engine.submit(model, asked) for model in models]
+        tickets = [engine.submit(Generation(model, asked)) for model in models]
         for model, ticket in zip(models, tickets, strict=True):
             assert_reference(model, await ticket.images(), asked)
     assert _Abreast.rows >= 2 * (len(models[1].plan) - 1), "all steps of the shorter plan but those before both were queued"
@@ -108,9 +108,9 @@ async def test_rows_join_a_running_batch_and_leave_when_their_plan_ends(tiny_cat
     async with running(tiny_catalogue, watched) as engine:
         watched.armed = True
         long, short = specs(own, 1, 1), specs(variant, 2, 2)
-        first = engine.submit(own, long)
+        first = engine.submit(Generation(own, long))
         await until(lambda: gate.waiting == 1)
-        second = engine.submit(variant, short)
+        second = engine.submit(Generation(variant, short))
         gate.let(40)
         assert_reference(variant, await second.images(), short)
         images = await first.images()
@@ -128,9 +128,9 @@ async def test_models_take_turns(tiny_catalogue: Catalogue) -> None:
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
     async with running(tiny_catalogue, watched) as engine:
         watched.armed = True
-        slow = engine.submit(teacher, specs(teacher, 1, 1))
+        slow = engine.submit(Generation(teacher, specs(teacher, 1, 1)))
         await until(lambda: gate.waiting == 1)
-        fast = engine.submit(student, specs(student, 2, 1))
+        fast = engine.submit(Generation(student, specs(student, 2, 1)))
         gate.let(100)
         order: list[str] = []
 
@@ -146,7 +146,7 @@ async def test_timing_and_metrics(tiny_catalogue: Catalogue) -> None:
     metrics = Metrics()
     model = tiny_catalogue.resolve("tiny/student-008")
     async with running(tiny_catalogue, metrics=metrics) as engine:
-        images = await engine.submit(model, specs(model, 1, 3)).images()
+        images = await engine.submit(Generation(model, specs(model, 1, 3))).images()
         assert value(metrics, "sfddm_running_rows") == value(metrics, "sfddm_waiting_requests") == 0
     for image in images:
         assert image.timing.mean_batch == 3
@@ -178,15 +178,15 @@ async def test_promises_and_their_outcomes(tiny_catalogue: Catalogue) -> None:
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
         assert engine.choose([teacher, student], 2, 60.0) is teacher
-        await engine.submit(teacher, specs(teacher, 1, 2), max_latency_s=60.0).images()
+        await engine.submit(Generation(teacher, specs(teacher, 1, 2), max_latency_s=60.0)).images()
         for refuses in (
             lambda: engine.choose([teacher, student], 1, 1e-9),
-            lambda: engine.submit(student, specs(student, 1, 1), max_latency_s=1e-9),
+            lambda: engine.submit(Generation(student, specs(student, 1, 1), max_latency_s=1e-9)),
         ):
             with pytest.raises(LatencyError, match="more than the 1e-06 ms allowed"):
                 refuses()
         watched.armed = True
-        held_up = engine.submit(student, specs(student, 1, 2), max_latency_s=0.5)
+        held_up = engine.submit(Generation(student, specs(student, 1, 2), max_latency_s=0.5))
         await until(lambda: gate.waiting == 1)
         await asyncio.sleep(0.5)
         gate.let(100)
@@ -204,9 +204,9 @@ async def test_weights_are_the_operators(tiny_catalogue: Catalogue) -> None:
     slow, quick = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-008")
     async with running(tiny_catalogue, watched, config) as engine:
         watched.armed = True
-        beside = engine.submit(slow, specs(slow, 1, 1))
+        beside = engine.submit(Generation(slow, specs(slow, 1, 1)))
         await until(lambda: gate.waiting == 1)
-        asked = engine.submit(quick, specs(quick, 2, 4))
+        asked = engine.submit(Generation(quick, specs(quick, 2, 4)))
         gate.let(1000)
         await asked.images()
         await beside.images()
@@ -222,9 +222,9 @@ async def test_many_queued_images(tiny_catalogue: Catalogue) -> None:
     config = EngineConfig(max_batch=2, max_backlog_s=1e9)
     async with running(tiny_catalogue, watched, config, metrics) as engine:
         watched.armed = True
-        first = engine.submit(model, specs(model, 0, 1))
+        first = engine.submit(Generation(model, specs(model, 0, 1)))
         await until(lambda: gate.waiting == 1)
-        tickets = [engine.submit(model, [ImageSpec(seed, 0, 0)]) for seed in range(20_000)]
+        tickets = [engine.submit(Generation(model, [ImageSpec(seed, 0, 0)])) for seed in range(20_000)]
         assert value(metrics, "sfddm_waiting_requests") == 20_000
         assert value(metrics, "sfddm_running_rows") == 1
         for ticket in tickets:
@@ -239,7 +239,7 @@ async def test_many_queued_images(tiny_catalogue: Catalogue) -> None:
 async def test_previews_are_the_predictions_on_the_way(tiny_catalogue: Catalogue) -> None:
     model = tiny_catalogue.resolve("tiny/student-008")
     async with running(tiny_catalogue) as engine:
-        events = [event async for event in engine.submit(model, specs(model, 5, 2), previews=3).events()]
+        events = [event async for event in engine.submit(Generation(model, specs(model, 5, 2), previews=3)).events()]
     for position in (0, 1):
         mine = [event for event in events if event.position == position]
         previews = [event for event in mine if isinstance(event, Preview)]
@@ -278,4 +278,4 @@ async def test_requests_that_make_no_sense(
 ) -> None:
     async with running(tiny_catalogue) as engine:
         with pytest.raises(ValueError, match=reason):
-            engine.submit(tiny_catalogue.resolve(model_id), [spec] if spec else [], previews=previews)
+            engine.submit(Generation(tiny_catalogue.resolve(model_id), [spec] if spec else [], previews=previews))

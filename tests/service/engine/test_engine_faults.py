@@ -22,6 +22,7 @@ from service.engine.load import ModelStatus
 from service.engine.request import (
     Failed,
     Finished,
+    Generation,
     ImageSpec,
     OverloadedError,
     RequestCancelledError,
@@ -46,9 +47,9 @@ async def test_cancelled_rows_leave_at_the_next_step_boundary(tiny_catalogue: Ca
     model = tiny_catalogue.resolve("tiny/student-008")
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
         watched.armed = True
-        gone, kept = engine.submit(model, images(3)), None
+        gone, kept = engine.submit(Generation(model, images(3))), None
         await until(lambda: gate.waiting == 1)
-        kept = engine.submit(model, images(1, seed=2))
+        kept = engine.submit(Generation(model, images(1, seed=2)))
         gate.let(2)
         await until(lambda: gate.waiting == 3)
         gone.cancel()
@@ -69,7 +70,7 @@ async def test_a_reader_that_leaves_frees_its_rows(tiny_catalogue: Catalogue) ->
     model = tiny_catalogue.resolve("tiny/teacher")
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
         watched.armed = True
-        reader = asyncio.create_task(engine.submit(model, images(2)).images())
+        reader = asyncio.create_task(engine.submit(Generation(model, images(2))).images())
         await until(lambda: gate.waiting == 1)
         assert value(metrics, "sfddm_running_rows") == 2
         assert value(metrics, "sfddm_backlog_seconds") > 0
@@ -87,7 +88,7 @@ async def test_waiting_requests_hold_no_tensors(tiny_catalogue: Catalogue) -> No
     model = tiny_catalogue.resolve("tiny/student-004")
     async with running(tiny_catalogue, watched, EngineConfig(max_batch=2), metrics) as engine:
         watched.armed = True
-        tickets = [engine.submit(model, images(2, seed=seed)) for seed in range(5)]
+        tickets = [engine.submit(Generation(model, images(2, seed=seed))) for seed in range(5)]
         await until(lambda: gate.waiting == 1)
         assert value(metrics, "sfddm_running_rows") == 2
         assert value(metrics, "sfddm_waiting_requests") == 4
@@ -121,10 +122,10 @@ async def test_only_the_guilty_image_fails(tiny_catalogue: Catalogue, fault: str
         watched.after = _spoil
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
         watched.armed = True
-        hold = engine.submit(model, images(1, seed=9))  # keeps the device busy until the others have queued up
+        hold = engine.submit(Generation(model, images(1, seed=9)))  # keeps the device busy until the others have queued up
         await until(lambda: gate.waiting == 1)
-        innocent = [engine.submit(model, images(2, seed=seed)) for seed in (3, 4)]
-        guilty = engine.submit(model, [*images(1, seed=6), ImageSpec(7, 0, POISON), *images(1, seed=8)])
+        innocent = [engine.submit(Generation(model, images(2, seed=seed))) for seed in (3, 4)]
+        guilty = engine.submit(Generation(model, [*images(1, seed=6), ImageSpec(7, 0, POISON), *images(1, seed=8)]))
         gate.let(1000)
         events = {event.position: event async for event in guilty.events()}
         failed = events.pop(1)
@@ -137,7 +138,7 @@ async def test_only_the_guilty_image_fails(tiny_catalogue: Catalogue, fault: str
         for ticket in [hold, *innocent]:
             for image in await ticket.images():
                 assert np.array_equal(image.pixels, reference(model, image.spec))
-        again = await engine.submit(model, images(1)).images()
+        again = await engine.submit(Generation(model, images(1))).images()
         assert np.array_equal(again[0].pixels, reference(model, again[0].spec))
     assert value(metrics, "sfddm_wasted_steps_total", model=model.id) == 1
     assert value(metrics, "sfddm_running_rows") == 0
@@ -150,7 +151,7 @@ async def test_an_answer_that_needs_every_image_stops_at_the_first_failure(tiny_
     async with running(tiny_catalogue, watched, EngineConfig(max_batch=2), metrics) as engine:
         watched.armed = True
         with pytest.raises(RowFailedError, match="not finite"):
-            await engine.submit(model, [ImageSpec(7, 0, POISON), *images(99)]).images()
+            await engine.submit(Generation(model, [ImageSpec(7, 0, POISON), *images(99)])).images()
         assert value(metrics, "sfddm_running_rows") == value(metrics, "sfddm_waiting_requests") == 0
     assert value(metrics, "sfddm_steps_total", model=model.id) < 99 * 32
 
@@ -166,11 +167,11 @@ async def test_out_of_memory_halves_the_batch(tiny_catalogue: Catalogue) -> None
     watched.before = before
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
         watched.armed = True
-        for image in await engine.submit(model, images(8)).images():
+        for image in await engine.submit(Generation(model, images(8))).images():
             assert np.array_equal(image.pixels, reference(model, image.spec))
             assert image.device.largest_batch <= 3
         tried = len(watched.batches)
-        await engine.submit(model, images(8)).images()
+        await engine.submit(Generation(model, images(8))).images()
         assert max(len(batch) for batch in watched.batches[tried:]) <= 3
     assert value(metrics, "sfddm_wasted_steps_total", model=model.id) == 0
 
@@ -186,9 +187,9 @@ async def test_an_image_that_no_memory_is_enough_for(tiny_catalogue: Catalogue) 
     async with running(tiny_catalogue, watched) as engine:
         watched.armed = True
         with pytest.raises(RowFailedError, match="failed at step 1: the device is out of memory"):
-            await engine.submit(model, images(2)).images()
+            await engine.submit(Generation(model, images(2))).images()
         watched.armed = False
-        assert len(await engine.submit(model, images(2)).images()) == 2
+        assert len(await engine.submit(Generation(model, images(2))).images()) == 2
 
 
 async def test_a_device_that_is_lost_stops_the_engine_and_says_so(tiny_catalogue: Catalogue) -> None:
@@ -201,14 +202,14 @@ async def test_a_device_that_is_lost_stops_the_engine_and_says_so(tiny_catalogue
     watched.before = before
     async with running(tiny_catalogue, watched, EngineConfig(max_batch=1), metrics) as engine:
         watched.armed = True
-        events = engine.submit(model, images(DEVICE_LOST + 5)).events()
+        events = engine.submit(Generation(model, images(DEVICE_LOST + 5))).events()
         with pytest.raises(UnavailableError, match="this replica has failed"):
             assert [type(event) async for event in events] == []
         assert engine.failure is not None
         assert f"every row of {DEVICE_LOST} batches" in engine.failure
         assert not engine.ready
         with pytest.raises(UnavailableError, match="this replica has failed"):
-            engine.submit(model, images(1))
+            engine.submit(Generation(model, images(1)))
     assert value(metrics, "sfddm_shed_total", reason="failed") == 1
     assert value(metrics, "sfddm_running_rows") == value(metrics, "sfddm_waiting_requests") == 0
 
@@ -220,7 +221,7 @@ async def test_a_bug_of_the_engine_does_not_leave_a_zombie(tiny_catalogue: Catal
         assert engine.failure is None
         watched.broken = True
         with pytest.raises(UnavailableError, match="this replica has failed"):
-            await engine.submit(model, images(2)).images()
+            await engine.submit(Generation(model, images(2))).images()
         await until(lambda: engine.failure == "RuntimeError: a bug")
         assert not engine.ready
 
@@ -236,9 +237,9 @@ async def test_a_row_that_fails_at_its_last_step(tiny_catalogue: Catalogue) -> N
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
         watched.armed = True
         with pytest.raises(RowFailedError, match="at step 4"):
-            await engine.submit(model, images(2)).images()
+            await engine.submit(Generation(model, images(2))).images()
         watched.armed = False
-        assert len(await engine.submit(model, images(2)).images()) == 2
+        assert len(await engine.submit(Generation(model, images(2))).images()) == 2
     assert value(metrics, "sfddm_wasted_steps_total", model=model.id) == 8
 
 
@@ -257,8 +258,8 @@ async def test_a_model_that_does_not_load_stops_no_other(tiny_catalogue: Catalog
         status = engine.models["tiny/teacher"]
         assert (status.state, status.reason, dict(status.step_ms)) == ("failed", "no memory for tiny/teacher", {})
         with pytest.raises(UnavailableError, match="could not be loaded: no memory"):
-            engine.submit(tiny_catalogue.resolve("tiny/teacher@ddim-004"), images(1))
-        assert len(await engine.submit(tiny_catalogue.resolve("tiny/student-004"), images(1)).images()) == 1
+            engine.submit(Generation(tiny_catalogue.resolve("tiny/teacher@ddim-004"), images(1)))
+        assert len(await engine.submit(Generation(tiny_catalogue.resolve("tiny/student-004"), images(1))).images()) == 1
     assert value(metrics, "sfddm_model_loaded", model="tiny/teacher") == 0
     assert value(metrics, "sfddm_shed_total", reason="model_failed") == 1
 
@@ -278,15 +279,15 @@ async def test_overload_is_refused_with_an_honest_time_to_retry(tiny_catalogue: 
     model = tiny_catalogue.resolve("tiny/teacher")
     async with running(tiny_catalogue, watched, EngineConfig(max_batch=2, max_backlog_s=1e-6), metrics) as engine:
         watched.armed = True
-        admitted = engine.submit(model, images(2))  # nothing is ahead of it
+        admitted = engine.submit(Generation(model, images(2)))  # nothing is ahead of it
         with pytest.raises(OverloadedError, match="more than the 1e-06 s allowed; try again in") as refused:
-            engine.submit(model, images(1))
+            engine.submit(Generation(model, images(1)))
         assert 0 < refused.value.retry_after_s < 120
-        other = engine.submit(tiny_catalogue.resolve("tiny/student-004"), images(1))
+        other = engine.submit(Generation(tiny_catalogue.resolve("tiny/student-004"), images(1)))
         gate.let(1000)
         assert len(await admitted.images()) == 2
         assert len(await other.images()) == 1
-        assert len(await engine.submit(model, images(1)).images()) == 1
+        assert len(await engine.submit(Generation(model, images(1))).images()) == 1
     assert value(metrics, "sfddm_shed_total", reason="overloaded") == 1
 
 
@@ -296,11 +297,11 @@ async def test_drain_finishes_what_runs_and_refuses_the_rest(tiny_catalogue: Cat
     model = tiny_catalogue.resolve("tiny/student-004")
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
         watched.armed = True
-        ticket = engine.submit(model, images(2))
+        ticket = engine.submit(Generation(model, images(2)))
         drained = asyncio.create_task(engine.drain(60))
         await until(lambda: not engine.ready)
         with pytest.raises(UnavailableError, match="shutting down"):
-            engine.submit(model, images(1))
+            engine.submit(Generation(model, images(1)))
         gate.let(4)
         assert len(await ticket.images()) == 2
         await drained
@@ -313,7 +314,7 @@ async def test_drain_fails_what_does_not_finish_in_time(tiny_catalogue: Catalogu
     model = tiny_catalogue.resolve("tiny/student-008")
     async with running(tiny_catalogue, watched) as engine:
         watched.armed = True
-        ticket = engine.submit(model, images(1))
+        ticket = engine.submit(Generation(model, images(1)))
         await until(lambda: gate.waiting == 1)
         drained = asyncio.create_task(engine.drain(0))
         await until(lambda: not engine.ready)
@@ -322,7 +323,7 @@ async def test_drain_fails_what_does_not_finish_in_time(tiny_catalogue: Catalogu
             await ticket.images()
         await drained
         with pytest.raises(UnavailableError):
-            engine.submit(model, images(1))
+            engine.submit(Generation(model, images(1)))
     assert len(watched.batches) == 1
 
 
@@ -332,7 +333,7 @@ async def test_starting_and_never_started(tiny_catalogue: Catalogue) -> None:
     assert not engine.ready
     assert {status.state for status in engine.models.values()} == {"loading"}
     with pytest.raises(UnavailableError, match="still loading") as refused:
-        engine.submit(tiny_catalogue.resolve("tiny/student-004"), images(1))
+        engine.submit(Generation(tiny_catalogue.resolve("tiny/student-004"), images(1)))
     assert refused.value.retry_after_s >= LOAD_S * (len(tiny_catalogue.entries) - 1)
     await engine.drain(1)
     assert value(metrics, "sfddm_shed_total", reason="starting") == 1
@@ -354,7 +355,7 @@ def test_the_time_until_ready_is_told_from_the_models_so_far(
 
     monkeypatch.setattr(lifecycle, "load", load)
     monkeypatch.setattr(lifecycle, "time", SimpleNamespace(perf_counter=lambda: now_s))
-    engine.lifecycle.load_all(lambda: True)
+    engine._lifecycle.load_all(lambda: True)
     count = len(tiny_catalogue.entries)
     assert told[:2] == [LOAD_S * count, 10.0 * (count - 1) + LOAD_S]
     assert told[3::2] == [10.0 * (left - 1) + LOAD_S for left in range(count - 1, 0, -1)]
@@ -370,10 +371,10 @@ def test_a_reader_whose_event_loop_is_gone(tiny_catalogue: Catalogue) -> None:
 
     async def leave() -> None:
         await until(lambda: engine.ready)
-        engine.submit(model, images(1))
+        engine.submit(Generation(model, images(1)))
 
     async def stay() -> Finished:
-        (image,) = await engine.submit(model, images(1)).images()
+        (image,) = await engine.submit(Generation(model, images(1))).images()
         await engine.drain(10)
         return image
 

@@ -15,7 +15,7 @@ from models.catalogue import Catalogue, Entry, Resolved, discover
 from models.runtime.base import Network
 from service.engine.engine import Engine
 from service.engine.load import Loaded, ModelStatus
-from service.engine.request import ImageSpec, UnavailableError
+from service.engine.request import Generation, ImageSpec, UnavailableError
 from service.observability.metrics import Metrics
 from tests.service.engine.support import Gate, Watched, reference, running, until, value
 from tests.tiny import CLASSES, make_model
@@ -39,14 +39,14 @@ def resolved(entry: Entry) -> Resolved:
 
 
 async def replaced(engine: Engine, new: Resolved) -> Loaded:
-    found = await engine.lifecycle.load(new.entry)
+    found = await engine.load(new.entry)
     assert isinstance(found, Loaded)
-    engine.lifecycle.serve(new.entry, found)
+    engine.serve(new.entry, found)
     return found
 
 
 async def pixels(engine: Engine, model: Resolved) -> np.ndarray:
-    return np.stack([image.pixels for image in await engine.submit(model, IMAGES).images()])
+    return np.stack([image.pixels for image in await engine.submit(Generation(model, IMAGES)).images()])
 
 
 def expected(model: Resolved) -> np.ndarray:
@@ -59,7 +59,7 @@ async def test_rows_finish_on_the_weights_that_they_began_with(tiny_catalogue: C
         network = weakref.ref(_network(engine, NAME))
         watched.before = gate
         watched.armed = True
-        running_rows, queued = engine.submit(old, IMAGES), engine.submit(old, IMAGES)
+        running_rows, queued = engine.submit(Generation(old, IMAGES)), engine.submit(Generation(old, IMAGES))
         await until(lambda: gate.waiting == 1)
         loading = asyncio.create_task(replaced(engine, other))
         while not loading.done():  # each step of the old rows lets one measurement of the new version pass
@@ -69,10 +69,10 @@ async def test_rows_finish_on_the_weights_that_they_began_with(tiny_catalogue: C
         assert np.array_equal(await pixels(engine, other), expected(other))
         for ticket in (running_rows, queued):
             assert np.array_equal(np.stack([image.pixels for image in await ticket.images()]), expected(old))
-        await until(lambda: engine.lifecycle.find(NAME) is None)
+        await until(lambda: engine._lifecycle.find(NAME) is None)
         assert engine.wait_s(old) is None
         with pytest.raises(UnavailableError, match="was replaced or unloaded"):
-            engine.submit(old, IMAGES)
+            engine.submit(Generation(old, IMAGES))
         gc.collect()
         assert network() is None, "its memory is free"
         assert np.array_equal(await pixels(engine, other), expected(other))
@@ -87,7 +87,7 @@ async def test_a_measurement_of_a_new_model_waits_for_a_step_and_a_step_for_no_m
 
         async def client() -> None:
             while not stop.is_set():
-                await engine.submit(model, [ImageSpec(1, 0, 2)]).images()
+                await engine.submit(Generation(model, [ImageSpec(1, 0, 2)])).images()
 
         clients = asyncio.create_task(client())
         await asyncio.sleep(0)
@@ -109,11 +109,11 @@ async def test_a_measurement_of_a_new_model_waits_for_a_step_and_a_step_for_no_m
 async def test_whoever_holds_a_model_is_served_by_it(tiny_catalogue: Catalogue, other: Resolved) -> None:
     old = tiny_catalogue.resolve(NAME)
     async with running(tiny_catalogue) as engine:
-        with engine.lifecycle.hold([old]):
+        with engine.hold([old]):
             await replaced(engine, other)
             assert np.array_equal(await pixels(engine, old), expected(old))
             assert np.array_equal(await pixels(engine, other), expected(other))
-        await until(lambda: engine.lifecycle.find(NAME) is None)
+        await until(lambda: engine._lifecycle.find(NAME) is None)
 
 
 async def test_an_unloaded_model_finishes_and_leaves_nothing(tiny_catalogue: Catalogue) -> None:
@@ -121,13 +121,13 @@ async def test_an_unloaded_model_finishes_and_leaves_nothing(tiny_catalogue: Cat
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
         watched.before = gate
         watched.armed = True
-        ticket = engine.submit(old, IMAGES)
+        ticket = engine.submit(Generation(old, IMAGES))
         await until(lambda: gate.waiting == 1)
-        engine.lifecycle.unload(NAME)
+        engine.unload(NAME)
         assert NAME not in engine.models
         gate.let(100)
         assert np.array_equal(np.stack([image.pixels for image in await ticket.images()]), expected(old))
-        await until(lambda: engine.lifecycle.find(NAME) is None)
+        await until(lambda: engine._lifecycle.find(NAME) is None)
         await until(lambda: f'"{NAME}"' not in metrics.exposition().decode())
         assert metrics.model_label(NAME) == "unloaded"
         assert value(metrics, "sfddm_backlog_seconds") == 0
@@ -142,7 +142,7 @@ async def test_a_model_that_does_not_load_changes_nothing(tiny_catalogue: Catalo
     broken = replace(tiny_catalogue.entries[NAME], folder=folder, version=2)
     old = tiny_catalogue.resolve(NAME)
     async with running(tiny_catalogue) as engine:
-        found = await engine.lifecycle.load(broken)
+        found = await engine.load(broken)
         assert isinstance(found, ModelStatus)
         assert found.reason is not None
         assert "cannot load" in found.reason
@@ -154,7 +154,7 @@ async def test_a_load_does_not_outlive_the_engine(tiny_catalogue: Catalogue, oth
     async with running(tiny_catalogue, watched) as engine:
         watched.before = gate
         watched.armed = True
-        loading = asyncio.create_task(engine.lifecycle.load(other.entry))
+        loading = asyncio.create_task(engine.load(other.entry))
         await until(lambda: gate.waiting == 1)
         draining = asyncio.create_task(engine.drain(0))
         await until(lambda: engine.state == "stopped")
@@ -166,6 +166,6 @@ async def test_a_load_does_not_outlive_the_engine(tiny_catalogue: Catalogue, oth
 
 
 def _network(engine: Engine, name: str) -> Network:
-    loaded = engine.lifecycle.find(name)
+    loaded = engine._lifecycle.find(name)
     assert loaded is not None
     return loaded.network

@@ -10,7 +10,7 @@ import pytest
 
 from models.catalogue import Catalogue
 from models.runtime.base import Float32, Int64
-from service.engine.request import ImageSpec, OverloadedError, RowFailedError
+from service.engine.request import Generation, ImageSpec, OverloadedError, RowFailedError
 from service.features.comparison import (
     LEAST_ROUNDS,
     Arrived,
@@ -56,9 +56,9 @@ async def test_isolated_measurements_have_the_device_to_themselves(tiny_catalogu
     async with running(tiny_catalogue, backend) as engine:
         model = tiny_catalogue.resolve("tiny/teacher")
         backend.armed, backend.before = True, gate
-        others = engine.submit(model, [ImageSpec(1, i, 0) for i in range(3)])
+        others = engine.submit(Generation(model, [ImageSpec(1, i, 0) for i in range(3)]))
         await until(lambda: gate.waiting == 1)
-        alone = engine.submit(model, [ImageSpec(2, i, 1) for i in range(2)], exclusive_s=1e6)
+        alone = engine.submit(Generation(model, [ImageSpec(2, i, 1) for i in range(2)], exclusive_s=1e6))
         gate.let(1 + len(model.plan))  # the step under way, and every step of the request that is alone
         assert len(await alone.images()) == 2
         await until(lambda: gate.waiting == 2 + len(model.plan))
@@ -75,9 +75,9 @@ async def test_time_alone_is_bounded(tiny_catalogue: Catalogue) -> None:
     async with running(tiny_catalogue, backend) as engine:
         model = tiny_catalogue.resolve("tiny/teacher")
         backend.armed, backend.before = True, gate
-        others = engine.submit(model, [ImageSpec(1, 0, 0)])
+        others = engine.submit(Generation(model, [ImageSpec(1, 0, 0)]))
         await until(lambda: gate.waiting == 1)
-        alone = engine.submit(model, [ImageSpec(2, 0, 1)], exclusive_s=1e-9)
+        alone = engine.submit(Generation(model, [ImageSpec(2, 0, 1)], exclusive_s=1e-9))
         gate.let(1000)
         await asyncio.gather(others.images(), alone.images())
     assert [len(batch) for batch in backend.batches[:3]] == [1, 1, 2]
@@ -95,8 +95,8 @@ async def test_a_failure_while_alone_frees_the_device(tiny_catalogue: Catalogue)
     async with running(tiny_catalogue, backend) as engine:
         backend.armed, backend.after = True, spoil
         model = tiny_catalogue.resolve("tiny/teacher")
-        others = engine.submit(model, [ImageSpec(1, 0, 0)])
-        failing = engine.submit(model, [ImageSpec(2, 0, 1)], exclusive_s=60)
+        others = engine.submit(Generation(model, [ImageSpec(1, 0, 0)]))
+        failing = engine.submit(Generation(model, [ImageSpec(2, 0, 1)], exclusive_s=60))
         with pytest.raises(RowFailedError):
             await failing.images()
         assert len(await others.images()) == 1
@@ -108,9 +108,9 @@ async def test_time_alone_waits_for_promises(tiny_catalogue: Catalogue) -> None:
     async with running(tiny_catalogue, backend) as engine:
         backend.armed, backend.before = True, gate
         teacher = tiny_catalogue.resolve("tiny/teacher")
-        busy = engine.submit(teacher, [ImageSpec(1, 0, 0)], exclusive_s=60)
+        busy = engine.submit(Generation(teacher, [ImageSpec(1, 0, 0)], exclusive_s=60))
         with pytest.raises(OverloadedError, match="promised"):
-            engine.submit(teacher, [ImageSpec(2, 0, 0)], exclusive_s=60)
+            engine.submit(Generation(teacher, [ImageSpec(2, 0, 0)], exclusive_s=60))
         gate.let(1000)
         assert len(await busy.images()) == 1
 
@@ -120,9 +120,9 @@ async def test_leaving_frees_the_device(tiny_catalogue: Catalogue) -> None:
         run = Run(engine, comparison(tiny_catalogue, n=3), Isolation(0))
         run.cancel()
         assert all(engine.wait_s(tiny_catalogue.resolve(name)) == 0 for name in MODELS)
-        alone = engine.submit(tiny_catalogue.resolve("tiny/teacher"), [ImageSpec(1, 0, 0)], exclusive_s=60)
+        alone = engine.submit(Generation(tiny_catalogue.resolve("tiny/teacher"), [ImageSpec(1, 0, 0)], exclusive_s=60))
         alone.cancel()
-        assert len(await engine.submit(tiny_catalogue.resolve("tiny/teacher"), [ImageSpec(1, 0, 0)]).images()) == 1
+        assert len(await engine.submit(Generation(tiny_catalogue.resolve("tiny/teacher"), [ImageSpec(1, 0, 0)])).images()) == 1
 
 
 async def test_turns_alone_begin_a_minute_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue
-from service.engine.request import Finished, ImageSpec
+from service.engine.request import Finished, Generation, ImageSpec
 from service.observability.metrics import Metrics
 from service.store.base import Store
 from service.store.cache import ResultCache
@@ -33,7 +33,7 @@ async def test_recalled_images_have_the_same_bytes(store: Store, tiny_catalogue:
 
         async def compute(specs: Sequence[ImageSpec]) -> list[Finished]:
             asked.append(list(specs))
-            return await engine.submit(model, specs).images()
+            return await engine.submit(Generation(model, specs)).images()
 
         await cache.images(model, SPECS[1:3], compute)
         assert hits(metrics) == (0, 2)
@@ -92,6 +92,6 @@ async def test_without_the_store_everything_is_computed(tiny_catalogue: Catalogu
     cache = ResultCache(nowhere.blobs, Metrics(), max_bytes=1 << 20, ttl_s=60)
     model = tiny_catalogue.resolve("tiny/student-004")
     async with running(tiny_catalogue) as engine:
-        images = await cache.images(model, SPECS, lambda specs: engine.submit(model, specs).images())
+        images = await cache.images(model, SPECS, lambda specs: engine.submit(Generation(model, specs)).images())
     assert [image.cached for image in images] == [False] * 4
     await nowhere.close()
