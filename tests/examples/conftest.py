@@ -21,7 +21,7 @@ EXPERIMENTS = {"fashion/steps": {"arms": {"fashion-mnist/student-016": 1, "fashi
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of the shipped models that the examples use, with the experiment of examples/experiment.py."""
+    """Serve the shipped models that the examples name, with the experiment that examples/experiment.py needs."""
     folder = tmp_path_factory.mktemp("examples")
     family = folder / "zoo" / "fashion-mnist"
     family.mkdir(parents=True)

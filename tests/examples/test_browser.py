@@ -16,7 +16,7 @@ from tests.examples.conftest import start
 
 @pytest.fixture
 def site(shipped: Server, tmp_path: Path) -> Iterator[str]:
-    """The url that the example prints once it runs."""
+    """Run the example and return the url that it prints."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
