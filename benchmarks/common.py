@@ -1,4 +1,4 @@
-"""What the benchmarks share: a description of the machine, tables, JSON, and servers in processes of their own."""
+"""Helpers of all benchmarks: a description of the machine, tables, JSON files, and servers as separate processes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from models.catalogue import default_zoo
 from models.runtime.onnx import CPU, cpu_name, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
-_START_S = 300.0
+_START_S = 300.0  # loading and calibrating all models takes minutes on a slow machine
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers; pid is the process that was started, whose children belong to it."""
+    """A server that answers. pid: the process that was started; its children belong to the server too."""
 
     url: str
     pid: int
 
 
 def machine() -> dict[str, Any]:
-    """What a number depends on: processor, cores, versions, and how busy the machine was when the program started."""
+    """Describe what a measurement depends on: processor, cores, versions, and how busy the machine was at the start."""
     return {
         "processor": cpu_name(),
         "cores": usable_cores(),
@@ -49,7 +49,7 @@ def machine() -> dict[str, Any]:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A Markdown table."""
+    """Print a Markdown table."""
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for row in rows:
         print("| " + " | ".join(map(_cell, row)) + " |", flush=True)
@@ -62,7 +62,7 @@ def _cell(value: object) -> str:
 
 
 def save(path: Path | None, result: Mapping[str, Any]) -> None:
-    """Write the result as JSON, if a path was given; atomically, so that a stopped program leaves what it had."""
+    """Write the result as JSON if a path was given. The write is atomic: a program that is stopped leaves the last result."""
     if path is not None:
         scratch = path.with_suffix(".part")
         scratch.write_text(json.dumps(result, indent=1))
@@ -70,29 +70,29 @@ def save(path: Path | None, result: Mapping[str, Any]) -> None:
 
 
 def resume(path: Path | None) -> dict[str, Any]:
-    """What an earlier run of the same command left, or nothing."""
+    """Return the result that an earlier run of the same command saved; empty when there is none."""
     return dict(json.loads(path.read_text())) if path is not None and path.exists() else {}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and range of the rounds."""
+    """Return the median, the lowest and the highest value of the rounds."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 def shown(values: Mapping[str, float]) -> str:
-    """`median (low - high)`."""
+    """Format a spread as `median (low - high)`."""
     return f"{values['median']:.3g} ({values['low']:.3g} - {values['high']:.3g})"
 
 
 def free_port() -> int:
-    """A port that the system says is free; a server should bind it soon."""
+    """Return a free port. Bind it soon: another process may take it."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def print_machine(result: Mapping[str, Any]) -> None:
-    """One line on where and when a result was measured."""
+    """Print one line that says where and when a result was measured."""
     at = result["machine"]
     print(
         f"{at['processor']}, {at['cores']} cores, load average {at['load_average']:.2f} at the start; Python {at['python']}, "
@@ -101,7 +101,7 @@ def print_machine(result: Mapping[str, Any]) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its living children, seconds."""
+    """Return the CPU seconds of a process and of its children that still run."""
     process = psutil.Process(pid)
     times = [p.cpu_times() for p in [process, *process.children(recursive=True)]]
     return sum(t.user + t.system for t in times)
@@ -159,7 +159,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def zoo_of(models: Sequence[str]) -> Iterator[Path]:
-    """A zoo of links to these shipped models, so that a server loads and calibrates no others."""
+    """Make a zoo of links to the named shipped models, so that a server loads and calibrates no others."""
     with tempfile.TemporaryDirectory() as folder:
         for model in models:
             link = Path(folder) / model
@@ -170,7 +170,7 @@ def zoo_of(models: Sequence[str]) -> Iterator[Path]:
 
 @contextmanager
 def serving_ours(models: Sequence[str], threads: int, provider: str = CPU) -> Iterator[Server]:
-    """This project's server with these models, on the runtime that is compared, admitting whatever comes."""
+    """Run this project's server with these models on one ONNX Runtime provider. It admits every request and caches no image."""
     port = free_port()
     call = "from service.cli.main import main; main()"
     with zoo_of(models) as zoo:
@@ -179,7 +179,7 @@ def serving_ours(models: Sequence[str], threads: int, provider: str = CPU) -> It
             "SFDDM_THREADS": str(threads),
             "SFDDM_LOG_LEVEL": "warning",
             "SFDDM_PROVIDER": provider,
-            "SFDDM_CACHE_BYTES": "0",  # every image is computed, though clients of several rounds repeat their seeds
+            "SFDDM_CACHE_BYTES": "0",  # clients repeat their seeds in every round, and each image must be computed
         }
         with serving(command, port, "/readyz", environment) as server:
             yield server

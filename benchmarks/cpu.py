@@ -1,19 +1,21 @@
-"""The CPU's settings and runtimes: which options of ONNX Runtime pay, and what OpenVINO in bf16 gains and costs.
+"""Compare the options of ONNX Runtime on a CPU, and OpenVINO in bf16 with ONNX Runtime in float32.
 
-    python -m benchmarks.cpu --out cpu.json        about 8 minutes; run it again to go on after a stop
-    python -m benchmarks.cpu --quick               under a minute: does it run?
+    python -m benchmarks.cpu --out cpu.json        about 8 minutes; run it again to resume after a stop
+    python -m benchmarks.cpu --quick               under a minute: check that it runs
 
-Options: each variant changes one setting of the default, a session of all threads that evaluates whole batches; what is
-served, parts of a batch side by side on one thread each, is one more variant. Every round runs every variant once, in
-random order, and takes the ratio of its step to the default's in the same round; the table has the median and range of
-these ratios (above 1: slower than the default). OpenVINO is compiled for the batch size as the service does. Steps follow a
-short sleep, as threads that spin while they wait cost the next process and not their own.
+Options: the default is one session that evaluates a whole batch with all threads. Each variant changes one setting of it.
+One more variant is what the service does: it splits a batch into parts and computes each on one thread. Every round runs
+every variant once, in random order, and divides its step time by the default's in the same round. The table has the median
+and the range of these ratios; above 1 is slower than the default. OpenVINO is compiled for the batch size, as in the
+service. A short sleep precedes each step: threads that spin while they wait slow down the next process, not their own.
 
-With a neighbour: the same beside a process that computes for 4 ms in every 40, about what serving takes of a core at
-saturation. Threads that share a step evenly wait for the one that was held up; a setting that mends this shows here.
+With a neighbour: the same beside a process that computes for 4 ms in every 40 ms, which is about what serving takes of a
+core at saturation. Threads that share a step evenly wait for the one that was interrupted; a setting that avoids this wait
+shows a gain here.
 
-Agreement (without --quick): 16 images of each model, ONNX Runtime in float32 against OpenVINO in bf16, through the model's
-own plan where it has at most --steps evaluations, and whether rows give the same bytes at batch sizes from 1 to 64.
+Agreement (not with --quick): 16 images of each model, ONNX Runtime in float32 against OpenVINO in bf16. A model with at most
+--steps evaluations uses its own plan, others a strided one. The table also lists the batch sizes, from 1 to 64, at which a
+row does not give the same bytes as in the largest batch.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from service.observability.logs import configure_logging
 
 STUDENT = "fashion-mnist/student-016"
 DEFAULT, SPLIT, OPENVINO = "default", "rows side by side, as served", "OpenVINO bf16"
-_PAUSE_S = 0.002
+_PAUSE_S = 0.002  # before each step, see above
 _NEIGHBOUR = """
 import time
 while True:
@@ -95,7 +97,7 @@ OPTIONS: dict[str, Callable[[ort.SessionOptions], None]] = {
 
 
 def variants(entry: Entry, threads: int) -> dict[str, Network]:
-    """A network for every variant that can run here."""
+    """Load a network for every variant that can run on this machine."""
     networks: dict[str, Network] = {}
     for name, change in OPTIONS.items():
         options = session_options(threads)
@@ -110,7 +112,7 @@ def variants(entry: Entry, threads: int) -> dict[str, Network]:
 
 
 def step_seconds(network: Network, inputs: tuple[Any, ...], steps: int) -> float:
-    """The median of a few steps."""
+    """Return the median time of a few steps."""
     seconds = []
     for _ in range(steps):
         time.sleep(_PAUSE_S)
@@ -121,7 +123,7 @@ def step_seconds(network: Network, inputs: tuple[Any, ...], steps: int) -> float
 
 
 def one_round(networks: dict[str, Network], entry: Entry, rows: int, steps: int, number: int) -> dict[str, float]:
-    """Seconds of a step by variant."""
+    """Measure every variant once, in random order; return seconds of a step by variant."""
     inputs = probe_inputs(entry, rows)
     return {
         name: step_seconds(networks[name], inputs, steps)
@@ -131,7 +133,7 @@ def one_round(networks: dict[str, Network], entry: Entry, rows: int, steps: int,
 
 @contextmanager
 def neighbour() -> Iterator[None]:
-    """A process that takes a tenth of a core."""
+    """Run a process beside the measurement that uses a tenth of a core."""
     process = subprocess.Popen([sys.executable, "-c", _NEIGHBOUR])
     try:
         yield
@@ -141,7 +143,7 @@ def neighbour() -> Iterator[None]:
 
 
 def openvino_agreement(entry: Entry, threads: int, most_steps: int) -> dict[str, Any]:
-    """How the images of one model differ, and the batch sizes whose rows differ from those of the largest."""
+    """Compare the images of one model on OpenVINO and ONNX Runtime, and OpenVINO's rows at different batch sizes."""
     from models.runtime.openvino import OpenVinoBackend
 
     reference, other = OnnxBackend(threads=threads).load(entry), OpenVinoBackend(threads=threads).load(entry)
@@ -162,7 +164,7 @@ def openvino_agreement(entry: Entry, threads: int, most_steps: int) -> dict[str,
 
 
 def report(result: Mapping[str, Any]) -> None:
-    """The result as Markdown."""
+    """Print the result as Markdown tables."""
     print_machine(result)
     kept = {rows: rounds[1:] for rows, rounds in result["rounds"].items()}  # the first round is warm-up
     table = []
@@ -185,7 +187,7 @@ def report(result: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
+    parser.add_argument("--out", type=Path, help="JSON to write, and to resume from")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=128, help="most evaluations of an agreement; a longer plan is strided")
     parser.add_argument("--threads", type=int, default=usable_cores())

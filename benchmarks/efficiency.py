@@ -1,15 +1,18 @@
-"""What the engine costs: throughput over HTTP against a bare ONNX Runtime loop, and its own time per step.
+"""Measure the cost of the engine: throughput over HTTP against a bare ONNX Runtime loop, and its own time per step.
 
-    python -m benchmarks.efficiency --out efficiency.json        about 6 minutes; run it again to go on after a stop
-    python -m benchmarks.efficiency --quick                      half a minute: does it run?
+    python -m benchmarks.efficiency --out efficiency.json        about 6 minutes; run it again to resume after a stop
+    python -m benchmarks.efficiency --quick                      half a minute: check that it runs
 
-Efficiency: images/s of student-16 through HTTP at saturation over images/s of a loop that only calls ONNX Runtime, at the
-best of several batch sizes. Each round measures both, one after the other, in random order; the ratio is taken within the
-round. Images leave in bunches, as many as a batch holds, so the server's are counted in the steps that its metrics tell at
-both ends of the window; every request must be answered. Server, clients and the bare loop share the same cores, so the
-clients' CPU time is measured and told: `efficiency` charges it to the server, `without clients` takes their share of the
-cores away from the bare loop as well. CPU time an image, which what else runs on the machine hardly changes, says what
-serving costs; the rest is time in which cores had nothing to do, for instance while the other core was not done yet.
+Efficiency is a ratio: images/s of student-16 through HTTP at saturation, divided by images/s of a loop that only calls ONNX
+Runtime, at the best of several batch sizes.
+
+- Each round measures both, one after the other, in random order. The ratio is taken within the round.
+- The server's images are counted in steps, by its metrics at both ends of the window: finished images arrive in bunches, as
+  many as a batch holds. Every request must be answered.
+- Server, clients and bare loop share the same cores, so the clients' CPU time is reported. `efficiency` charges it to the
+  server; `without clients` takes their share of the cores away from the bare loop as well.
+- CPU time per image is the cost of serving, and other processes hardly change it. The rest of the difference is idle time,
+  for instance of a core that waits for the other core.
 
 Own time per step: process CPU time of a step through the real engine, whose network returns its input at once.
 """
@@ -48,7 +51,7 @@ _OWN_STEPS = 100
 
 
 async def own_step_seconds(rows: int) -> float:
-    """CPU seconds that one step of `rows` rows costs beside the network: a request of that many images, 100 steps each."""
+    """Measure the CPU seconds of a step of `rows` rows without its network: one request of so many images, 100 steps each."""
     catalogue = discover([default_zoo()])
     model = catalogue.resolve(f"{TEACHER}@ddim-{_OWN_STEPS:03d}")
     config = EngineConfig(max_batch=rows, max_step_ms=1e6, max_backlog_s=1e9)
@@ -66,7 +69,7 @@ async def own_step_seconds(rows: int) -> float:
 
 
 def bare_loop(entry: Entry, batch: int, seconds: float, threads: int, provider: str) -> dict[str, float]:
-    """Images/s, and CPU seconds an image, of a loop that only evaluates the network, at one batch size."""
+    """Measure images/s and CPU seconds per image of a loop that only evaluates the network, at one batch size."""
     network, inputs = choose_backend(provider, threads=threads).load(entry), probe_inputs(entry, batch)
     network.prepare([batch])
     network.step(*inputs)
@@ -79,7 +82,7 @@ def bare_loop(entry: Entry, batch: int, seconds: float, threads: int, provider: 
 
 
 def at_saturation(server: Server, clients: int, seconds: float, steps: int) -> dict[str, float]:
-    """Images/s of one-image requests in the last three quarters of the load, and where the time went.
+    """Measure images/s of one-image requests in the last three quarters of the load, and where the time went.
 
     Raises RuntimeError when a request was not answered.
     """
@@ -95,7 +98,7 @@ def at_saturation(server: Server, clients: int, seconds: float, steps: int) -> d
     load.join()
     failed = sum(outcome.status != 200 for outcome in loads[0].outcomes) if loads else clients
     if failed:
-        raise RuntimeError(f"{failed} requests were not answered; what is left says nothing about efficiency")
+        raise RuntimeError(f"{failed} requests were not answered; the others say nothing about efficiency")
     images = passed["row_steps"] / steps
     return {
         "images_per_s": images / passed["clock_s"],
@@ -107,7 +110,7 @@ def at_saturation(server: Server, clients: int, seconds: float, steps: int) -> d
 
 
 def _reading(server: Server) -> dict[str, float]:
-    """The server's CPU time and counters now."""
+    """Read the server's CPU time and counters."""
     wanted = {"sfddm_steps_total": "row_steps", "sfddm_step_seconds_sum": "step_s", "sfddm_step_seconds_count": "batches"}
     found = dict.fromkeys(wanted.values(), 0.0)
     text = httpx.get(f"{server.url}/metrics", timeout=60).raise_for_status().text
@@ -120,7 +123,7 @@ def _reading(server: Server) -> dict[str, float]:
 
 
 def one_round(server: Server, entry: Entry, number: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The bare loop at each batch size and the server, in random order."""
+    """Measure the bare loop at each batch size and the server, in random order."""
     bare: dict[int, dict[str, float]] = {}
     http: dict[str, float] = {}
     parts: list[int | None] = [*arguments.batches, None]
@@ -136,7 +139,7 @@ def one_round(server: Server, entry: Entry, number: int, arguments: argparse.Nam
 
 
 def report(result: Mapping[str, Any]) -> None:
-    """The result as Markdown."""
+    """Print the result as Markdown tables."""
     print_machine(result)
     print_table(
         ["rows", "engine's own CPU time a step, us", "us a row"],

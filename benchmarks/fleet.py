@@ -1,17 +1,18 @@
-"""Fleet simulation: the engine's own scheduler and admission on measured step times, as hundreds of replicas of one day.
+"""Simulate one day of a fleet of hundreds of replicas: the engine's own scheduler and admission on measured step times.
 
     python -m benchmarks.fleet --out fleet.json        on step times of this machine, calibrated or recalled
     python -m benchmarks.fleet --one-core              on the CPU time of one core, where this machine is busy
     python -m benchmarks.fleet --curves curves.json    on step times measured elsewhere: {model: {rows: seconds}}
 
-How replicas and clients behave is told in benchmarks/simulation.py. The day has five ten-minute windows.
+benchmarks/simulation.py describes how replicas and clients behave. The day has five windows of ten minutes.
 
-Sampling, said plainly: replicas differ by chance only, so of the hundreds that a window needs only --sample are simulated,
-with their share of the arrivals. Each request goes to the less loaded of two of them drawn at random, as a load balancer
-with two choices does. What the sample cannot show: a fleet-wide failure, or a balancer that lags behind.
+Only a sample is simulated. A window needs hundreds of replicas, which differ by chance only; --sample of them are simulated,
+with their share of the arrivals. Each request goes to the less loaded of two replicas drawn at random, as a load balancer
+with two choices does. The sample cannot show a failure of the whole fleet, nor a balancer whose view of the load is old.
 
-The objective: 99 % of the requests taken and, of the students' (1 image each, or 4 for one in ten), 99 % within one second.
-The replicas needed are found by bisection over the load of a replica, each load on three windows.
+The objective: 99 % of the requests are admitted, and 99 % of the student requests (1 image each, 4 for one in ten) are
+answered within one second. Bisection over the load of a replica finds how many replicas that takes; each load is simulated
+in three windows.
 """
 
 from __future__ import annotations
@@ -41,25 +42,25 @@ from service.settings.model import Settings
 
 PEAK = 10_000.0  # images a second
 DAY = {"04:00": 0.2, "08:00": 0.55, "12:00": 0.8, "16:00": 0.7, "20:00": 1.0}
-LOADS = (0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)  # of the best throughput there is
-SIZING_SEEDS = (4000, 7, 8)  # the first is that of the peak
+LOADS = (0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)  # of the highest throughput
+SIZING_SEEDS = (4000, 7, 8)  # the first is the seed of the peak window
 OBJECTIVE_S = 1.0
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of the values do not exceed; nan for none."""
+    """Return the value that `share` of the values do not exceed; nan when there are no values."""
     return sorted(values)[min(len(values) - 1, math.ceil(share * len(values)) - 1)] if values else math.nan
 
 
 def good(tally: Tally) -> bool:
-    """Whether a window meets the objective."""
+    """Return true when a window meets the objective."""
     answered = [seconds for values in tally.latency.values() for seconds in values]
     students = tally.latency.get("student", answered)
     return tally.refused + tally.late <= 0.01 * tally.offered and percentile(students, 0.99) <= OBJECTIVE_S
 
 
 def report(tally: Tally, window_s: float, replicas: int) -> dict[str, float]:
-    """A window in numbers: seconds, shares, and the mean RMSE to the teacher's own image (0 to 255)."""
+    """Summarise a window: seconds, shares, and the mean RMSE to the teacher's own image (0 to 255)."""
     numbers: dict[str, float] = {
         "refused": tally.refused / max(1, tally.offered),
         "late": tally.late / max(1, tally.offered),
@@ -75,7 +76,7 @@ def report(tally: Tally, window_s: float, replicas: int) -> dict[str, float]:
 
 
 def measured_curves(zoo: Path, ids: Sequence[str]) -> dict[str, dict[int, float]]:
-    """Calibrations of these models on this machine, measured or recalled, as the engine has them."""
+    """Return the step times of these models on this machine, calibrated or recalled as in the engine."""
 
     async def load() -> dict[str, dict[int, float]]:
         catalogue = discover([zoo])
@@ -95,7 +96,7 @@ def measured_curves(zoo: Path, ids: Sequence[str]) -> dict[str, dict[int, float]
 
 
 def one_core_curves(zoo: Path, ids: Sequence[str]) -> dict[str, dict[int, float]]:
-    """Curves of a replica with one core, in CPU seconds of its one thread: what else runs on this machine hardly matters."""
+    """Measure the step times of a replica with one core, in CPU seconds, which other processes hardly change."""
     catalogue, backend, config = discover([zoo]), OnnxBackend(threads=1), EngineConfig()
     curves = {}
     for model in ids:
@@ -106,7 +107,7 @@ def one_core_curves(zoo: Path, ids: Sequence[str]) -> dict[str, dict[int, float]
 
 
 def mixes(catalogue: Catalogue, family: str, costs: Mapping[str, dict[int, float]]) -> list[Mix]:
-    """Students only; students with one teacher image in 200; and clients who want the best within a second."""
+    """Return three kinds of traffic: students only, one teacher image in 200, and clients who want the best within a second."""
     student, teacher = catalogue.resolve(f"{family}/student-016"), catalogue.resolve(f"{family}/teacher")
     best = [model for model in by_quality(catalogue, family) if model.entry.id in costs]
 
@@ -184,9 +185,9 @@ def _highest_load(
     arguments: argparse.Namespace,
     quality: Mapping[str, float],
 ) -> float:
-    """The highest load of LOADS at which every one of a few windows meets the objective, 0 when there is none.
+    """Return the highest load of LOADS at which each of a few windows meets the objective; 0 when there is none.
 
-    Bisects, so it takes less load never to hurt.
+    Bisection assumes that a lower load is never worse.
     """
 
     def misses(load: float) -> bool:

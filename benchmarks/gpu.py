@@ -1,15 +1,16 @@
-"""A GPU through the whole backend: agreement with the CPU, graphs, layouts, milliseconds per step, and bigger images.
+"""Measure a GPU through the whole backend: agreement with the CPU, CUDA graphs, layouts, step times and larger images.
 
-    python -m benchmarks.gpu --out gpu.json                 under ten minutes a call; run it again to go on
-    python -m benchmarks.gpu --device cpu --quick           the dry run: the same bound buffers on the CPU
+    python -m benchmarks.gpu --out gpu.json                 under ten minutes a call; run it again to resume
+    python -m benchmarks.gpu --device cpu --quick           a dry run with the same bound buffers on the CPU
 
-For every model of the zoo: 8-bit images of the same seeds against ONNX Runtime on the CPU, in float32 and float16, and the
-nodes that did not run on the GPU. For student-16: milliseconds per step at 1 ... 256 rows with CUDA graphs on and off and
-channels first and last, in PyTorch eager and compiled, and in diffusers' own loop (needs the extra train); the card's own
-ceilings and the operations of a step, to put the milliseconds in proportion. For 64x64 and 128x128 networks with random
-weights: milliseconds per step, and where memory ends. Each measurement is saved when it is done.
+- Every model of the zoo: 8-bit images of the same seeds against ONNX Runtime on the CPU, in float32 and float16, and the
+  nodes that did not run on the GPU.
+- student-16: milliseconds per step at 1 ... 256 rows, with CUDA graphs on and off, channels first and last, in PyTorch eager
+  and compiled, and in diffusers' own loop (needs the extra `train`). For comparison also the FLOP/s and bytes/s that the
+  card attains, and the operations of a step.
+- 64x64 and 128x128 networks with random weights: milliseconds per step, and the batch size at which memory ends.
 
-Over HTTP, at saturation and beside other servers, a GPU is measured as a CPU is:
+Each measurement is saved when it is done. Other benchmarks measure a GPU over HTTP and beside other servers as they do a CPU:
 
     SFDDM_MAX_BATCH=256 python -m benchmarks.efficiency --provider CUDAExecutionProvider --batches 64 128 256 --clients 1024
     python -m benchmarks.peers --provider CUDAExecutionProvider --max-batch 64
@@ -44,7 +45,7 @@ _REPEATS = 20
 
 
 def load(entry: Entry, device: str, precision: Precision, *, graphs: bool = True, nhwc: bool = False) -> Network:
-    """A network on the device; on the CPU the same bound buffers without what only a GPU has."""
+    """Load a network on the device. On the CPU it uses the same bound buffers, without what only a GPU has."""
     if device == "cuda":
         return CudaBackend(precision=precision, graphs=graphs, nhwc=nhwc).load(entry)
     graph = half_graph(entry.graph) if precision == "float16" else str(entry.graph)
@@ -53,7 +54,7 @@ def load(entry: Entry, device: str, precision: Precision, *, graphs: bool = True
 
 
 def agreement_cell(entry: Entry, device: str, precision: Precision) -> dict[str, Any]:
-    """How the images differ from ONNX Runtime's on the CPU in float32."""
+    """Compare the images with those of ONNX Runtime on the CPU in float32."""
     plan = short_plan(entry)
     reference = sample(OnnxBackend().load(entry), entry, plan, ROWS)
     images = sample(load(entry, device, precision), entry, plan, ROWS)
@@ -62,7 +63,7 @@ def agreement_cell(entry: Entry, device: str, precision: Precision) -> dict[str,
 
 
 def nodes_elsewhere(entry: Entry, device: str, precision: Precision) -> dict[str, int]:
-    """Nodes by kind that did not run on the device, out of the runtime's profile of one step."""
+    """Count the nodes, by kind, that did not run on the device, from the runtime's profile of one step."""
     wanted = CUDA if device == "cuda" else CPU
     chosen: list[Any] = [CPU]
     if device == "cuda":
@@ -83,7 +84,7 @@ def nodes_elsewhere(entry: Entry, device: str, precision: Precision) -> dict[str
 
 
 def curve_cell(network: Network, entry: Entry, sizes: list[int]) -> dict[str, float | None]:
-    """Median milliseconds of a step by rows; None where memory did not suffice."""
+    """Measure the median milliseconds of a step by rows; None where memory did not suffice."""
     curve: dict[str, float | None] = {}
     for rows in sizes:
         inputs = probe_inputs(entry, rows)
@@ -102,14 +103,14 @@ def curve_cell(network: Network, entry: Entry, sizes: list[int]) -> dict[str, fl
 
 
 def torch_cell(entry: Entry, device: str, precision: Precision, compiled: bool, sizes: list[int]) -> dict[str, float | None]:
-    """`curve_cell` of the same network in PyTorch."""
+    """Measure the same as `curve_cell` in PyTorch."""
     from benchmarks.torch_network import TorchNetwork  # torch comes with the extra train
 
     return curve_cell(TorchNetwork(entry.folder, device, precision, compiled=compiled), entry, sizes)
 
 
 def diffusers_cell(entry: Entry, device: str, precision: Precision, sizes: list[int]) -> dict[str, float | None]:
-    """Median milliseconds of a step of diffusers' own loop, over whole images."""
+    """Measure the median milliseconds of a step of diffusers' own loop, over whole images."""
     from benchmarks.torch_network import DiffusersLoop
 
     loop, curve = DiffusersLoop(entry.folder, device, precision), {}
@@ -125,7 +126,7 @@ def diffusers_cell(entry: Entry, device: str, precision: Precision, sizes: list[
 
 
 def ceilings_cell(entry: Entry, device: str, side: int) -> dict[str, float]:
-    """What the card attains, and the operations of one row's step: what a curve's milliseconds are a fraction of."""
+    """Measure the FLOP/s and bytes/s that the card attains, and the operations of one row's step."""
     from benchmarks.torch_network import TorchNetwork, ceilings
 
     eager = TorchNetwork(entry.folder, device, "float32", compiled=False)
@@ -133,7 +134,7 @@ def ceilings_cell(entry: Entry, device: str, side: int) -> dict[str, float]:
 
 
 def random_entry(folder: Path, side: int, widths: tuple[int, ...]) -> Entry:
-    """A model folder of a network with random weights, side x side colour images."""
+    """Write a model folder of a network with random weights for side x side colour images."""
     import torch
 
     from models.export import StepGraph, export_step_graph
@@ -161,7 +162,7 @@ def random_entry(folder: Path, side: int, widths: tuple[int, ...]) -> Entry:
 
 
 def cells(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every measurement by name, in order."""
+    """Return every measurement by name, in order."""
     catalogue = discover([default_zoo()])
     device = arguments.device
     models = [STUDENT] if arguments.quick else list(catalogue.entries)
@@ -209,7 +210,7 @@ def cells(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, C
 
 
 def report(result: Mapping[str, Any]) -> None:
-    """The result as Markdown."""
+    """Print the result as Markdown tables."""
     print(f"{result['gpu'] or 'no GPU'}; ", end="")
     print_machine(result)
     found = result["cells"]

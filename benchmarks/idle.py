@@ -1,4 +1,4 @@
-"""A backend that computes nothing, to measure what is left: the engine itself."""
+"""A backend that computes nothing, so that only the engine itself is measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.runtime.base import Float32, Int64, Precision
 
 
 class IdleBackend:
-    """Networks that return their input at once; while `going` is cleared, their steps wait."""
+    """A backend whose networks return their input at once. While `going` is cleared, their steps wait."""
 
     fingerprint = "idle"
     loads_beside_steps = True
@@ -24,7 +24,7 @@ class IdleBackend:
 
 
 class AnySize:
-    """The part of a network that takes every batch size as it comes."""
+    """The part of a network that accepts every batch size without padding."""
 
     def prepare(self, buckets: Sequence[int]) -> None:
         pass
@@ -34,7 +34,7 @@ class AnySize:
 
 
 class IdleNetwork(AnySize):
-    """No work."""
+    """A network that returns its input."""
 
     provider = "idle"
     precision: Precision = "float32"

@@ -1,10 +1,10 @@
-"""Latency by step count: every model of a family through the engine, one request at a time, interleaved.
+"""Measure latency by step count: every model of a family through the engine, one request at a time, in turns.
 
-    python benchmarks/latency.py                 one image a request
-    python benchmarks/latency.py --n 16          sixteen
+    python -m benchmarks.latency                 one image a request
+    python -m benchmarks.latency --n 16          sixteen images a request
 
-Each repeat runs every model once in a new random order, after a warm-up, so that slow moments of the machine fall on
-all of them alike. Prints the median and the speed-up over the teacher, and writes JSON with --out.
+After a warm-up, each round runs every model once in a new random order, so that slow moments of the machine affect all models
+alike. Prints the median and the speed-up over the teacher, and writes JSON with --out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from service.observability.metrics import Metrics
 
 
 async def measure(catalogue: Catalogue, models: list[Resolved], n: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each request, by model id."""
+    """Return the seconds of each request, by model id."""
     engine = Engine(catalogue, OnnxBackend(), EngineConfig(max_backlog_s=1e9), Metrics())
     engine.start()
     while not engine.ready:

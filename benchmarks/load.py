@@ -1,9 +1,10 @@
-"""The load generator of every benchmark, in a process of its own so that its cost can be told.
+"""The load generator of every benchmark. It runs in a separate process, so that its own CPU time can be reported.
 
-Open loop: requests leave at times drawn before the run, whatever became of earlier ones, and a latency counts from the
-time a request should have left. A stalled server (or client) therefore cannot hide the requests that it delayed, which
-closed loops do ("coordinated omission", Tene 2013). Closed loop: a fixed number of clients, each with one request at a
-time and at least one; for throughput at saturation.
+Open loop: requests are sent at times drawn before the run, whether or not earlier ones were answered. A latency counts from
+the time at which the request should have been sent, so a server or client that stalls cannot hide the requests that it
+delayed. Closed loops do hide them ("coordinated omission", Tene 2013).
+
+Closed loop: a fixed number of clients, each with one request at a time and at least one in all; for throughput at saturation.
 
     python -m benchmarks.load --self-test      the generator's own lag and CPU time per request, against an empty handler
 """
@@ -27,12 +28,12 @@ import numpy as np
 
 from benchmarks.common import ROOT, print_table
 
-_TIMEOUT_S = 600.0
+_TIMEOUT_S = 600.0  # long enough for every queue that a benchmark builds up
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request: when it should leave (seconds from the start), whose it is, and what it says."""
+    """A request to send: its time (seconds from the start), the tag to count it under, its url and its body."""
 
     at_s: float
     tag: str
@@ -42,9 +43,9 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request: latency from its intended time, and by how much the generator was late to send it.
+    """The outcome of a request: its latency from the intended time, and lag_s, by how much the generator sent it late.
 
-    ratio: time to the images over what the server estimated, both as its answer tells them; None where it tells none.
+    ratio: time to the images over the server's estimate, both from its answer; None where the answer has none.
     """
 
     tag: str
@@ -57,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Load:
-    """A finished load: its outcomes, how long it took, and the generator's CPU time, seconds."""
+    """A finished load: its outcomes, how long it took, and the generator's CPU time, both in seconds."""
 
     outcomes: list[Outcome]
     wall_s: float
@@ -68,7 +69,7 @@ class Load:
 
 
 def poisson(rates: Mapping[str, float], seconds: float, seed: int) -> list[tuple[float, str]]:
-    """Arrival times and tags: an independent Poisson process for each tag at its rate (per second), in order."""
+    """Draw arrival times and tags in order: an independent Poisson process for each tag at its rate per second."""
     arrivals = []
     for tag, rate in rates.items():
         source = random.Random(f"{seed}/{tag}")
@@ -80,19 +81,19 @@ def poisson(rates: Mapping[str, float], seconds: float, seed: int) -> list[tuple
 
 
 def open_loop(arrivals: Sequence[Arrival]) -> Load:
-    """Send each request at its time, from another process; returns when the last is answered."""
+    """Send each request at its time, from another process; return when the last is answered."""
     return _elsewhere({"arrivals": [asdict(arrival) for arrival in arrivals]})
 
 
 def closed_loop(url: str, bodies: Sequence[Mapping[str, Any]], concurrency: int, seconds: float, tag: str = "") -> Load:
-    """`concurrency` clients for `seconds`, from another process; the bodies are sent in turn."""
+    """Run `concurrency` clients for `seconds` in another process; they send the bodies in turn."""
     return _elsewhere({"url": url, "bodies": list(bodies), "concurrency": concurrency, "seconds": seconds, "tag": tag})
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float, objective_s: float) -> dict[str, float]:
-    """Throughput, goodput (answers within the objective) per second, latency percentiles in seconds, share of failures.
+    """Summarise outcomes: throughput, goodput (answers within the objective), latency percentiles and the share of failures.
 
-    Where the server tells estimates also what they are worth, see `promises`.
+    Rates are per second, latencies in seconds. Where answers have estimates, `promises` says how good these were.
     """
     good = [outcome.latency_s for outcome in outcomes if outcome.status == 200]
     p50, p95, p99 = np.percentile(good, [50, 95, 99]).tolist() if good else [float("nan")] * 3
@@ -109,7 +110,7 @@ def summary(outcomes: Sequence[Outcome], seconds: float, objective_s: float) -> 
 
 
 def promises(ratios: Sequence[float]) -> dict[str, float]:
-    """Of outcomes over estimates: the median, the median error (distance from 1), and the share done by the estimate."""
+    """Return of ratios of time to estimate: the median, the median error (distance from 1), and the share of at most 1."""
     if not ratios:
         return {}
     found = np.asarray(ratios)
@@ -121,7 +122,7 @@ def promises(ratios: Sequence[float]) -> dict[str, float]:
 
 
 def print_promises(cells: Mapping[str, Mapping[str, float]]) -> None:
-    """A table of `promises` by what was measured, leaving out what has none."""
+    """Print a table of `promises`, a row for each measurement that has them."""
     rows = [
         [name, *(cell[key] for key in ("estimate_ratio", "estimate_error", "estimate_coverage"))]
         for name, cell in cells.items()
@@ -188,7 +189,7 @@ async def _run(specification: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ratio(answer: bytes) -> float | None:
-    """Time over estimate of an answer of this project's server; None for the others', which have no such field."""
+    """Return time over estimate of an answer of this project's server; None for other servers, which send no estimate."""
     if b'"estimated_s"' not in answer:
         return None
     timing = json.loads(answer)["timing"]
@@ -203,7 +204,7 @@ async def _self_test(seconds: float) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}")
 
     def forget(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Clients that hang up end a handler in the middle of its read."""
+        """Ignore the error of a handler whose client hung up while it was reading."""
 
     asyncio.get_running_loop().set_exception_handler(forget)
     server = await asyncio.start_server(handle, "127.0.0.1", 0)

@@ -1,22 +1,21 @@
-"""Against what people use: this engine, LitServe, Ray Serve, BentoML and a plain FastAPI handler on the same ONNX files.
+"""Compare this server with LitServe, Ray Serve, BentoML and a plain FastAPI handler on the same ONNX files.
 
-    python -m benchmarks.peers --out peers.json          25 minutes at most; run it again to go on after a stop
-    python -m benchmarks.peers --quick                   ours and the plain handler for a few seconds: does it run?
+    python -m benchmarks.peers --out peers.json          25 minutes at most; run it again to resume after a stop
+    python -m benchmarks.peers --quick                   ours and the plain handler for a few seconds: check that it runs
 
 The peers run the usual request-level sampling loop (benchmarks/servers) with as many threads as ours; LitServe, Ray Serve
-and BentoML batch whole requests, at most 16 together (--max-batch). Each framework is installed once into an environment
-of its own under --environments, as their requirements do not agree. One server runs at a time; the order of the servers is
-shuffled anew for every load, so that slow spells of the machine fall on all alike.
+and BentoML batch whole requests, at most 16 together (--max-batch). Each framework is installed once into its own
+environment under --environments, because their requirements conflict. One server runs at a time. The order of the servers
+is shuffled for every load, so that slow moments of the machine affect all servers alike.
 
-Loads, after `saturating` has measured each server's capacity:
+Loads, in this order:
 
-    saturating    64 clients, student-16 only: throughput
+    saturating    64 clients, student-16 only: throughput, which is the capacity that the next loads refer to
     poisson-50    student-16 and student-4 in equal numbers, open loop, at 50 % of our capacity for that mix
     poisson-80    the same at 80 %, poisson-120 at 120 %
     teacher       student-16 at 20 % of capacity beside one client that always has a teacher's request running
 
-The objective that goodput counts is 1 s for every student request. What our server's estimates were worth under the same loads
-is told in a table of its own.
+Goodput counts the student requests that are answered within 1 s. A second table shows how good our server's estimates were.
 """
 
 from __future__ import annotations
@@ -51,9 +50,10 @@ _MIX_WORK = 0.625
 
 @dataclass(frozen=True)
 class Peer:
-    """A server to measure: what it needs installed, its command, where it answers and how a request is worded.
+    """A server to measure: the package to install, its command, its readiness path and the form of its requests.
 
-    command: from the interpreter and the port; None for this project's own server.
+    command: made from the interpreter and the port; None for this project's own server.
+    target: (server url, model, seed) -> url and body of a request.
     """
 
     package: str | None
@@ -101,7 +101,7 @@ PEERS = {
 
 
 def python_of(peer: Peer, environments: Path, provider: str) -> Path:
-    """The interpreter that has the peer's framework, installed on first use, beside the runtime that is installed here."""
+    """Return the interpreter with the peer's framework and the runtime version installed here; install both on first use."""
     if peer.package is None:
         return Path(sys.executable)
     folder = environments / (peer.package.partition("[")[0] + ("-cuda" if provider == CUDA else ""))
@@ -116,13 +116,13 @@ def python_of(peer: Peer, environments: Path, provider: str) -> Path:
 
 
 def arrivals(peer: Peer, url: str, rates: Mapping[str, float], seconds: float, seed: int) -> list[Arrival]:
-    """Poisson arrivals worded for a peer; every peer gets the same ones."""
+    """Draw Poisson arrivals in the form of one peer's requests. All peers get the same times, models and seeds."""
     drawn = poisson(rates, seconds, seed)
     return [Arrival(at_s, model, *peer.target(url, model, number)) for number, (at_s, model) in enumerate(drawn)]
 
 
 def saturate(peer: Peer, server: Server, seconds: float) -> dict[str, Any]:
-    """Throughput of 64 clients; only answers after the first quarter count, when batches are full."""
+    """Measure the throughput of 64 clients. Only answers after the first quarter count: batches are full then."""
     url, _ = peer.target(server.url, STUDENT, 0)
     bodies = [peer.target(server.url, STUDENT, seed)[1] for seed in range(1000)]
     load = closed_loop(url, bodies, 64, seconds, STUDENT)
@@ -132,13 +132,13 @@ def saturate(peer: Peer, server: Server, seconds: float) -> dict[str, Any]:
 
 
 def mixed(peer: Peer, server: Server, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """Students only, in equal numbers, at `rate` requests a second."""
+    """Measure students only, in equal numbers, at `rate` requests a second."""
     load = open_loop(arrivals(peer, server.url, {STUDENT: rate / 2, FAST: rate / 2}, seconds, seed))
     return _by_model(load, (STUDENT, FAST))
 
 
 def beside_teacher(peer: Peer, server: Server, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """Students at `rate` while one client always has a teacher's request running."""
+    """Measure students at `rate` requests a second while one client always has a teacher's request running."""
     url, body = peer.target(server.url, TEACHER, 0)
     teacher: list[Load] = []
     client = threading.Thread(target=lambda: teacher.append(closed_loop(url, [body], 1, seconds, TEACHER)))
@@ -158,7 +158,7 @@ def _by_model(load: Load, models: tuple[str, ...]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running(peer: Peer, arguments: argparse.Namespace) -> Iterator[Server]:
-    """The peer's server with both students and the teacher."""
+    """Run the peer's server with both students and the teacher."""
     if peer.command is None:
         with serving_ours((STUDENT, FAST, TEACHER), arguments.threads, arguments.provider) as server:
             yield server
@@ -176,10 +176,10 @@ def running(peer: Peer, arguments: argparse.Namespace) -> Iterator[Server]:
 
 
 def measure(name: str, load: str, capacity: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One load on one server, started for it."""
+    """Start one server and measure it under one load."""
     peer, seconds = PEERS[name], arguments.seconds
     with running(peer, arguments) as server:
-        for model in (STUDENT, FAST):  # warm, and a server that cannot answer must not be measured as a fast one
+        for model in (STUDENT, FAST):  # warm-up; a server that cannot answer must fail here, not be measured as fast
             url, body = peer.target(server.url, model, 0)
             httpx.post(url, json=body, timeout=600).raise_for_status()
         if load == "saturating":
@@ -191,7 +191,7 @@ def measure(name: str, load: str, capacity: float, arguments: argparse.Namespace
 
 
 def report(result: Mapping[str, Any]) -> None:
-    """The result as Markdown."""
+    """Print the result as Markdown tables."""
     print_machine(result)
     columns = ["load", "server", "model", "offered/s", "answered/s", "goodput/s", "p50 s", "p95 s", "p99 s", "failed"]
     wanted = ("offered", "throughput", "goodput", "p50_s", "p95_s", "p99_s", "failed")
@@ -209,7 +209,7 @@ def report(result: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
+    parser.add_argument("--out", type=Path, help="JSON to write, and to resume from")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--environments", type=Path, default=common.ROOT / ".venv-bench", help="where frameworks are installed")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each load")

@@ -1,6 +1,6 @@
-"""The results of the benchmarks as Markdown, for docs/performance.md.
+"""Print the results of the benchmarks as Markdown, for docs/performance.md.
 
-python -m benchmarks.report FOLDER        sections of the FOLDER/<program>.json that there are
+python -m benchmarks.report FOLDER        a section for each FOLDER/<program>.json that exists
 """
 
 from __future__ import annotations

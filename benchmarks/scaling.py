@@ -1,12 +1,13 @@
-"""Scaling: throughput and latency against the number of clients, and memory against queued requests.
+"""Measure throughput and latency against the number of clients, and memory against the number of queued requests.
 
-    python -m benchmarks.scaling --out scaling.json       about 6 minutes; run it again to go on after a stop
-    python -m benchmarks.scaling --quick                  half a minute: does it run?
+    python -m benchmarks.scaling --out scaling.json       about 6 minutes; run it again to resume after a stop
+    python -m benchmarks.scaling --quick                  half a minute: check that it runs
 
-Clients: closed loops of 1 ... 512 clients with one-image requests of student-16, and what the estimates were worth that the
-answers tell. Memory: resident memory of a process
-whose engine is given 0 ... 100,000 one-image requests while its device is held still; what a queued request costs is the
-slope. Nothing is measured on the device there, and nothing is computed.
+Clients: closed loops of 1 ... 512 clients that ask student-16 for one image a request. A second table shows how good the
+server's estimates were.
+
+Memory: the resident memory of a process whose engine has 0 ... 100,000 queued one-image requests while its device waits. The
+slope is the cost of a queued request. No network is evaluated.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ OBJECTIVE_S = 1.0
 
 
 async def resident_bytes(counts: Sequence[int]) -> dict[int, int]:
-    """Resident memory with so many one-image requests queued."""
+    """Return the resident memory of this process by the number of one-image requests queued."""
     configure_logging("console", "warning")
     catalogue, backend = discover([default_zoo()]), IdleBackend()
     model = catalogue.resolve(STUDENT)
@@ -61,7 +62,7 @@ async def resident_bytes(counts: Sequence[int]) -> dict[int, int]:
 
 
 def memory(counts: Sequence[int]) -> dict[str, int]:
-    """`resident_bytes` in a fresh process."""
+    """Run `resident_bytes` in a fresh process."""
     call = f"asyncio.run(resident_bytes({list(counts)}))"
     code = f"import asyncio, json; from benchmarks.scaling import resident_bytes; print(json.dumps({call}))"
     finished = subprocess.run([sys.executable, "-c", code], cwd=common.ROOT, capture_output=True, text=True, check=False)
@@ -71,7 +72,7 @@ def memory(counts: Sequence[int]) -> dict[str, int]:
 
 
 def clients(server: Server, count: int, seconds: float) -> dict[str, Any]:
-    """Throughput and latency with `count` clients; only answers after the first quarter count."""
+    """Measure throughput and latency with `count` clients. Only answers after the first quarter count."""
     bodies = [{"model": STUDENT, "prompt": "", "class_label": seed % 10, "seed": seed} for seed in range(1000)]
     load = closed_loop(f"{server.url}/v1/images/generations", bodies, count, seconds)
     ramp_s = seconds / 4
@@ -80,7 +81,7 @@ def clients(server: Server, count: int, seconds: float) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> None:
-    """The result as Markdown."""
+    """Print the result as Markdown tables."""
     print_machine(result)
     columns = ["clients", "images/s", "p50 s", "p95 s", "p99 s", "failed", "client cores"]
     wanted = ("throughput", "p50_s", "p95_s", "p99_s", "failed", "client_cores")

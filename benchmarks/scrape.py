@@ -1,11 +1,11 @@
-"""What a scrape of /metrics costs a server: how long it takes, and how much processor time, while the server idles and while it
-is loaded.
+"""Measure what a scrape of /metrics costs a server: latency and processor time, while the server is idle and under load.
 
-    PYTHONPATH=. python benchmarks/scrape.py
+    python -m benchmarks.scrape
 
-Starts a server with every shipped model and asks each of them and their variants for images of many batch sizes, so that
-there are as many series as there will be. The load is clients that always have a request in flight, in a process of their own.
-Processor time is the main thread's, where scrapes are answered: that of stretches with scrapes less that of those without.
+Starts a server with every shipped model and asks the models and their variants for images in many batch sizes, so that the
+server has as many series as it will ever have. The load comes from clients in a separate process that always have a request
+under way. Processor time is that of the main thread, which answers scrapes: the time of periods with scrapes minus that of
+periods without.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _fill(client: httpx.Client, models: list[str]) -> None:
-    """Every model, solvers of a few evaluations, and batches of many sizes."""
+    """Ask for images of every model and of solvers with few evaluations, in batches of many sizes."""
     teachers = [model for model in models if model.endswith("/teacher")]
     variants = [f"{teacher}@{sampler}-{steps:03d}" for teacher in teachers for sampler in ("ddim", "dpmpp") for steps in (4, 8)]
     for model in models:
@@ -62,7 +62,7 @@ def _fill(client: httpx.Client, models: list[str]) -> None:
 
 
 def _measure(client: httpx.Client, pid: int, arguments: argparse.Namespace) -> list[object]:
-    """Columns of one row, from `rounds` stretches with scrapes and as many without."""
+    """Return the columns of one table row, from `rounds` periods with scrapes and as many without."""
     milliseconds: list[float] = []
     with_s = without_s = 0.0
     size = 0
@@ -83,13 +83,13 @@ def _measure(client: httpx.Client, pid: int, arguments: argparse.Namespace) -> l
 
 
 def _main_thread_s(pid: int) -> float:
-    """Processor time of the thread that the event loop runs in."""
+    """Return the processor seconds of the thread that runs the event loop."""
     return next(thread.user_time + thread.system_time for thread in psutil.Process(pid).threads() if thread.id == pid)
 
 
 @contextmanager
 def _load(url: str, models: list[str]) -> Iterator[None]:
-    """Clients that always have a request in flight, each for another student."""
+    """Run clients that always have a request under way, each for a different student."""
     spawn = multiprocessing.get_context("spawn")
     process = spawn.Process(target=_ask, args=(url, [model for model in models if not model.endswith("/teacher")]), daemon=True)
     process.start()

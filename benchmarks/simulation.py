@@ -1,8 +1,8 @@
-"""A fleet in simulation: replicas that drive the engine's scheduler and admission on a clock of calibrated step times.
+"""A simulated fleet: replicas that use the engine's scheduler and admission on a clock of calibrated step times.
 
-A replica is one scheduler driven as the engine drives it (schedule, charge, advance; admission; estimates), on a clock that
-advances by the calibrated time of each batch, with 5 % noise. Arrivals are Poisson with bursts of twice the calm rate, and
-1 % of the clients leave before their answer. benchmarks/fleet.py asks how many replicas a day needs.
+A replica drives one scheduler as the engine does (schedule, charge, advance; admission; estimates). Its clock advances by the
+calibrated time of each batch, with 5 % noise. Arrivals are Poisson with bursts of twice the calm rate, and 1 % of the clients
+leave before their answer. benchmarks/fleet.py uses it to find how many replicas a day needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIMIT_S, LEAVES, NOISE = 60.0, 0.01, 0.05
 
 @dataclass
 class Request:
-    """One request: images of one model; deadline_s counts from its arrival."""
+    """A request for images of one model; deadline_s counts from its arrival."""
 
     model: Resolved
     images: int
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass
 class Tally:
-    """What became of a window's requests and of the device's time."""
+    """Counts the outcomes of a window's requests and the device time that they used."""
 
     latency: dict[str, list[float]] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=list)
@@ -54,16 +54,16 @@ class Tally:
 
 @dataclass
 class Mix:
-    """A kind of traffic: draws a request's candidate models (best first), images and deadline."""
+    """A kind of traffic. draw: returns a request's candidate models (best first), images and deadline."""
 
     name: str
     draw: Callable[[random.Random], tuple[Sequence[Resolved], int, float | None]]
-    row_steps: float  # mean row-steps of an image: what a replica's throughput is divided by
+    row_steps: float  # mean of an image; throughput in row steps divided by it is images
     weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class Replica:
-    """The engine's schedule -> execute -> deliver, with the calibrated time of a batch in place of the device."""
+    """Runs the engine's schedule -> execute -> deliver with the calibrated time of a batch instead of a device."""
 
     def __init__(
         self, costs: Mapping[str, dict[int, float]], mix: Mix, tally: Tally, quality: Mapping[str, float], seed: int
@@ -79,7 +79,7 @@ class Replica:
         self._seconds = 0.0
 
     def submit(self, models: Sequence[Resolved], images: int, now_s: float, deadline_s: float | None) -> Request | None:
-        """Admit as Engine.choose and Engine.submit do; None when refused."""
+        """Admit a request as Engine.choose and Engine.submit do; return None when it is refused."""
         self._tally.offered += 1
         try:
             model = models[0]
@@ -103,13 +103,13 @@ class Replica:
         return request
 
     def leave(self, request: Request) -> None:
-        """The client is gone: its rows leave at the next step boundary."""
+        """Cancel a request whose client has left: its rows leave at the next step boundary."""
         for number in request.numbers:
             if self._requests.pop(number, None) is not None:
                 self._tally.wasted += len(request.model.plan) - self.scheduler.remove(number)
 
     def begin(self) -> float | None:
-        """Start the next batch; its seconds, None when there is nothing to run."""
+        """Start the next batch and return its seconds; None when there is nothing to run."""
         self.batch = self.scheduler.schedule()
         if self.batch is None:
             return None
@@ -118,7 +118,7 @@ class Replica:
         return self._seconds
 
     def end(self, now_s: float) -> None:
-        """The batch is done at now_s."""
+        """Finish the batch at now_s."""
         assert self.batch is not None
         tally = self._tally
         tally.busy_s += self._seconds
@@ -137,7 +137,7 @@ class Replica:
 
 
 def arrivals(rate: float, window_s: float, images: float, chance: random.Random) -> Iterator[float]:
-    """Arrival times of requests of `images` images in the mean, `rate` images a second in the mean, in bursts."""
+    """Yield the arrival times of requests in bursts: on average `images` images each and `rate` images a second."""
     calm = rate / images / ((CALM_S + BURST * BURST_S) / (CALM_S + BURST_S))
     now_s, bursting = 0.0, False
     until_s = chance.expovariate(1 / CALM_S)
@@ -160,7 +160,7 @@ def simulate(
     quality: Mapping[str, float],
     seed: int,
 ) -> Tally:
-    """One window of `rate` images a second on so many replicas; what is not done at its end is run to its end."""
+    """Simulate a window of `rate` images a second; requests that are unfinished at its end are still run to completion."""
     tally, chance = Tally(), random.Random(seed)
     fleet = [Replica(costs, mix, tally, quality, seed + number) for number in range(replicas)]
     order = count()

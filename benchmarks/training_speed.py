@@ -1,4 +1,4 @@
-"""Training throughput: our loops against a plain diffusers script with the same network, side by side.
+"""Compare the training throughput of our loops with a plain diffusers script that trains the same network.
 
     python -m benchmarks.training_speed             28 x 28 grey, the shipped teacher's network without classes
     python -m benchmarks.training_speed --quick     a few updates of a small network
@@ -7,10 +7,13 @@
 
 The plain script is the loop of diffusers' examples/unconditional_image_generation/train_unconditional.py: DDPMScheduler, mean
 squared error of the noise, AdamW, cosine schedule and EMAModel with the example's own settings, under accelerate. All loops
-read the same random images from memory, so decoding is in none of the figures. Distillation is compared with its own cost
-too: one image of k teacher evaluations and a student update takes k + 3 network evaluations where a teacher's update takes 3.
-The loops take turns, round after round in random order; ratios are taken within each round, so that slow moments of the
-machine fall on both sides. Prints a table in Markdown, medians with the range of the rounds; --out writes JSON.
+read the same random images from memory, so no figure includes decoding.
+
+Distillation is also compared per network evaluation: an image takes k teacher evaluations and a student update, which is
+k + 3 evaluations, where a teacher's update takes 3.
+
+Every round runs each loop once, in random order. Ratios are taken within a round, so that slow moments of the machine affect
+both sides. Prints a Markdown table of medians with the range of the rounds; --out writes JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ STEPS = 1024
 
 
 class Clock:
-    """Marks the start of every update; a rate leaves out the first ones, which compile, allocate and fill caches."""
+    """Marks the start of every update. The first ones are not counted: they compile, allocate and fill caches."""
 
     WARM_UP = 3
 
@@ -59,13 +62,13 @@ class Clock:
         self.marks.append(time.perf_counter())
 
     def seconds(self) -> float:
-        """Of one update."""
+        """Return the mean seconds of one update."""
         kept = self.marks[self.WARM_UP :]
         return (kept[-1] - kept[0]) / (len(kept) - 1)
 
 
 def timed(loss: Loss, clock: Clock) -> Loss:
-    """`loss`, marking each call."""
+    """Return `loss` as a function that marks each call."""
 
     def marked(*arguments: Any) -> torch.Tensor:
         clock.mark()
@@ -102,7 +105,7 @@ class Bench:
         )  # fmt: skip
 
     def teacher(self, updates: int, clock: Clock) -> None:
-        """Our teacher loop."""
+        """Run our teacher loop."""
         loop = self.loop(updates)
         loss = teacher_loss(TeacherConfig(steps=STEPS, loop=loop), self.alpha_bar, None)
         with tempfile.TemporaryDirectory() as run:
@@ -112,7 +115,7 @@ class Bench:
             )  # fmt: skip
 
     def distill(self, updates: int, clock: Clock) -> None:
-        """Our distillation loop."""
+        """Run our distillation loop."""
         loop, accelerator = self.loop(updates), make_accelerator(self.arguments.precision)
         network = self.network().to(accelerator.device, memory_format=torch.channels_last).requires_grad_(False).eval()
         steps = np.arange(STEPS)
@@ -136,7 +139,7 @@ class Bench:
             )  # fmt: skip
 
     def diffusers(self, updates: int, clock: Clock) -> None:
-        """diffusers' own example, on the same network, batch and precision; its settings where it has a default."""
+        """Run the loop of the diffusers example on the same network, batch and precision, with the example's own defaults."""
         accelerator = make_accelerator(self.arguments.precision)
         dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.arguments.precision]
         model, scheduler = self.network(), DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="linear")
@@ -174,7 +177,7 @@ class Bench:
 
 
 def summary(rates: dict[str, list[float]], evaluations: dict[str, int]) -> list[dict[str, Any]]:
-    """A row a loop: images/s of its rounds, and its ratios to the first loop, each within its round."""
+    """Return a row for each loop: images/s of its rounds, and its ratios to the first loop, each taken within a round."""
     plain, *_ = rates
     rows = []
     for name, seen in rates.items():
@@ -190,7 +193,7 @@ def summary(rates: dict[str, list[float]], evaluations: dict[str, int]) -> list[
 
 
 def _shown(values: dict[str, float]) -> str:
-    """`median (low - high)`, thousands written out."""
+    """Format a spread as `median (low - high)` with separators for thousands."""
     return "{median:,.2f} ({low:,.2f} - {high:,.2f})".format(**values)
 
 

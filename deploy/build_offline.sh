@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Build the image where there is neither a Docker engine nor a registry: podman executes the Dockerfile on a stand-in for
-# its base image, Debian's minimal root with Debian's Python 3.11 under the names that it has in python:3.11-slim-bookworm.
+# Build the image without a Docker engine and without a registry. Podman runs the Dockerfile on a stand-in for its base image
+# python:3.11-slim-bookworm: a minimal Debian root with Debian's Python 3.11, at the same path.
+#
 #   deploy/build_offline.sh cpu        or gpu; as root, with Debian's packages mmdebstrap, podman and runc
-# The image is localhost/sfddm-offline:<target>; prints the size of each layer.
+#
+# Names the image localhost/sfddm-offline:<target> and prints the size of each layer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${1:?cpu or gpu}
@@ -13,7 +15,7 @@ if ! podman image exists "$base"; then
   mmdebstrap --quiet --variant=minbase --include="$packages" --customize-hook='ln -s ../../bin/python3 "$1/usr/local/bin/python"' bookworm \
     | podman import --quiet - "$base"
 fi
-# The machine's certificates, because a proxy of its own may stand before the package index.
+# The build trusts this machine's certificates: the package index may be behind a proxy with a certificate of its own.
 podman build --isolation chroot --pull=never --from "$base" --format docker --target "$target" \
   --volume /etc/ssl/certs:/etc/ssl/certs:ro --tag "localhost/sfddm-offline:$target" . >&2
 podman history --no-trunc --format '{{.Size}}\t{{.CreatedBy}}' "localhost/sfddm-offline:$target"

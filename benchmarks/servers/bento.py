@@ -10,9 +10,9 @@ from typing import Any
 
 import bentoml
 
-from benchmarks.servers.sampler import MAX_BATCH, MODELS, Sampler, short_name
+from benchmarks.servers.sampling_loop import MAX_BATCH, MODELS, SamplingLoop, short_name
 
-_LATENCY_MS = 3_600_000  # the dispatcher sheds what it expects to take longer; every peer here queues what it is sent
+_LATENCY_MS = 3_600_000  # the dispatcher refuses requests that it expects to take longer; here every peer queues all requests
 
 
 def _name(model: str) -> str:
@@ -21,7 +21,7 @@ def _name(model: str) -> str:
 
 def _endpoint(model: str) -> Callable[..., Any]:
     def sample(self: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return self.samplers[model](requests)
+        return self.loops[model](requests)
 
     sample.__name__ = sample.__qualname__ = _name(model)
     batched = bentoml.api(
@@ -31,7 +31,7 @@ def _endpoint(model: str) -> Callable[..., Any]:
 
 
 def _load(self: Any) -> None:
-    self.samplers = {model: Sampler(model) for model in MODELS}
+    self.loops = {model: SamplingLoop(model) for model in MODELS}
 
 
 Sampling = bentoml.service(workers=1, traffic={"timeout": 3600, "max_concurrency": 100_000})(

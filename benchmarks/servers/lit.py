@@ -1,6 +1,6 @@
-"""LitServe: one LitAPI a model, each with dynamic batching and a worker process of its own.
+"""LitServe: one LitAPI a model, each with dynamic batching and its own worker process.
 
-Annotations must be types here, not text: LitServe hands that of decode_request on to FastAPI.
+No `from __future__ import annotations` here: LitServe passes the annotation of decode_request to FastAPI as a type.
 """
 
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 import litserve as ls
 
-from benchmarks.servers.sampler import MAX_BATCH, MODELS, WAIT_S, Sampler, short_name
+from benchmarks.servers.sampling_loop import MAX_BATCH, MODELS, WAIT_S, SamplingLoop, short_name
 
 
 class Api(ls.LitAPI):
@@ -17,7 +17,7 @@ class Api(ls.LitAPI):
         super().__init__(max_batch_size=MAX_BATCH, batch_timeout=WAIT_S, api_path=f"/generate/{short_name(model)}")
 
     def setup(self, device: str) -> None:
-        self._sampler = Sampler(self._model)
+        self._loop = SamplingLoop(self._model)
 
     def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
         return request
@@ -26,7 +26,7 @@ class Api(ls.LitAPI):
         return inputs
 
     def predict(self, x: list[dict[str, Any]]) -> list[dict[str, str]]:
-        return self._sampler(x)
+        return self._loop(x)
 
     def unbatch(self, output: list[dict[str, str]]) -> list[dict[str, str]]:
         return output

@@ -1,4 +1,4 @@
-"""A plain FastAPI handler: each request samples by itself in a worker thread."""
+"""A plain FastAPI handler: each request samples on its own in a worker thread, without batching."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from benchmarks.servers.sampler import MODELS, Sampler, short_name
+from benchmarks.servers.sampling_loop import MODELS, SamplingLoop, short_name
 
 app = FastAPI()
-samplers = {short_name(model): Sampler(model) for model in MODELS}
+loops = {short_name(model): SamplingLoop(model) for model in MODELS}
 
 
 class Body(BaseModel):
@@ -26,7 +26,7 @@ def ready() -> None:
 
 @app.post("/generate/{model}")
 def generate(model: str, body: Body) -> dict[str, str]:
-    return samplers[model]([body.model_dump()])[0]
+    return loops[model]([body.model_dump()])[0]
 
 
 if __name__ == "__main__":

@@ -10,17 +10,17 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from benchmarks.servers.sampler import MAX_BATCH, MODELS, WAIT_S, Sampler, short_name
+from benchmarks.servers.sampling_loop import MAX_BATCH, MODELS, WAIT_S, SamplingLoop, short_name
 
 
 @serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
 class Api:
     def __init__(self, model: str) -> None:
-        self._sampler = Sampler(model)
+        self._loop = SamplingLoop(model)
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WAIT_S)
     async def sample(self, requests: list[dict[str, Any]]) -> list[dict[str, str]]:
-        return self._sampler(requests)
+        return self._loop(requests)
 
     async def __call__(self, request: Request) -> dict[str, str]:
         return await self.sample(await request.json())

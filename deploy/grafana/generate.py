@@ -1,9 +1,9 @@
-"""Write the dashboards of deploy/grafana/dashboards, with Grafana's own builders (grafana-foundation-sdk).
+"""Write the dashboards of deploy/grafana/dashboards with Grafana's own builders (grafana-foundation-sdk).
 
     python deploy/grafana/generate.py
 
-Change a dashboard here, never its JSON. A panel without samples says "no traffic", never NaN: ratios divide only by what is
-above 0.
+Change a dashboard here, never its JSON. A panel without samples says "no traffic", never NaN: every ratio is computed only
+where its denominator is above 0.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Query = tuple[str, str]  # PromQL, legend
 
 
 def rate(metric: str, by: str, match: str = "") -> str:
-    """Events a second."""
+    """Return PromQL for events per second."""
     return f"sum by ({by}) (rate({metric}{{{match}}}[$__rate_interval]))"
 
 
 def quantile(q: float, metric: str, by: str, match: str = "") -> str:
-    """A quantile of a histogram; `>= 0` leaves NaN out."""
+    """Return PromQL for a quantile of a histogram; `>= 0` drops NaN."""
     return f"histogram_quantile({q}, {rate(f'{metric}_bucket', f'{by}, le', match)}) >= 0"
 
 
@@ -47,7 +47,7 @@ def mean(metric: str, by: str, match: str = "") -> str:
 
 
 def link(uid: str, title: str) -> DashboardLink:
-    """From a panel to the dashboard that tells more, with the same time range and variables."""
+    """Link a panel to the dashboard with the details, with the same time range and variables."""
     return DashboardLink(title).type(DashboardLinkType.LINK).url(f"/d/{uid}").keep_time(True).include_vars(True)
 
 
@@ -57,7 +57,7 @@ OVERVIEW = link("sfddm-overview", "Overview")
 
 
 def single(title: str, text: str, unit: str, query: Query, *steps: tuple[float | None, str], more: DashboardLink) -> stat.Panel:
-    """One number; steps: (from, colour) of its thresholds; more: where it is explained."""
+    """Make a panel of one number. steps: (from, colour) of its thresholds; more: the dashboard that explains it."""
     thresholds = [Threshold(value=value, color=color) for value, color in steps or ((None, "green"),)]
     panel = (
         stat.Panel()
@@ -71,12 +71,12 @@ def single(title: str, text: str, unit: str, query: Query, *steps: tuple[float |
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(thresholds))
         .links([more])
     )
-    # As it is now, not the last value of the time range, which of a server that is gone is from when it was well.
+    # An instant query: the last value of the time range would show a server that has died as it was before.
     return panel.graph_mode(BigValueGraphMode.NONE).with_target(_target(query, 0).instant())
 
 
 def graph(title: str, text: str, unit: str, *queries: Query, span: int = 12, more: DashboardLink = ENGINE) -> timeseries.Panel:
-    """Curves over time; more: where to look next."""
+    """Make a panel of curves over time. more: the dashboard to look at next."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -96,7 +96,7 @@ def graph(title: str, text: str, unit: str, *queries: Query, span: int = 12, mor
 
 
 def _nothing(*queries: Query) -> str:
-    """What a panel says without samples."""
+    """Return the text that a panel shows without samples."""
     expressions = " ".join(expression for expression, _ in queries)
     if "sfddm_gpu_" in expressions:
         return "no GPU"
@@ -108,7 +108,7 @@ def _target(query: Query, number: int) -> prometheus.Dataquery:
 
 
 def board(uid: str, title: str, text: str) -> Dashboard:
-    """An empty dashboard with what all of them share: variables and links to the others."""
+    """Make an empty dashboard with what all dashboards share: variables and links to the others."""
     to_others = DashboardLink("SFDDM dashboards").type(DashboardLinkType.DASHBOARDS).tags(["sfddm"]).keep_time(True)
     source = DatasourceVariable("datasource").label("Prometheus").type("prometheus")
     models = QueryVariable("model").label("Model").query("label_values(sfddm_requests_total, model)").datasource(SOURCE)
@@ -132,7 +132,7 @@ ERRORS = 'outcome=~"error|unavailable"'
 
 
 def overview() -> Dashboard:
-    """Is it well?"""
+    """Make the overview, whose first row shows if the service is healthy."""
     requests = "sum(rate(sfddm_requests_total[$__rate_interval]))"
     valid = 'sum(rate(sfddm_requests_total{outcome!="invalid"}[$__rate_interval]))'
     errors = f"sum(rate(sfddm_requests_total{{{ERRORS}}}[$__rate_interval]))"
@@ -249,7 +249,7 @@ def overview() -> Dashboard:
 
 
 def comparison() -> Dashboard:
-    """What a step count costs and buys."""
+    """Make the dashboard of latency and quality by step count."""
     panels = [
         graph(
             f"p{round(100 * q)} of a request, by model",
@@ -348,7 +348,7 @@ def comparison() -> Dashboard:
 
 
 def engine() -> Dashboard:
-    """The engine, its process and its device."""
+    """Make the dashboard of the engine, its process and its device."""
     per_replica = "{{instance}}"
     curves = partial(graph, more=OVERVIEW)
     return (
@@ -497,7 +497,7 @@ def engine() -> Dashboard:
 
 
 def render() -> dict[str, str]:
-    """Every dashboard by file name."""
+    """Return every dashboard by file name."""
     boards = {"overview": overview(), "ab-latency": comparison(), "engine": engine()}
     return {f"{name}.json": JSONEncoder(sort_keys=True, indent=1).encode(made.build()) + "\n" for name, made in boards.items()}
 

@@ -1,4 +1,4 @@
-"""The load generator: arrivals that depend on the seed alone, and latencies that hide no waiting."""
+"""The load generator: arrivals depend on the seed alone, and latencies include all waiting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """A server that answers one connection after the other."""
+    """Run a server that answers one connection after the other; return its url."""
     server = HTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

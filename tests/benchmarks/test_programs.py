@@ -1,4 +1,4 @@
-"""Parts of the benchmarks that must be right for their numbers to mean anything."""
+"""Tests of the parts of the benchmarks on which all their numbers rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.common import resume, save, spread, zoo_of
 from benchmarks.efficiency import bare_loop, own_step_seconds
 from benchmarks.scaling import resident_bytes
-from benchmarks.servers.sampler import Sampler
+from benchmarks.servers.sampling_loop import SamplingLoop
 from models.catalogue import default_zoo, discover
 from service.engine.request import ImageSpec
 from tests.service.engine.support import reference
@@ -23,7 +23,7 @@ MODEL = "fashion-mnist/student-004"
 
 
 def test_the_peers_make_the_images_that_the_service_makes() -> None:
-    answers = Sampler(MODEL)([{"seed": 5, "class_label": 7}, {"seed": 6, "class_label": 2}])
+    answers = SamplingLoop(MODEL)([{"seed": 5, "class_label": 7}, {"seed": 6, "class_label": 2}])
     model = discover([default_zoo()]).resolve(MODEL)
     for answer, spec in zip(answers, (ImageSpec(5, 0, 7), ImageSpec(6, 0, 2)), strict=True):
         pixels = np.asarray(Image.open(BytesIO(base64.b64decode(answer["b64_json"]))))

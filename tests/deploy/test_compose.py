@@ -1,4 +1,4 @@
-"""What docker-compose.yml starts works together: the service, a real Redis and a real Prometheus, as it says to run them."""
+"""The services of docker-compose.yml work together: the server, a real Redis and a real Prometheus, run as the file says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.e2e.conftest import PATIENCE_S
 
 @pytest.fixture(scope="module")
 def stack(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """All of them, healthy; in the order in which tests need them least: the service does not wait for its Redis."""
+    """Start all services, each until it is healthy. The server starts before Redis, because it must not wait for it."""
     stack = Stack(tmp_path_factory.mktemp("compose"), tiny_zoo)
     try:
         for service in ("sfddm", "redis", "prometheus"):
@@ -67,14 +67,14 @@ def _query(stack: Stack, expression: str) -> list[float]:
 
 
 def _evaluated(stack: Stack) -> list[dict[str, Any]]:
-    """Every rule, once each has been evaluated."""
+    """Return every rule once all have been evaluated."""
     groups = httpx.get(f"{stack.url('prometheus')}/api/v1/rules").json()["data"]["groups"]
     rules: list[dict[str, Any]] = [rule for group in groups for rule in group["rules"]]
     return rules if rules and all(rule["health"] != "unknown" for rule in rules) else []
 
 
 def _until(found: Any) -> Any:
-    """What `found` gives, once that is something."""
+    """Call `found` until it returns something, and return that."""
     deadline = time.monotonic() + PATIENCE_S
     while not (value := found()):
         assert time.monotonic() < deadline

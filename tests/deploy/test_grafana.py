@@ -1,4 +1,4 @@
-"""The dashboards are what their generator makes, and say what they show."""
+"""The dashboards are those that generate.py makes, and every panel explains itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules by promtool; and a real Prometheus that scrapes the real service under load: every expression finds data."""
+"""promtool accepts and tests the rules; a real Prometheus scrapes the real server, and every expression finds data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def panels() -> list[tuple[str, str]]:
-    """(title, expression) of every target of every panel."""
+    """Return (title, expression) of every target of every panel."""
     found = []
     for path in sorted((DEPLOY / "grafana" / "dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
@@ -147,7 +147,7 @@ def test_every_alert_has_a_runbook_entry() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[str]:
-    """The url of a Prometheus that has watched a service under load, beside a Redis as in docker-compose.yml."""
+    """Run a Prometheus that has scraped a server with Redis under load; return its url."""
     binary, folder = program("prometheus"), tmp_path_factory.mktemp("prometheus")
     experiment = json.dumps({"tiny/steps": {"arms": {"tiny/student-004": 1, "tiny/student-008": 1}}})
     options = ("--zoo", str(tiny_zoo), "--threads", "1")
@@ -186,7 +186,7 @@ def prometheus(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory, redis_s
 
 
 def recorded(url: str) -> bool:
-    """Whether every rule has recorded something."""
+    """Return true when every rule has recorded something."""
     try:
         return all(query(url, rule["record"]) for rule in rules() if "record" in rule)
     except httpx.TransportError:

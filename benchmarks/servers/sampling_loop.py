@@ -1,6 +1,6 @@
-"""What every peer serves: the usual request-level sampling loop on the same ONNX files, with the same session options.
+"""The sampling loop that every peer serves: whole requests, on the same ONNX files and with the same session options.
 
-Settings come from the environment, as the frameworks start their own processes: BENCH_MODELS (ids, comma-separated),
+Settings come from the environment, because the frameworks start their own processes: BENCH_MODELS (ids, comma-separated),
 BENCH_THREADS, BENCH_MAX_BATCH, BENCH_WAIT_S, BENCH_PROVIDER.
 """
 
@@ -23,16 +23,16 @@ MODELS = os.environ.get("BENCH_MODELS", "fashion-mnist/student-016").split(",")
 THREADS = int(os.environ.get("BENCH_THREADS", "2"))
 MAX_BATCH = int(os.environ.get("BENCH_MAX_BATCH", "16"))
 PROVIDERS = list(dict.fromkeys((os.environ.get("BENCH_PROVIDER", "CPUExecutionProvider"), "CPUExecutionProvider")))
-WAIT_S = float(os.environ.get("BENCH_WAIT_S", "0.01"))  # how long the first request of a batch waits for company
+WAIT_S = float(os.environ.get("BENCH_WAIT_S", "0.01"))  # how long the first request of a batch waits for others
 
 
 def short_name(model: str) -> str:
-    """A model id as a path segment: `student-016`."""
+    """Return a model id as a path segment: `student-016`."""
     return model.rpartition("/")[2]
 
 
-class Sampler:
-    """One model: a batch of requests goes through all of its steps together."""
+class SamplingLoop:
+    """The sampling loop of one model: a batch of requests goes through all of its steps together."""
 
     def __init__(self, model: str) -> None:
         resolved = discover([default_zoo()]).resolve(model)
@@ -44,10 +44,10 @@ class Sampler:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(resolved.entry.graph), options, providers=PROVIDERS)
-        self([{"seed": 0, "class_label": 0}])  # warm
+        self([{"seed": 0, "class_label": 0}])  # warm-up
 
     def __call__(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-        """Answers of requests {seed, class_label}: a PNG each, in base64."""
+        """Return an answer for each request {seed, class_label}: a PNG in base64."""
         rows = len(requests)
         x = np.stack([initial_noise(request["seed"], 0, self._image) for request in requests])
         x0 = np.zeros_like(x)
