@@ -1,4 +1,4 @@
-// The HTTP API as this page uses it: errors as sentences, server-sent events, and waiting while the server is busy.
+// The HTTP API for this page: errors as sentences, server-sent events, and retries while the server is busy.
 
 export class ApiError extends Error {
   constructor(message, status, retryAfter) {
@@ -7,7 +7,7 @@ export class ApiError extends Error {
   }
 }
 
-/** The server does not answer at all, or stopped in the middle. */
+/** The server does not answer, or its answer broke off. */
 export class Disconnected extends ApiError {
   constructor() {
     super("The server does not answer.", 0);
@@ -16,7 +16,10 @@ export class Disconnected extends ApiError {
 
 let working = 0;
 
-/** Whether a POST is under way: its end tells of a lost server sooner than asking, and it may hold the last free connection. */
+/**
+ * Return true while a POST is under way. Its failure shows a lost server sooner than /readyz would, and it may hold the last
+ * free connection.
+ */
 export const busy = () => working > 0;
 
 async function reached(promise) {
@@ -49,7 +52,7 @@ export async function post(path, body, signal) {
   }
 }
 
-/** Events of a streamed answer; the first, {type: "admitted"}, is ours. */
+/** Yield the events of a streamed answer. The first, {type: "admitted"}, is made here when the server accepts the request. */
 export async function* stream(path, body, signal) {
   working += 1;
   try {
@@ -84,7 +87,10 @@ function pause(ms, signal) {
   });
 }
 
-/** attempt(), again whenever the server says that it is busy and for how long; waiting(seconds) is called every second. */
+/**
+ * Call attempt() until the server is not busy (429). Between attempts wait as long as it says, calling waiting(seconds left)
+ * every second.
+ */
 export async function patiently(attempt, waiting, signal) {
   for (;;) {
     try {

@@ -1,4 +1,4 @@
-// The page: the list of models, whether the server is there, and the sections, each a module of its own.
+// The page: loads the list of models, shows the state of the server, and starts the sections, each a separate module.
 
 import { get } from "./api.js";
 import * as chart from "./chart.js";
@@ -14,7 +14,7 @@ const SIGNS = { ready: "Connected", unready: "Not ready", lost: "Disconnected" }
 const LOST = "The server does not answer. This page keeps asking, and goes on when it is back.";
 const AGAIN_MS = 1000;
 
-let met = false; // the server was ready once
+let met = false; // true once the server has been ready
 
 function refresh() {
   chart.show();
@@ -35,7 +35,7 @@ async function changed(state, message) {
   if (state !== "ready") enable(false);
   if (state === "lost") return met || say($("race-status"), "Waiting for the server…", "wait");
   try {
-    models.show((await get("v1/models")).data); // also while models are loading: it tells which
+    models.show((await get("v1/models")).data); // also while models are loading: the list says which
   } catch (error) {
     say($("race-status"), error.message, "bad");
     return setTimeout(() => sign.dataset.state === state && changed(state, message), AGAIN_MS);

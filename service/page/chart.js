@@ -1,4 +1,4 @@
-// Measured quality, from the manifests, against latency: steps times the milliseconds of a step that the server measured.
+// The chart of quality, measured and stored in the manifests, against latency: steps times the server's measured time per step.
 
 import { $, duration, element, options, short, svg } from "./dom.js";
 import { metric, named, reading } from "./metrics.js";
@@ -8,7 +8,10 @@ const SOLVERS = { ddim: "teacher, DDIM", dpmpp: "teacher, DPM-Solver++", ddpm: "
 const BETTER = { higher: " · ↑ better", lower: " · ↓ better" };
 const figure = $("chart"), select = $("metric");
 
-/** Every measured plan: {series, label, id, steps, seconds, images, metrics}. Students of another name are another series. */
+/**
+ * Return every measured plan: {series, label, id, steps, seconds, images, metrics}. Students with another name, such as
+ * guided ones, are another series.
+ */
 function points() {
   return ours().flatMap((model) => Object.entries(model.quality).flatMap(([plan, { images, metrics }]) => {
     const [sampler, steps] = [plan.split("-")[0], Number(plan.split("-")[1])];
@@ -22,7 +25,7 @@ function points() {
   }));
 }
 
-/** The teacher and its seconds, where it has no value of its own since the others are measured against it. */
+/** Return teachers without a measured value, with their seconds: the other models are measured against them. */
 const references = (measured) => ours()
   .filter((model) => model.kind === "teacher" && !measured.some(({ id }) => id === model.id))
   .map((model) => ({ model, seconds: estimate(model) })).filter(({ seconds }) => seconds !== undefined);
@@ -39,14 +42,14 @@ function mark({ series, label }, x, y, r) {
   return svg("path", { d: `M${x} ${y - 1.3 * r}L${x + 1.3 * r} ${y + r}H${x - 1.3 * r}Z` });
 }
 
-/** Round values along a linear axis. */
+/** Return round values along a linear axis. */
 function steps({ low, high }) {
   const step = nice(high - low, 5), digits = Math.max(0, -Math.floor(Math.log10(step))), values = [];
   for (let value = Math.ceil(low / step) * step; value <= high + step / 1e6; value += step) values.push(value.toFixed(digits));
   return values;
 }
 
-/** 1, 2 and 5 of every power of ten along a logarithmic axis; low and high are logarithms. */
+/** Return 1, 2 and 5 times every power of ten along a logarithmic axis; low and high are logarithms. */
 function decades({ low, high }) {
   const values = [];
   for (let power = Math.floor(low); power <= high; power += 1) {
@@ -73,9 +76,12 @@ function axes(plot, rem, about) {
   return parts;
 }
 
-/** Write what of [x, y, text] finds a place round its point, near before far, that no mark and no other text has. */
+/**
+ * Write each [x, y, text] at the nearest free place around its point, clear of marks and other texts. Leave it out if there
+ * is none.
+ */
 function labels(wanted, marks, { left, right, top, bottom }, rem) {
-  const taken = marks.map(([x, y]) => ({ x, y, w: 0.8 * rem, h: 0.8 * rem })); // centres and sizes
+  const taken = marks.map(([x, y]) => ({ x, y, w: 0.8 * rem, h: 0.8 * rem })); // centres and sizes of marks and texts
   return wanted.flatMap(([x, y, text]) => {
     const [w, h] = [(0.5 * `${text}`.length + 0.1) * rem, 1.05 * rem];
     const round = [1, 1.4, 1.8, 2.3].flatMap((far) => [[0, -1], [0, 1], [1, 0], [-1, 0], [1, -1], [-1, -1], [1, 1], [-1, 1]]
@@ -106,7 +112,7 @@ function key(name, drawn, label) {
   return element("li", { className: `series ${name}` }, svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, drawn), label);
 }
 
-/** The points that have this metric, with its value, interval and both as text. */
+/** Return the points that have this metric, with its value, its interval, and both as text. */
 function measure(about) {
   const digits = (number) => Number(number.toPrecision(4)).toString();
   return points().filter((point) => point.metrics[about.name] !== undefined).map((point) => {
@@ -116,7 +122,7 @@ function measure(about) {
   });
 }
 
-/** Where what is drawn: margins, and the scales x(seconds) and y(value). */
+/** Compute the layout: margins, and the scales x(seconds) and y(value). */
 function layout(measured, teachers, about, width, rem) {
   const height = Math.max(17 * rem, Math.min(0.55 * width, 27 * rem));
   const values = measured.flatMap(({ value, low = value, high = value }) => [low, high]);
@@ -181,7 +187,7 @@ function tabulate(measured, about) {
     element("tbody", {}, ...rows));
 }
 
-/** Draw what the present family has; before models are loaded there is nothing to draw. */
+/** Draw the chart of the chosen family; before its models are loaded there is nothing to draw. */
 export function show() {
   const found = points(), ranking = ours().find((model) => model.ranking)?.ranking;
   const names = named(found.map((point) => point.metrics));

@@ -1,4 +1,4 @@
-// Is the server there? Asks /readyz now and then, at once after a failure, and every second until it is back.
+// Watches the server: asks /readyz every five seconds, at once after a failure, and every second until it is ready again.
 
 import { Disconnected, busy, get } from "./api.js";
 
@@ -24,14 +24,14 @@ async function ask() {
   tell(state, message);
 }
 
-/** Call changed(state, message) whenever it changes; states: ready, unready (starting or draining), lost. */
+/** Call changed(state, message) after every change. States: ready, unready (starting or draining), lost. */
 export function watch(changed) {
   tell = changed;
   document.addEventListener("visibilitychange", () => document.hidden || ask());
   return ask();
 }
 
-/** What to do about an error: ask at once whether the server is there when it looks as if it were not. */
+/** Ask for the server's state at once if this error suggests that it is lost or not ready. */
 export function suspect(error) {
   if (error instanceof Disconnected || error.status === 503) ask();
 }

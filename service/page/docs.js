@@ -1,4 +1,5 @@
-// /docs: openapi.json as a page. Small on purpose: it shows what this server's schema uses and loads nothing from elsewhere.
+// /docs: shows openapi.json as a page. It handles only the parts of OpenAPI that this server uses, and loads nothing from
+// another host.
 
 import { element } from "./dom.js";
 
@@ -39,7 +40,7 @@ function answers(schema) {
   return [table("Answer", schema), ...items.map((field) => table(typeOf(field), resolve(field)))];
 }
 
-// Backticks become <code>; a blank line starts a paragraph.
+// Split text into paragraphs at blank lines, and turn backticks into <code>.
 function paragraphs(text) {
   return text.split(/\n\s*\n/).map((paragraph) => element("p", {}, ...paragraph.split("`").map((piece, place) =>
     place % 2 ? element("code", { textContent: piece }) : piece)));

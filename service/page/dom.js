@@ -1,4 +1,4 @@
-// Building elements, and numbers as people read them.
+// Helpers that build elements and format numbers.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -15,10 +15,10 @@ export function svg(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** The part of a model id after its family. */
+/** Return the part of a model id after its family. */
 export const short = (id) => id.slice(id.indexOf("/") + 1);
 
-/** The same as nodes that break after its @ where they must. */
+/** Return the same as nodes between which a line may break, after the @. */
 export const breakable = (id) => short(id).split(/(?<=@)/).flatMap((part, place) => (place ? [element("wbr"), part] : [part]));
 
 export function duration(seconds) {
@@ -30,19 +30,19 @@ export function duration(seconds) {
 
 export const times = (ratio) => `${ratio < 10 ? ratio.toFixed(2) : ratio.toPrecision(3)}×`;
 
-/** Call tell(seconds) ten times a second until the function that this returns is called. */
+/** Call tell(seconds) ten times a second. Return a function that stops it. */
 export function ticking(tell) {
   const began = performance.now();
   const timer = setInterval(() => tell((performance.now() - began) / 1000), 100);
   return () => clearInterval(timer);
 }
 
-/** An image of an answer or event; pixels stay pixels when they are enlarged. */
+/** Make an <img> from an image of an answer or event. */
 export function picture(image, format, alt) {
   return element("img", { src: `data:image/${format};base64,${image.b64_json}`, alt, title: alt });
 }
 
-/** Say something beneath a section's form, to screen readers too; kind: "", "bad" or "wait". */
+/** Show a message below a section's form; screen readers read it too. kind: "", "bad" or "wait". */
 export function say(place, text, kind = "") {
   if (place.textContent !== text) place.textContent = text;
   place.className = `status ${kind}`;

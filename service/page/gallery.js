@@ -1,4 +1,4 @@
-// Many samples of one model, each shown as soon as it is finished, half-denoised before.
+// The gallery: many samples of one model. Each shows a prediction half-way, then the finished image.
 
 import { patiently, stream } from "./api.js";
 import { $, duration, element, options, picture, say, short } from "./dom.js";
@@ -14,7 +14,7 @@ export function offer() {
     $("gallery-model").value || usual?.id);
 }
 
-/** A sample as a button: all chosen models denoise its noise. */
+/** Make a sample a button that has all chosen models denoise its noise. */
 function sample(event, prompt) {
   const image = picture(event, event.output_format, `${event.class_name ?? "image"}, seed ${event.seed}, index ${event.index}`);
   const button = element("button", { type: "button", title: "Denoise this one side by side" }, image);

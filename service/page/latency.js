@@ -1,4 +1,4 @@
-// Latency, measured by POST /v1/comparisons: every model once a round, in random order, after a warm-up.
+// Measures latency by POST /v1/comparisons: every model once a round, in random order, after a warm-up.
 
 import { patiently, stream } from "./api.js";
 import { $, breakable, duration, element, say, short, times } from "./dom.js";
@@ -16,7 +16,7 @@ function median(values) {
   return ordered.length % 2 ? ordered[middle] : (ordered[middle - 1] + ordered[middle]) / 2;
 }
 
-/** The narrowest pair of order statistics that holds the median with 95 %, whatever the distribution; from 6 values on. */
+/** Return the narrowest pair of order statistics that contains the median with 95 %, for any distribution; needs 6 values. */
 export function medianInterval(values) {
   const n = values.length, ordered = sorted(values);
   let rank = 0, term = 0.5 ** n, below = term; // P(Binomial(n, 1/2) <= rank)
@@ -55,7 +55,7 @@ function draw() {
   }));
 }
 
-/** A speed-up and its interval, which one round does not have. */
+/** Format a speed-up with its interval; too few rounds have none. */
 const speed = ({ value, low, high }) =>
   (low == null || low === high ? times(value) : `${times(value)} (${times(low)} – ${times(high)})`);
 

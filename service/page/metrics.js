@@ -1,4 +1,4 @@
-// What the manifests' measured quality means: how it is named, in which unit, which way is better, and what was measured.
+// Describes the quality metrics in manifests: name, unit, which direction is better, and what was measured.
 
 const SAME_NOISE = "the teacher's image of all its steps, from the same noise";
 
@@ -52,22 +52,25 @@ const KNOWN = {
     about: "Share of images whose nearest image of the teacher is the one from the same noise.",
   },
 };
-const Z = 1.96; // of a 95 % interval
+const Z = 1.96; // standard normal quantile of a 95 % interval
 
-/** What there is to say about a metric; one that is not known here has its name and, if it ranks the models, a direction. */
+/** Describe a metric. An unknown one keeps its name and, if it ranks the models, has a direction. */
 export function metric(name, ranking) {
   const better = name === ranking?.metric ? ranking.better : undefined;
   const { label = name, factor = 1, ...rest } = { better, ...KNOWN[name] };
   return { ...rest, name, factor, title: rest.unit ? `${label}, ${rest.unit}` : label };
 }
 
-/** The names in a list of {metric: value}, known ones first; the bounds of an interval are no metric. */
+/** Return the names in a list of {metric: value}, known ones first, without the bounds of intervals. */
 export function named(list) {
   const names = new Set(list.flatMap(Object.keys).filter((name) => !/_(low|high)$/.test(name)));
   return [...Object.keys(KNOWN).filter((name) => names.delete(name)), ...names];
 }
 
-/** {value, low, high} in the metric's unit. A share of n images has Wilson's interval, others what was recorded, or none. */
+/**
+ * Return {value, low, high} in the metric's unit. A share of n images gets Wilson's interval; other metrics the recorded one,
+ * if any.
+ */
 export function reading({ name, factor, share }, metrics, n) {
   const value = metrics[name];
   let low = metrics[`${name}_low`], high = metrics[`${name}_high`];

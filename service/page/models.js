@@ -5,10 +5,10 @@ import { $, element, options, say, short } from "./dom.js";
 const SOLVERS = { ddim: "DDIM", dpmpp: "DPM-Solver++", ddpm: "DDPM" };
 const OFFERED = ["ddim", "dpmpp"], OFFERED_STEPS = 16;
 
-let listed = []; // of GET /v1/models
-const added = new Set(); // ids of variants that someone asked for
-const lacking = new Map(); // a section's status -> what it says there is too little of
-const chosen = new Map(); // id -> whether; absent: as it comes
+let listed = []; // models of GET /v1/models
+const added = new Set(); // ids of variants that the user added
+const lacking = new Map(); // status element of a section -> {count, message} that it shows for lack of models
+const chosen = new Map(); // model id -> true or false as the user set it; absent: the default
 
 const teachers = () => listed.filter((model) => model.family === $("family").value && model.kind === "teacher");
 
@@ -20,7 +20,7 @@ function solver(teacher, id) {
   return { ...teacher, id, kind: "solver", steps: Number(id.split("-").pop()), default: false };
 }
 
-/** Models and solvers of the family, fewest steps first. */
+/** Return models and solvers of the family, fewest steps first. */
 export function offers() {
   const ours = listed.filter((model) => model.family === $("family").value);
   const solvers = teachers().flatMap((teacher) => {
@@ -36,7 +36,10 @@ export const usable = () => offers().filter((model) => model.status !== "failed"
 const picked = () => usable().filter((model) => $("models").querySelector(`[value="${model.id}"]`)?.checked);
 export const ours = () => listed.filter((model) => model.family === $("family").value);
 
-/** At least `count` chosen models; or undefined, and `status` says so in `message` until there are enough. */
+/**
+ * Return the chosen models if there are at least `count`. Otherwise show `message` in `status` until there are enough, and
+ * return undefined.
+ */
 export function atLeast(count, status, message) {
   const models = picked();
   if (models.length >= count) return models;
@@ -53,15 +56,15 @@ function enough() {
   }
 }
 
-/** Seconds that n images take when the server has nothing else to do; undefined before it has measured. */
+/** Return the seconds that n images take on an idle server; undefined before the server has measured the model. */
 export function estimate(model, n = 1) {
   const measured = Object.entries(model.ms_per_step).map(([batch, ms]) => [Number(batch), ms]).sort((a, b) => a[0] - b[0]);
   if (measured.length === 0) return undefined;
   const [batch, ms] = measured.findLast(([size]) => size <= n) ?? measured[0];
-  return (model.steps * ms * Math.max(1, n / batch)) / 1000; // fewer images than the smallest batch are padded to it
+  return (model.steps * ms * Math.max(1, n / batch)) / 1000; // fewer images are padded to the smallest batch
 }
 
-// Few steps, about sixteen, and all of them: what one comes to see.
+// Preselect the teacher, its solvers, and the students nearest to four and to sixteen steps.
 function preferred(model, students) {
   if (model.kind !== "student") return true;
   const near = (steps) => students.toSorted((a, b) => Math.abs(a.steps - steps) - Math.abs(b.steps - steps))[0];
@@ -78,7 +81,7 @@ function choice(model, students) {
     box, element("span", { textContent: short(model.id) }), element("small", { textContent: note }));
 }
 
-/** Draw the choices; call after every change of the list or the family. */
+/** Draw the choices. Call this after every change of the list or the family. */
 export function show(models = listed) {
   listed = models.filter((model) => model.kind === "teacher" || model.kind === "student");
   const families = [...new Set(listed.map((model) => model.family))];

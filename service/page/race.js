@@ -1,5 +1,5 @@
-// All chosen models denoise the same noise at once; each card shows the clean image that its model predicts on the way, and at
-// the end how far it is from the image of the most steps.
+// The race: all chosen models denoise the same noise at once. Each card shows the clean image that its model predicts on the
+// way, and at the end its difference from the reference.
 
 import { difference, pixels, psnr } from "./agreement.js";
 import { Disconnected, aborted, patiently, stream } from "./api.js";
@@ -38,12 +38,12 @@ class Card {
     const { steps } = this.model;
     this.state("busy", steps === 1 ? "One step" : `First prediction near step ${Math.round(steps / this.looks)} of ${steps}`);
     this.known = { look: 0, share: 0, at: 0 };
-    this.pace = estimate(this.model); // seconds for all steps; corrected by what arrives
+    this.pace = estimate(this.model); // seconds for all steps; corrected with every prediction
     if (this.pace) this.progress.value = 0;
     this.stop = ticking((seconds) => this.tick(seconds));
   }
 
-  /** Time passes: how far it is by its pace, yet no further than the next prediction, which has not come. */
+  /** Move the progress bar by the estimated pace, but not past the next prediction before it has arrived. */
   tick(seconds) {
     const { look, share, at } = this.known;
     this.seconds = seconds;
@@ -51,7 +51,7 @@ class Card {
     if (this.pace) this.progress.value = Math.min(share + (seconds - at) / this.pace, (look + 1) / this.looks);
   }
 
-  /** A prediction came: so far it is. */
+  /** Set the progress bar to the step of a prediction that has arrived. */
   advance({ step, steps, partial_image_index: index }) {
     const share = step / steps;
     this.known = { look: index + 1, share, at: this.seconds ?? 0 };
@@ -70,7 +70,7 @@ class Card {
     this.stop?.();
   }
 
-  /** Hold it to another one's image. */
+  /** Show the PSNR and the difference to the reference's image. */
   compare(ours, reference, name) {
     this.apart.replaceChildren(`PSNR ${psnr(ours, reference).toFixed(1)} dB to `, ...breakable(name));
     const canvas = difference(ours, reference);
@@ -103,7 +103,7 @@ async function run(card, body, signal, admitted) {
 
 async function finish(card, body, signal, admitted) {
   const wait = (seconds) => {
-    admitted(); // not yet, but the others need not wait for it
+    admitted(); // it is not admitted yet, but the other models need not wait for it
     card.state("wait", `Busy. Next try in ${seconds} s.`);
     if (status.dataset.waiting !== "yes") say(status, "The server is busy. This page tries again by itself.", "wait");
     status.dataset.waiting = "yes";
@@ -121,7 +121,7 @@ async function finish(card, body, signal, admitted) {
   }
 }
 
-/** Every finished card against the teacher's, or that of the most steps. */
+/** Compare every finished card with the teacher's, or without a teacher with the one of the most steps. */
 async function compare(cards) {
   const finished = cards.filter((card) => card.node.dataset.state === "done");
   const reference = finished.find((card) => card.model.kind === "teacher") ?? finished.at(-1);
@@ -153,7 +153,8 @@ task($("form"), status, async (signal) => {
   const cards = models.map((model) => new Card(model));
   $("race").replaceChildren(...cards.map((card) => card.node));
   say(status, `${models.length === 1 ? "One model denoises" : `${models.length} models denoise`} ${which}…`);
-  // Admitted one after another, fewest steps first: the work of a teacher that is already queued can be enough to refuse the rest.
+  // Send the requests one after another, fewest steps first: a teacher's queued work can be enough for the server to refuse
+  // the rest.
   const finishing = [];
   for (const card of cards) await new Promise((admitted) => finishing.push(finish(card, body, signal, admitted)));
   const results = await Promise.all(finishing);

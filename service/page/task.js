@@ -1,10 +1,10 @@
-// What every section does with its form: one run at a time, a button to stop it, and its errors as a sentence.
+// The form of every section: one run at a time, a button that stops it, and errors as a sentence.
 
 import { aborted } from "./api.js";
 import { suspect } from "./connection.js";
 import { say } from "./dom.js";
 
-/** On submit call work(signal), which says how it goes in `status`; a new run or the form's stop button ends the old one. */
+/** On submit call work(signal), which reports in `status`. A new run or the form's stop button aborts the old one. */
 export function task(form, status, work) {
   let current;
   const start = form.querySelector("[type=submit]"), stop = form.querySelector(".stop");
@@ -21,7 +21,7 @@ export function task(form, status, work) {
       if (current === mine) say(status, aborted(error) ? "Stopped." : error.message, aborted(error) ? "" : "bad");
       suspect(error);
     } finally {
-      mine.abort(); // whatever is left of it
+      mine.abort(); // ends requests that are still under way
       if (current === mine) {
         if (document.activeElement === stop) start.focus();
         stop.hidden = true;

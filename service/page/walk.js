@@ -1,4 +1,4 @@
-// The walk between two seeds, by two models, one strip above the other.
+// The walk between two seeds by two models, one strip above the other.
 
 import { patiently, post } from "./api.js";
 import { $, duration, element, options, picture, say, short, ticking } from "./dom.js";
@@ -15,7 +15,7 @@ function promise() {
   say(status, `About ${duration(seconds.reduce((a, b) => a + b))} on a quiet server.`);
 }
 
-/** Offer the models that there are; a teacher and its best-known student at first. */
+/** Fill the two lists of models; select a teacher and the default student at first. */
 export function offer() {
   const models = usable(), named = models.map((model) => [model.id, `${short(model.id)} (${model.steps} steps)`]);
   const students = models.filter((model) => model.kind === "student");
