@@ -1,7 +1,7 @@
 """Compare models on the same noises: how much faster each is than the slowest, and how closely its images agree.
 
 Run:     pip install httpx, then python examples/comparison.py
-Prints:  a line a model: median seconds, speed-up with its 95 % interval, and agreement with the reference in dB.
+Prints:  one line per model: median seconds, speed-up with its 95 % interval, and agreement with the reference in dB.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Make eight images of every class at once and paste them into one picture, a row a class.
+"""Make eight images of every class at once and paste them into one picture, one row per class.
 
 Run:     pip install openai pillow, then python examples/contact_sheet.py
 Prints:  the file written, how many images it holds, how long they took together, and how many shared a network evaluation.

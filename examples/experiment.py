@@ -3,7 +3,7 @@
 Run:     start the server with
              SFDDM_EXPERIMENTS='{"fashion/steps": {"arms": {"fashion-mnist/student-016": 1, "fashion-mnist/student-004": 1}}}'
          then pip install httpx openai, then python examples/experiment.py
-Prints:  a line an arm: its answers, users and median latency, and its difference to the first arm with a 95 % interval.
+Prints:  one line per arm: its answers, users and median latency, and its difference to the first arm with a 95 % interval.
 """
 
 import os

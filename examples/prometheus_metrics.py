@@ -4,7 +4,7 @@ A Prometheus server does the same at intervals (deploy/prometheus). The mean row
 rate(sfddm_batch_rows_sum[5m]) / rate(sfddm_batch_rows_count[5m]).
 
 Run:     pip install httpx prometheus-client, then python examples/prometheus_metrics.py
-Prints:  a line a model that has been used, then what is running and waiting now.
+Prints:  one line per model that has been used, then the rows and requests under way.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Watch an image appear: the server streams the clean image that the model predicts on its way.
 
 Run:     pip install openai, then python examples/streaming.py
-Prints:  a line a file: the partial images with the network evaluations behind them, then the finished image.
+Prints:  one line per file: the partial images with the evaluations done so far, then the finished image.
 """
 
 import base64
