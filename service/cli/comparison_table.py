@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
+from service.cli.output import pixels_of
 from service.features.encode import encode
 from service.schema.comparisons import ComparisonResponse, ModelResult
-from service.schema.images import ImageBody
 
 COLUMNS = ("steps", "queue ms", "compute ms", "total ms", "p95", "speed-up", "95 % interval", "PSNR dB", "SSIM")
-
-
-def pixels_of(image: ImageBody) -> NDArray[np.uint8]:
-    """The pixels of an inline image: uint8 [C,H,W]."""
-    assert image.b64_json is not None
-    opened = Image.open(io.BytesIO(base64.b64decode(image.b64_json)))
-    array = np.asarray(opened, dtype=np.uint8)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def table(comparison: ComparisonResponse) -> Table:
