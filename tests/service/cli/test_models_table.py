@@ -1,4 +1,4 @@
-"""The table of models: what it says of the models that ship."""
+"""The table of models agrees with the manifests of the models that ship."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command makes of a server's answers."""
+"""The command reads what a server answers, and explains what it cannot read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Answer = Callable[[httpx.Response], None]
 
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
-    """Make every request of the command get this response."""
+    """Return a function that sets the response to every request of the command."""
 
     def set_response(response: httpx.Response) -> None:
         transport = httpx.MockTransport(lambda _: response)
@@ -37,7 +37,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
 
 
 def events(*data: str) -> httpx.Response:
-    """A stream of events, with a comment before each as a server sends to keep proxies from closing the connection."""
+    """Return a stream of events. Before each is a comment, which servers send so that proxies keep the connection open."""
     text = "".join(f": ping\n\nevent: any\ndata: {item}\n\n" for item in data)
     return httpx.Response(200, headers={"content-type": "text/event-stream; charset=utf-8"}, text=text)
 
