@@ -49,10 +49,10 @@ def main() -> None:
             print_error(message)
         sys.exit(error.exit_code)
     except Exception as error:
-        message = sentence(error)
-        if message is None:
+        reason = sentence(error)
+        if reason is None:
             raise
-        print_error(message)
+        print_error(reason)
         sys.exit(1)
 
 

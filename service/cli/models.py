@@ -18,9 +18,9 @@ def list_models(zoo: Zoo = None, url: Url = None) -> None:
 
     configure_logging("console", "critical")
     if url is not None:
-        models, refusals = remote.models(url), ()
-    else:
-        models, refusals = asyncio.run(local.measured_models(read_settings(zoos=zoo), stderr))
+        stdout().print(models_table(remote.models(url)))
+        return
+    models, refusals = asyncio.run(local.measured_models(read_settings(zoos=zoo), stderr))
     stdout().print(models_table(models))
     for refusal in refusals:
         stderr.print("[yellow]Refused:[/]", escape(refusal.reason))
