@@ -1,4 +1,4 @@
-"""Images by url: absolute, the same bytes on every replica, gone when they have expired."""
+"""Urls of images: absolute, the same bytes on every replica, 410 once they have expired."""
 
 from __future__ import annotations
 

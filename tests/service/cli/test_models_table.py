@@ -1,4 +1,4 @@
-"""The table of models: what it says of the models that ship."""
+"""The table of models agrees with the manifests of the models that ship."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from models.catalogue import discover
 from service.api.models import model_body
-from service.cli.terminal import models_table
+from service.cli.models_table import models_table
 from tests.service.api.conftest import serving, tiny_app
 
 ZOO = Path(__file__).parents[3] / "models" / "zoo"
