@@ -1,10 +1,10 @@
 """MkDocs hooks: reference pages that are written from the code at each build, so that they cannot be out of date.
 
-    reference/http.md           the OpenAPI document of the service
-    reference/configuration.md  the fields of Settings
-    reference/sfddm.md, reference/sfddm-train.md    the help of the two commands
-    reference/metrics.md        metrics.md plus the registry of the service
-    reference/manifest.md       manifest.md plus the schema of Manifest
+reference/http.md           the OpenAPI document of the service
+reference/configuration.md  the fields of Settings
+reference/sfddm.md, reference/sfddm-train.md    the help of the two commands
+reference/metrics.md        metrics.md plus the registry of the service
+reference/manifest.md       manifest.md plus the schema of Manifest
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def http_page() -> str:
     """Return every route, its fields and its answers, from the OpenAPI document with the shipped models."""
     from service.api.app import create_app
+    from service.observability.logs import configure_logging
     from service.settings.model import Settings
 
-    document = create_app(Settings(cache_dir=None)).openapi()
+    configure_logging("console", "error")
+    document = create_app(Settings(cache_dir=None, provider="CPUExecutionProvider")).openapi()
     schemas = document["components"]["schemas"]
     by_tag: dict[str, list[str]] = {}
     inline = set()
@@ -61,8 +63,8 @@ def http_page() -> str:
             by_tag.setdefault(operation["tags"][0], []).append(_operation(method, path, operation, schemas.get(body)))
     lines = [
         "# Routes and fields",
-        "Written from the OpenAPI document of the code at each build of this site. A server shows its own at `/docs`, and gives "
-        "it to machines at `/openapi.json`. [Rules of the API](api.md) says what all routes have in common.",
+        "Written from the OpenAPI document of the code at each build of this site. A server shows its own at `/docs`, and "
+        "gives it to machines at `/openapi.json`. [Rules of the API](api.md) says what all routes have in common.",
     ]
     for tag, operations in by_tag.items():
         lines += [f"## {tag.capitalize()}", *operations]
@@ -77,15 +79,20 @@ def configuration_page() -> str:
     """Return the table of all settings."""
     from service.settings.model import Settings
 
-    schema = Settings.model_json_schema()
-    rows = []
-    for name, field in schema["properties"].items():
-        default = _FACTORY_DEFAULTS.get(name) or f"`{json.dumps(field.get('default', {}))}`"
-        rows.append((f"`SFDDM_{name.upper()}`", _kind(field), "" if default == "`null`" else default, _prose(field["description"])))
+    fields = Settings.model_json_schema()["properties"]
+    rows = [
+        (
+            f"`SFDDM_{name.upper()}`",
+            _kind(field, link=str.lower),
+            _FACTORY_DEFAULTS.get(name) or _default(field.get("default", {})),
+            _prose(field["description"]),
+        )
+        for name, field in fields.items()
+    ]
     head = [
         "# Settings",
-        "Written from the code at each build of this site. Each setting is an environment variable, here in the first column, and "
-        "a key of the TOML file: `SFDDM_PORT` is `port` there. `sfddm serve` has options for those that change most often "
+        "Written from the code at each build of this site. Each setting is an environment variable, here in the first column, "
+        "and a key of the TOML file: `SFDDM_PORT` is `port` there. `sfddm serve` has options for those that change most often "
         "([its reference](sfddm.md#sfddm-serve)). [Configure a server](../how-to/configure.md) says which of them wins.",
     ]
     return "\n\n".join([*head, _table(("Setting", "Values", "Default", "Meaning"), rows)]) + "\n"
@@ -178,29 +185,42 @@ def _body_of(operation: dict[str, Any]) -> str | None:
 def _fields(schema: Schema) -> str:
     """Return the properties of an object as a table."""
     required = schema.get("required", [])
-    rows = []
-    for name, field in schema.get("properties", {}).items():
-        default = "required" if name in required else f"`{json.dumps(field.get('default'))}`"
-        rows.append((f"`{name}`", _kind(field), "" if default == "`null`" else default, _prose(field.get("description", ""))))
+    rows = [
+        (
+            f"`{name}`",
+            _kind(field),
+            "required" if name in required else _default(field.get("default")),
+            _prose(field.get("description", "")),
+        )
+        for name, field in schema.get("properties", {}).items()
+    ]
     return _table(("Field", "Values", "Default", "Meaning"), rows) if rows else ""
 
 
-def _kind(schema: Schema) -> str:
-    """Return what values a schema allows, in a few words."""
+def _default(value: object) -> str:
+    return "" if value is None else f"`{json.dumps(value)}`"
+
+
+def _anchor(name: str) -> str:
+    """Return a link to the table of an object on the same page."""
+    return f"[{name}](#{name.lower()})"
+
+
+def _kind(schema: Schema, link: Callable[[str], str] = _anchor) -> str:
+    """Return what values a schema allows, in a few words. link: what to show for an object with a name."""
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})" if name not in ("Experiment",) else "object"
+        return link(schema["$ref"].rpartition("/")[2])
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_kind(option) for option in schema["anyOf"] if option.get("type") != "null"))
+        return " or ".join(dict.fromkeys(_kind(option, link) for option in schema["anyOf"] if option.get("type") != "null"))
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    kind = schema.get("type", "any")
+    kind = str(schema.get("type", "any"))
     if kind == "array":
-        return f"list of {_kind(schema['items'])}" if "items" in schema else "list"
+        return f"list of {_kind(schema['items'], link)}" if "items" in schema else "list"
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
-        return f"map to {_kind(schema['additionalProperties'])}"
+        return f"map to {_kind(schema['additionalProperties'], link)}"
     return kind + _bounds(schema)
 
 
