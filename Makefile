@@ -32,7 +32,7 @@ lint: .venv-test/.stamp
 
 # The variable silences an advertisement in the output.
 docs: .venv-test/.stamp
-	NO_MKDOCS_2_WARNING=1 .venv-test/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 .venv-test/bin/python -m mkdocs build --strict
 
 .venv/.stamp: EXTRAS = cpu
 .venv-test/.stamp: EXTRAS = cpu,openvino,otel,train,test,docs
