@@ -1,7 +1,7 @@
 """Latency by step count: every model of a family through the engine, one request at a time, interleaved.
 
-    python benchmarks/latency.py                 one image a request
-    python benchmarks/latency.py --n 16          sixteen
+    python -m benchmarks.latency                 one image a request
+    python -m benchmarks.latency --n 16          sixteen
 
 Each repeat runs every model once in a new random order, after a warm-up, so that slow moments of the machine fall on
 all of them alike. Prints the median and the speed-up over the teacher, and writes JSON with --out.

@@ -1,7 +1,7 @@
 """What a scrape of /metrics costs a server: how long it takes, and how much processor time, while the server idles and while it
 is loaded.
 
-    PYTHONPATH=. python benchmarks/scrape.py
+    python -m benchmarks.scrape
 
 Starts a server with every shipped model and asks each of them and their variants for images of many batch sizes, so that
 there are as many series as there will be. The load is clients that always have a request in flight, in a process of their own.

@@ -1,6 +1,6 @@
 """What traces cost a server: processor time of a request's four spans, made, encoded and sent to a collector.
 
-PYTHONPATH=. python benchmarks/tracing.py
+python -m benchmarks.tracing
 """
 
 from __future__ import annotations

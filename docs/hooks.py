@@ -10,6 +10,7 @@ reference/manifest.md       manifest.md plus the schema of Manifest
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -243,5 +244,5 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 def _prose(text: str) -> str:
     """Return text of a docstring as Markdown: what stands outside backticks is never markup."""
     parts = text.split("`")
-    parts[::2] = [part.replace("<", "&lt;").replace("/*", "/\\*") for part in parts[::2]]
+    parts[::2] = [re.sub(r"[<{]|(?<=/)\*", lambda found: f"&#{ord(found[0])};", part) for part in parts[::2]]
     return "`".join(parts)

@@ -100,6 +100,7 @@ def test_the_reference_is_complete(site: Path) -> None:
     settings = (site / "reference" / "configuration" / "index.html").read_text()
     for name in Settings.model_fields:
         assert f"<code>SFDDM_{name.upper()}</code>" in settings
+    assert "cats/teacher" in settings, "braces in a description are text, not markup"
     manifest = (site / "reference" / "manifest" / "index.html").read_text()
     for name in Manifest.model_fields:
         assert f"<code>{name}</code>" in manifest
