@@ -8,13 +8,14 @@ HOST = 127.0.0.1
 PIP = bin/python -m pip --disable-pip-version-check
 INPUTS = pyproject.toml constraints.txt
 
-.PHONY: help run test lint constraints clean
+.PHONY: help run test lint docs constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run          serve the shipped models on http://127.0.0.1:8000 (PORT=, HOST=)"
 	@echo "make test         lint, check types and run every test"
 	@echo "make lint         ruff and mypy only"
+	@echo "make docs         build the documentation site into build/site"
 	@echo "make constraints  resolve all dependencies anew into constraints.txt"
 	@echo "make clean        remove environments, caches and builds"
 
@@ -29,8 +30,12 @@ lint: .venv-test/.stamp
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 
+# The variable silences an advertisement in the output.
+docs: .venv-test/.stamp
+	NO_MKDOCS_2_WARNING=1 .venv-test/bin/python -m mkdocs build --strict
+
 .venv/.stamp: EXTRAS = cpu
-.venv-test/.stamp: EXTRAS = cpu,openvino,otel,train,test
+.venv-test/.stamp: EXTRAS = cpu,openvino,otel,train,test,docs
 .venv/.stamp .venv-test/.stamp: $(INPUTS)
 	@$(CHECK_PYTHON)
 	@echo "Installing into $(@D) (once): $(EXTRAS)"
@@ -43,7 +48,7 @@ constraints:
 	@$(CHECK_PYTHON)
 	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
 	"$(PYTHON)" -m venv "$$scratch/env"; \
-	"$$scratch/env/bin/python" -m pip install --quiet ".[cpu,openvino,otel,train,test]"; \
+	"$$scratch/env/bin/python" -m pip install --quiet ".[cpu,openvino,otel,train,test,docs]"; \
 	{ sed -n '1,2p' constraints.txt; \
 	  "$$scratch/env/bin/python" -m pip freeze --all --exclude pip --exclude sfddm-serve | sed 's/+cpu$$//'; \
 	  echo; sed -n '/^# Extra gpu/,$$p' constraints.txt; } > "$$scratch/constraints.txt"; \
