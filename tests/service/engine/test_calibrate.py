@@ -12,8 +12,7 @@ import pytest
 from models.catalogue import Catalogue, Entry
 from models.runtime.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
 from models.runtime.onnx import OnnxBackend
-from service.engine import calibrate as module
-from service.engine.calibrate import calibrate, choose_buckets, sweep
+from service.engine.calibrate import BATCH_INVARIANT, calibrate, choose_buckets, sweep
 from service.engine.config import EngineConfig
 from service.engine.costs import StepCosts
 
@@ -220,4 +219,4 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(entry: Entry, tmp_
 def test_what_counts_as_invariant_is_a_provider_the_runtime_knows() -> None:
     import onnxruntime as ort
 
-    assert module._INVARIANT in ort.get_all_providers()
+    assert BATCH_INVARIANT in ort.get_all_providers()

@@ -177,10 +177,10 @@ async def test_promises_and_their_outcomes(tiny_catalogue: Catalogue) -> None:
     watched.before = gate
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
-        assert engine.choose([teacher, student], 2, 60.0) is teacher
+        assert engine.choose([teacher, student], images=2, max_latency_s=60.0) is teacher
         await engine.submit(Generation(teacher, specs(teacher, 1, 2), max_latency_s=60.0)).images()
         for refuses in (
-            lambda: engine.choose([teacher, student], 1, 1e-9),
+            lambda: engine.choose([teacher, student], images=1, max_latency_s=1e-9),
             lambda: engine.submit(Generation(student, specs(student, 1, 1), max_latency_s=1e-9)),
         ):
             with pytest.raises(LatencyError, match="more than the 1e-06 ms allowed"):

@@ -6,7 +6,6 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +13,10 @@ import pytest
 from models.catalogue import Catalogue, Entry, discover
 from models.runtime.base import BackendError, DeviceMemoryError, Float32, Int64, Network
 from models.runtime.onnx import OnnxBackend
-from service.engine import lifecycle
 from service.engine.config import EngineConfig
-from service.engine.engine import DEVICE_LOST, Engine
+from service.engine.engine import Engine
 from service.engine.lifecycle import LOAD_S
-from service.engine.load import ModelStatus
+from service.engine.loop import DEVICE_LOST
 from service.engine.request import (
     Failed,
     Finished,
@@ -339,24 +337,32 @@ async def test_starting_and_never_started(tiny_catalogue: Catalogue) -> None:
     assert value(metrics, "sfddm_shed_total", reason="starting") == 1
 
 
-def test_the_time_until_ready_is_told_from_the_models_so_far(
-    tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class _Slow(OnnxBackend):
+    """Takes 10 s for each model by its own clock, and fails. Reads `ready_in_s` before and after each model."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=1)
+        self.now_s = 0.0
+        self.told: list[float] = []
+        self.engine: Engine | None = None
+
+    def load(self, entry: Entry) -> Network:  # type: ignore[override]
+        assert self.engine is not None
+        self.told.append(self.engine.ready_in_s)
+        self.now_s += 10
+        self.told.append(self.engine.ready_in_s)
+        raise BackendError("there is nothing to load")
+
+
+async def test_the_time_until_ready_is_told_from_the_models_so_far(tiny_catalogue: Catalogue) -> None:
     """Each model takes 10 s by this clock; the estimate is read as the loading of each begins."""
-    engine = Engine(tiny_catalogue, OnnxBackend(threads=1), EngineConfig(), Metrics())
-    now_s, told = 0.0, list[float]()
-
-    def load(*_: object) -> ModelStatus:
-        nonlocal now_s
-        told.append(engine.ready_in_s)
-        now_s += 10
-        told.append(engine.ready_in_s)
-        return ModelStatus("failed")
-
-    monkeypatch.setattr(lifecycle, "load", load)
-    monkeypatch.setattr(lifecycle, "time", SimpleNamespace(perf_counter=lambda: now_s))
-    engine._lifecycle.load_all(lambda: True)
-    count = len(tiny_catalogue.entries)
+    backend = _Slow()
+    engine = Engine(tiny_catalogue, backend, EngineConfig(), Metrics(), clock=lambda: backend.now_s)
+    backend.engine = engine
+    engine.start()
+    await until(lambda: engine.state == "serving")
+    await engine.drain(1)
+    told, count = backend.told, len(tiny_catalogue.entries)
     assert told[:2] == [LOAD_S * count, 10.0 * (count - 1) + LOAD_S]
     assert told[3::2] == [10.0 * (left - 1) + LOAD_S for left in range(count - 1, 0, -1)]
     assert told[2::2] == [10.0 * left for left in range(count - 1, 0, -1)]

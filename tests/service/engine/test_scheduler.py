@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.costs import StepCosts
+from service.engine.forecast import Forecast
 from service.engine.scheduler import FLEX_SHARE, Batch, Scheduler
 
 costs = st.floats(0.001, 1.0)
@@ -35,7 +36,7 @@ def run(scheduler: Scheduler, *seconds: float) -> tuple[Batch, tuple[int, ...]]:
 def test_nothing_to_do() -> None:
     scheduler = lanes(1.0)
     assert scheduler.schedule() is None
-    assert scheduler.backlog_s() == 0
+    assert Forecast(scheduler).backlog_s() == 0
     assert len(scheduler) == 0
 
 
@@ -73,14 +74,14 @@ def test_backlog_is_the_steps_left_at_the_width_that_the_rows_fill() -> None:
     scheduler = Scheduler()
     scheduler.add_model("m0", StepCosts({1: 1.0, 2: 1.5, 4: 2.0}))
     scheduler.admit("m0", [0], steps=10)
-    assert scheduler.backlog_s() == 10
+    assert Forecast(scheduler).backlog_s() == 10
     scheduler.admit("m0", [1], steps=10)
-    assert scheduler.backlog_s() == 15
+    assert Forecast(scheduler).backlog_s() == 15
     scheduler.admit("m0", range(2, 8), steps=10)
-    assert scheduler.backlog_s() == 40
+    assert Forecast(scheduler).backlog_s() == 40
     for row in range(8):
         scheduler.remove(row)
-    assert scheduler.backlog_s() == 0
+    assert Forecast(scheduler).backlog_s() == 0
 
 
 @given(st.data())
@@ -129,7 +130,7 @@ def test_every_row_takes_its_steps_and_finishes_once_unless_removed(data: st.Dat
     assert scheduler.schedule() is None
     assert sorted(finished) == sorted(steps_of.keys() - removed)
     assert all(taken[row] == steps_of[row] for row in finished)
-    assert scheduler.backlog_s() == 0
+    assert Forecast(scheduler).backlog_s() == 0
 
 
 weights = st.floats(0.25, 4.0)
@@ -138,7 +139,7 @@ weights = st.floats(0.25, 4.0)
 def shared(seconds: list[float], weight: list[float], flex: list[bool]) -> Scheduler:
     scheduler = Scheduler()
     for number, (cost, share) in enumerate(zip(seconds, weight, strict=True)):
-        scheduler.add_model(f"m{number}", StepCosts({4: cost}), share)
+        scheduler.add_model(f"m{number}", StepCosts({4: cost}), weight=share)
         scheduler.admit(f"m{number}", range(100 * number, 100 * number + 8), steps=10**6, flex=flex[number])
     return scheduler
 
@@ -167,7 +168,7 @@ def test_the_bound_on_waiting(models: list[tuple[float, float, bool]], data: st.
     seconds, weight, flex = (list(column) for column in zip(*models, strict=True))
     scheduler = Scheduler()
     for number, (cost, share) in enumerate(zip(seconds, weight, strict=True)):
-        scheduler.add_model(f"m{number}", StepCosts({4: cost}), share)
+        scheduler.add_model(f"m{number}", StepCosts({4: cost}), weight=share)
     share = [w * (FLEX_SHARE if waits else 1) for w, waits in zip(weight, flex, strict=True)]
     quantum = min(cost / w for cost, w in zip(seconds, weight, strict=True))
     longest: Counter[int] = Counter()
@@ -217,7 +218,7 @@ def test_debt_outlives_the_row_that_made_it() -> None:
     scheduler = lanes(*seconds)
     scheduler.admit("m1", [0], steps=10**6)
     for number in range(1, 2000):
-        if number not in scheduler and scheduler.wait_s("m0") == 0:
+        if number not in scheduler and Forecast(scheduler).wait_s("m0") == 0:
             scheduler.admit("m0", [number], steps=1)
         batch, _ = run(scheduler, *seconds)
         used[batch.model] += seconds[int(batch.model[1:])]  # type: ignore[assignment]
@@ -273,8 +274,8 @@ def test_the_estimate_of_a_request_is_not_too_early(models: list[tuple[float, in
     for number, (_, left) in enumerate(models):
         scheduler.admit(f"m{number}", [number], steps=left)
     own = f"m{len(models)}"
-    estimate_s = scheduler.completion_s(own, 1, steps)
-    assert estimate_s <= scheduler.backlog_s() + steps * 0.01 + 1e-9
+    estimate_s = Forecast(scheduler).completion_s(own, rows=1, steps=steps)
+    assert estimate_s <= Forecast(scheduler).backlog_s() + steps * 0.01 + 1e-9
     scheduler.admit(own, [100], steps)
     now_s = 0.0
     while 100 in scheduler:
@@ -293,10 +294,10 @@ def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float)
             arrived += 1
             next_s += chance.expovariate(1 / every_s)
             scheduler.admit("m1", [arrived], steps=2)
-        if now_s > 100 and not came_s and not scheduler.wait_s("m1") > 0.02:
-            came_s, estimate_s = now_s, scheduler.completion_s("m0", 1, steps=1000, now_s=now_s)
+        if now_s > 100 and not came_s and not Forecast(scheduler).wait_s("m1") > 0.02:
+            came_s, estimate_s = now_s, Forecast(scheduler).completion_s("m0", rows=1, steps=1000, now_s=now_s)
             scheduler.admit("m0", [0], steps=1000)
-            assert scheduler.wait_s("m0", now_s=now_s) == pytest.approx(estimate_s, rel=0.01)
+            assert Forecast(scheduler).wait_s("m0", now_s=now_s) == pytest.approx(estimate_s, rel=0.01)
         if scheduler:
             batch = scheduler.schedule()
             assert batch is not None
@@ -307,7 +308,9 @@ def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float)
             now_s = next_s
     assert estimate_s == pytest.approx(expected_s, rel=0.15)
     assert now_s - came_s == pytest.approx(estimate_s, rel=0.15)
-    assert scheduler.completion_s("m0", 1, steps=1000, now_s=now_s + 300) < 10.1 + scheduler.backlog_s(), "demand is forgotten"
+    assert (
+        Forecast(scheduler).completion_s("m0", rows=1, steps=1000, now_s=now_s + 300) < 10.1 + Forecast(scheduler).backlog_s()
+    ), "demand is forgotten"
 
 
 def test_what_rides_beside_for_nothing_is_not_expected_to_take_time() -> None:
@@ -330,7 +333,9 @@ def test_what_rides_beside_for_nothing_is_not_expected_to_take_time() -> None:
     assert ran == 4000
     for row in (0, 1):
         scheduler.remove(row)
-    assert scheduler.completion_s("m0", 1, 100, now_s=now_s) == pytest.approx(scheduler.alone_s("m0", 1, 100), rel=0.05)
+    assert Forecast(scheduler).completion_s("m0", rows=1, steps=100, now_s=now_s) == pytest.approx(
+        Forecast(scheduler).alone_s("m0", rows=1, steps=100), rel=0.05
+    )
 
 
 def test_a_new_model_runs_after_at_most_one_batch_of_each_other() -> None:
@@ -426,12 +431,12 @@ def test_exclusive_rows_have_the_device_until_they_are_done_and_their_lane_pays(
     scheduler.admit("m0", [0], steps=9)
     scheduler.admit("m1", [1], steps=9)
     scheduler.admit("m1", [2, 3, 4], steps=2)
-    shared_s = scheduler.wait_s("m0")
+    shared_s = Forecast(scheduler).wait_s("m0")
     scheduler.run_exclusively([2, 3, 4], seconds=100)
-    assert scheduler.exclusive_left_s == 4
-    assert scheduler.wait_s("m0") == shared_s + 4
+    assert Forecast(scheduler).exclusive_left_s == 4
+    assert Forecast(scheduler).wait_s("m0") == shared_s + 4
     assert [run(scheduler)[0].rows for _ in range(4)] == [(2, 3), (2, 3), (4,), (4,)]
-    assert scheduler.exclusive_left_s == 0
+    assert Forecast(scheduler).exclusive_left_s == 0
     assert [run(scheduler)[0].model for _ in range(4)] == ["m0"] * 4, "m1 has had four seconds"
 
 
@@ -440,14 +445,14 @@ def test_exclusive_time_is_bounded_and_ends_with_its_rows() -> None:
     scheduler.admit("m0", [0], steps=9)
     scheduler.admit("m1", [1, 2], steps=9)
     scheduler.run_exclusively([1, 2], seconds=1.5)
-    assert scheduler.exclusive_left_s == 1.5
+    assert Forecast(scheduler).exclusive_left_s == 1.5
     assert [run(scheduler)[0].model for _ in range(3)] == ["m1", "m1", "m0"]
     scheduler.admit("m1", [3, 4], steps=9)
     scheduler.run_exclusively([3, 4], seconds=100)
     scheduler.remove(3)
     assert run(scheduler)[0].rows == (4,)
     scheduler.remove(4)
-    assert scheduler.exclusive_left_s == 0
+    assert Forecast(scheduler).exclusive_left_s == 0
     assert run(scheduler)[0].model == "m0"
 
 

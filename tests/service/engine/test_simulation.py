@@ -15,6 +15,7 @@ from itertools import pairwise
 import pytest
 
 from service.engine.costs import StepCosts
+from service.engine.forecast import Forecast
 from service.engine.scheduler import FLEX_SHARE, Batch, Scheduler
 
 REQUESTS = int(os.environ.get("SFDDM_SIMULATED_REQUESTS", "20000"))
@@ -34,7 +35,7 @@ def test_many_requests_in_bursts(abreast: int) -> None:
     chance, costs = random.Random(1), StepCosts(CURVE)
     scheduler = Scheduler()
     for model, weight in WEIGHTS.items():
-        scheduler.add_model(model, StepCosts(CURVE), weight, abreast)
+        scheduler.add_model(model, StepCosts(CURVE), weight=weight, abreast=abreast)
     now_s, next_s, admitted, finished, removed = 0.0, 0.0, 0, 0, 0
     steps_left: dict[int, int] = {}
     longest: defaultdict[tuple[str, bool], float] = defaultdict(float)
@@ -97,7 +98,7 @@ def test_many_requests_in_bursts(abreast: int) -> None:
                 finished += 1
     assert finished + removed == REQUESTS
     assert not steps_left
-    assert scheduler.backlog_s() == 0
+    assert Forecast(scheduler).backlog_s() == 0
 
 
 def _count_steps(batch: Batch, steps_left: dict[int, int]) -> None:
