@@ -77,7 +77,7 @@ class Lifecycle:
         for entry in self._entries:
             if not wanted():
                 return
-            self.serve(entry, load(entry, self._backend, self._config))
+            self.serve(entry, load(entry, self._backend, self._config, clock=self._clock))
             self._turned_s = self._clock()
 
     def loading_s(self) -> float:
@@ -142,7 +142,8 @@ class Lifecycle:
 
     async def load(self, entry: Entry) -> Loaded | ModelStatus:
         """Load an entry while the other models are served. It gets no requests before `serve`."""
-        return await in_daemon(partial(load, entry, self._backend, self._config, self._between_steps), name="loader")
+        work = partial(load, entry, self._backend, self._config, self._between_steps, self._clock)
+        return await in_daemon(work, name="loader")
 
     def serve(self, entry: Entry, found: Loaded | ModelStatus) -> None:
         """Send new requests for the entry's id to this version, or say in its status why there is none."""

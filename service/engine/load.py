@@ -67,11 +67,16 @@ def at_once(work: Callable[[], T], /) -> T:
     return work()
 
 
-def load(entry: Entry, backend: Backend, config: EngineConfig, turn: Turn = at_once) -> Loaded | ModelStatus:
-    """Return the model, ready to run, or the status that says why it failed. turn: runs what uses the device."""
+def load(
+    entry: Entry, backend: Backend, config: EngineConfig, turn: Turn = at_once, clock: Callable[[], float] = time.perf_counter
+) -> Loaded | ModelStatus:
+    """Return the model, ready to run, or the status that says why it failed. turn: runs what uses the device.
+
+    clock: measures the steps of the calibration, in seconds.
+    """
     try:
         network = backend.load(entry) if backend.loads_beside_steps else turn(lambda: backend.load(entry))
-        in_turns = _NetworkInTurns(network, turn)
+        in_turns = _NetworkInTurns(network, turn, clock)
         costs = calibrate(in_turns, entry, backend.fingerprint, config, in_turns.device_s)
     except Exception as error:  # a runtime may raise anything; one model must not stop the others
         log.error("model_failed", model=entry.id, reason=str(error))
@@ -90,9 +95,10 @@ def without_folders(reason: str, folder: Path, name: str) -> str:
 class _NetworkInTurns:
     """A network that takes each step in its turn. Measures the steps, and not the waiting for a turn."""
 
-    def __init__(self, network: Network, turn: Turn) -> None:
+    def __init__(self, network: Network, turn: Turn, clock: Callable[[], float]) -> None:
         self._network = network
         self._turn = turn
+        self._clock = clock
         self._device_s = 0.0
 
     def device_s(self) -> float:
@@ -117,9 +123,9 @@ class _NetworkInTurns:
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
     ) -> tuple[Float32, Float32]:
         def measured() -> tuple[Float32, Float32]:
-            start_s = time.perf_counter()
+            start_s = self._clock()
             result = self._network.step(x, x0_prev, timestep, class_label, coefficients)
-            self._device_s += time.perf_counter() - start_s
+            self._device_s += self._clock() - start_s
             return result
 
         return self._turn(measured)

@@ -1,4 +1,4 @@
-"""Admission: who is let in, what is promised, and that promises are kept."""
+"""Admission: which requests are taken, what is promised, and that promises are kept."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_each_lane_holds_at_most_the_limit_and_one_request(tiny_catalogue: Catal
     assert device.forecast.backlog_s() == pytest.approx(1.0, abs=0.05)
 
 
-def test_the_longest_wait_is_what_requests_are_refused_for(tiny_catalogue: Catalogue, device: Device) -> None:
+def test_requests_are_refused_when_the_longest_wait_exceeds_the_limit(tiny_catalogue: Catalogue, device: Device) -> None:
     scheduler, forecast, student = device.scheduler, device.forecast, tiny_catalogue.resolve("tiny/student-004")
     assert forecast.longest_wait_s() == 0
     scheduler.admit("tiny/teacher", range(100, 104), steps=32, flex=True)
@@ -110,7 +110,7 @@ def test_the_longest_wait_is_what_requests_are_refused_for(tiny_catalogue: Catal
 
 @given(st.integers(0, 30), st.integers(1, 8))
 def test_the_time_to_retry_is_honest(tiny_catalogue: Catalogue, students: int, teachers: int) -> None:
-    """A refused request that comes back when it was told to is let in, and not much earlier would have done."""
+    """A refused request that returns after its retry time is taken."""
     scheduler = Scheduler()
     for name in tiny_catalogue.entries:
         scheduler.add_model(name, StepCosts({1: 0.01, 4: 0.04}))
@@ -151,9 +151,10 @@ def test_the_time_to_retry_is_honest(tiny_catalogue: Catalogue, students: int, t
 def test_promises_are_kept(
     tiny_catalogue: Catalogue, curve: dict[int, float], requests: list[tuple[str, int, float, float]]
 ) -> None:
-    """Two models, each request let in only if its latency fits and no promise breaks: every one is done in time.
+    """Two models. A request is taken only if its latency fits and it breaks no promise. Then every one is done in time.
 
-    To within what the round robin may be off by. With the second curve a batch holds four rows, so promised rows wait.
+    In time means to within the rounding of the round robin. With the second curve a batch holds four rows, so that promised
+    rows wait.
     """
     scheduler = Scheduler()
     for name in ("tiny/student-008", "tiny/student-004"):
@@ -198,7 +199,7 @@ def test_the_best_model_that_fits(tiny_catalogue: Catalogue, device: Device) -> 
         chosen(0.09, images=4)
 
 
-def test_company_gets_less_of_its_limit(tiny_catalogue: Catalogue, device: Device) -> None:
+def test_beside_others_a_request_uses_less_of_its_limit(tiny_catalogue: Catalogue, device: Device) -> None:
     """Beside a student's image of 80 ms the teacher's 320 ms fit within 0.5 s, but not within 0.3 of it."""
     models = [tiny_catalogue.resolve(name) for name in ("tiny/teacher", "tiny/student-004")]
 
@@ -221,7 +222,7 @@ def test_company_gets_less_of_its_limit(tiny_catalogue: Catalogue, device: Devic
 
 
 def test_a_model_that_another_dominates_is_never_chosen(tiny_catalogue: Catalogue, device: Device) -> None:
-    """Although its steps are estimated at half of what they take, or the better one's lane is full."""
+    """Not even when its steps are estimated at half their time, or when the better one's lane is full."""
     names = ["tiny/student-004", "tiny/teacher@ddim-008", "tiny/teacher@ddim-004", "tiny/teacher@ddim-002"]
     models = [tiny_catalogue.resolve(name) for name in names]
     assert [model.id for model in undominated(models)] == [names[0], names[3]]
@@ -252,7 +253,7 @@ def test_arrivals_together_cannot_be_promised_the_same_device(tiny_catalogue: Ca
     assert max(device.done_s.values()) <= 0.5
 
 
-def test_exclusive_time_breaks_no_promise_and_is_in_every_estimate(tiny_catalogue: Catalogue, device: Device) -> None:
+def test_exclusive_time_breaks_no_promise_and_counts_in_every_estimate(tiny_catalogue: Catalogue, device: Device) -> None:
     """A student image takes 40 ms; one that must be done in 100 ms leaves no room for a teacher image of 320 ms."""
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
     device.scheduler.admit(student.id, [0], steps=4, deadline_s=0.1, promised_s=0.1)
@@ -272,7 +273,7 @@ def test_exclusive_time_breaks_no_promise_and_is_in_every_estimate(tiny_catalogu
 
 
 def test_promises_hold_in_a_rush(tiny_catalogue: Catalogue) -> None:
-    """Twice what the device can do, all within half a second, three models whose batches hold four rows: nobody is late."""
+    """Twice the load that the device can serve, limits of half a second, three models with batches of four rows."""
     curve, chance = {1: 0.006, 2: 0.01, 4: 0.016}, random.Random(0)
     names = ["tiny/teacher", "tiny/student-008", "tiny/student-004"]
     models, scheduler = [tiny_catalogue.resolve(name) for name in names], Scheduler()
@@ -313,7 +314,7 @@ def test_a_promise_longer_than_the_backlog_is_kept_too(tiny_catalogue: Catalogue
 
 
 def test_a_busy_second_shuts_no_model_out(tiny_catalogue: Catalogue, device: Device) -> None:
-    """Steps took three times as long for a moment: refused with a time to retry, not for ever, and let in once that is old."""
+    """Steps took three times as long for a moment. The request is refused with a time to retry, and taken a minute later."""
     student = tiny_catalogue.resolve("tiny/student-008")
     device.scheduler.admit(student.id, [0], steps=60)
     while (batch := device.scheduler.schedule()) is not None:
@@ -332,7 +333,7 @@ def test_a_busy_second_shuts_no_model_out(tiny_catalogue: Catalogue, device: Dev
 
 
 def test_the_time_to_retry_expects_what_keeps_arriving(tiny_catalogue: Catalogue) -> None:
-    """A lane of the teacher's is too long, and students go on to come: who returns when told finds it within the limit."""
+    """The teacher's lane is too long while students keep arriving. At the time to retry it is within the limit."""
     chance, scheduler = random.Random(1), Scheduler()
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
     for model in (teacher, student):

@@ -1,4 +1,4 @@
-"""What goes wrong stays where it went wrong: cancellation, broken rows, broken models, overload, shutdown."""
+"""A fault affects nothing else: cancellation, broken rows, broken models, overload, shutdown."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _spoil(x_next: Float32, timestep: Int64, class_label: Int64 | None) -> None:
 
 
 @pytest.mark.parametrize(("fault", "words"), [("raise", "the device reported an error"), ("spoil", "not finite")])
-async def test_only_the_guilty_image_fails(tiny_catalogue: Catalogue, fault: str, words: str) -> None:
+async def test_only_the_faulty_image_fails(tiny_catalogue: Catalogue, fault: str, words: str) -> None:
     watched, gate, metrics = Watched(), Gate(), Metrics()
     model = tiny_catalogue.resolve("tiny/student-004")
 
@@ -122,10 +122,10 @@ async def test_only_the_guilty_image_fails(tiny_catalogue: Catalogue, fault: str
         watched.armed = True
         hold = engine.submit(Generation(model, images(1, seed=9)))  # keeps the device busy until the others have queued up
         await until(lambda: gate.waiting == 1)
-        innocent = [engine.submit(Generation(model, images(2, seed=seed))) for seed in (3, 4)]
-        guilty = engine.submit(Generation(model, [*images(1, seed=6), ImageSpec(7, 0, POISON), *images(1, seed=8)]))
+        healthy = [engine.submit(Generation(model, images(2, seed=seed))) for seed in (3, 4)]
+        faulty = engine.submit(Generation(model, [*images(1, seed=6), ImageSpec(7, 0, POISON), *images(1, seed=8)]))
         gate.let(1000)
-        events = {event.position: event async for event in guilty.events()}
+        events = {event.position: event async for event in faulty.events()}
         failed = events.pop(1)
         assert isinstance(failed, Failed)
         assert words in str(failed.error)
@@ -133,7 +133,7 @@ async def test_only_the_guilty_image_fails(tiny_catalogue: Catalogue, fault: str
         for event in events.values():
             assert isinstance(event, Finished)
             assert np.array_equal(event.pixels, reference(model, event.spec))
-        for ticket in [hold, *innocent]:
+        for ticket in [hold, *healthy]:
             for image in await ticket.images():
                 assert np.array_equal(image.pixels, reference(model, image.spec))
         again = await engine.submit(Generation(model, images(1))).images()
@@ -212,7 +212,7 @@ async def test_a_device_that_is_lost_stops_the_engine_and_says_so(tiny_catalogue
     assert value(metrics, "sfddm_running_rows") == value(metrics, "sfddm_waiting_requests") == 0
 
 
-async def test_a_bug_of_the_engine_does_not_leave_a_zombie(tiny_catalogue: Catalogue) -> None:
+async def test_a_bug_of_the_engine_stops_it(tiny_catalogue: Catalogue) -> None:
     watched = Watched()
     model = tiny_catalogue.resolve("tiny/student-004")
     async with running(tiny_catalogue, watched) as engine:
@@ -242,7 +242,7 @@ async def test_a_row_that_fails_at_its_last_step(tiny_catalogue: Catalogue) -> N
 
 
 class _Refusing(OnnxBackend):
-    """Real models, one of which the device refuses."""
+    """A real backend that cannot load one of the models."""
 
     def load(self, entry: Entry) -> Network:  # type: ignore[override]
         if entry.id == "tiny/teacher":
@@ -369,7 +369,7 @@ async def test_the_time_until_ready_is_told_from_the_models_so_far(tiny_catalogu
 
 
 def test_a_reader_whose_event_loop_is_gone(tiny_catalogue: Catalogue) -> None:
-    """Two event loops, as two runs of a script have: the first leaves without reading."""
+    """Two event loops, as in a script that calls asyncio.run twice. The first one ends without reading."""
     metrics = Metrics()
     engine = Engine(tiny_catalogue, OnnxBackend(threads=1), EngineConfig(), metrics)
     engine.start()

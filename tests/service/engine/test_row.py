@@ -1,4 +1,4 @@
-"""One image's arithmetic outside the step graph."""
+"""The arithmetic of a row outside the step graph."""
 
 from __future__ import annotations
 

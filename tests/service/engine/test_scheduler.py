@@ -1,4 +1,4 @@
-"""The scheduler's promises, driven without a device: nothing is lost, nothing starves, device time is shared."""
+"""The scheduler without a device: no row is lost, no lane starves, and device time is shared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ costs = st.floats(0.001, 1.0)
 
 
 def lanes(*seconds: float, limit: int = 4) -> Scheduler:
-    """Models m0, m1, ... whose steps take so long, whatever their batch size."""
+    """Return a scheduler of models m0, m1, ... whose steps take so long at any batch size."""
     scheduler = Scheduler()
     for number, cost in enumerate(seconds):
         scheduler.add_model(f"m{number}", StepCosts({limit: cost}))
@@ -26,7 +26,7 @@ def lanes(*seconds: float, limit: int = 4) -> Scheduler:
 
 
 def run(scheduler: Scheduler, *seconds: float) -> tuple[Batch, tuple[int, ...]]:
-    """One step that takes its model's `seconds` (1 each if not given); returns the batch and the rows that finished."""
+    """Run one step that takes its model's `seconds`, 1 each by default. Return the batch and the rows that finished."""
     batch = scheduler.schedule()
     assert batch is not None
     scheduler.charge(batch, seconds[int(batch.model[1:])] if seconds else 1.0)
@@ -199,7 +199,7 @@ def test_the_bound_on_waiting(models: list[tuple[float, float, bool]], data: st.
             waited[runs] = Counter()
 
 
-def test_a_student_waits_for_one_step_of_each_dearer_model_at_a_time() -> None:
+def test_a_student_waits_for_one_step_of_each_slower_model_at_a_time() -> None:
     seconds = (0.1, 0.004, 0.05)
     scheduler = shared(list(seconds), [1.0] * 3, [False] * 3)
     since: Counter[str] = Counter()
@@ -213,7 +213,7 @@ def test_a_student_waits_for_one_step_of_each_dearer_model_at_a_time() -> None:
 
 
 def test_debt_outlives_the_row_that_made_it() -> None:
-    """A model whose requests are one dear step each cannot take more than its share by always being new."""
+    """A model whose requests are one long step each cannot exceed its share, although its lane empties every time."""
     seconds, used = (0.1, 0.001), Counter[str]()
     scheduler = lanes(*seconds)
     scheduler.admit("m1", [0], steps=10**6)
@@ -236,7 +236,7 @@ def test_flex_rows_take_what_is_idle_and_a_small_share_when_nothing_is() -> None
     assert used["m0", True] / 1000 == pytest.approx(FLEX_SHARE / (1 + FLEX_SHARE), abs=0.005)
 
 
-def test_flex_rows_ride_where_a_batch_would_be_filled_up() -> None:
+def test_flex_rows_take_the_places_of_padding() -> None:
     scheduler = Scheduler()
     scheduler.add_model("m0", StepCosts({2: 1.0, 8: 2.0}, padded=lambda rows: 2 if rows <= 2 else 8))
     scheduler.admit("m0", range(4), steps=2, flex=True)
@@ -268,7 +268,7 @@ def test_out_of_memory_shrinks_both_classes_of_a_model() -> None:
 
 @given(st.lists(st.tuples(costs, st.integers(1, 20)), min_size=1, max_size=4), st.integers(1, 20))
 def test_the_estimate_of_a_request_is_not_too_early(models: list[tuple[float, int]], steps: int) -> None:
-    """Beside any backlog of other models: a lone request is done by its estimate, which is no longer than all work."""
+    """Beside any backlog of other models, a lone request is done by its estimate. The estimate is no longer than all work."""
     seconds = [cost for cost, _ in models] + [0.01]
     scheduler = lanes(*seconds)
     for number, (_, left) in enumerate(models):
@@ -286,7 +286,7 @@ def test_the_estimate_of_a_request_is_not_too_early(models: list[tuple[float, in
 
 @pytest.mark.parametrize(("every_s", "expected_s"), [(0.1, 12.5), (0.05, 16.7), (0.02, 20.0)])  # a fifth, two fifths, its share
 def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float) -> None:
-    """A request of 10 s beside a model whose requests of 20 ms arrive all the time, though none may be here when it comes."""
+    """A request of 10 s beside a model whose requests of 20 ms keep arriving, even if none is there at its admission."""
     scheduler, chance = lanes(0.01, 0.01, limit=1), random.Random(0)
     now_s, next_s, arrived, estimate_s, came_s = 0.0, 0.0, 0, 0.0, 0.0
     while not came_s or 0 in scheduler:
@@ -313,8 +313,8 @@ def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float)
     ), "demand is forgotten"
 
 
-def test_what_rides_beside_for_nothing_is_not_expected_to_take_time() -> None:
-    """A model whose single rows run on an idle core lengthens nobody's estimate, however much of it there is."""
+def test_rows_that_run_beside_a_batch_add_nothing_to_estimates() -> None:
+    """A model whose single rows run on an idle core lengthens no estimate of the others."""
     scheduler = Scheduler()
     for model in ("m0", "m1"):
         scheduler.add_model(model, StepCosts({1: 0.01}), abreast=2)
@@ -362,14 +362,14 @@ def test_a_stalled_step_keeps_its_lane_waiting_for_a_few_steps_only(alone: bool)
     assert "m0" in {run(scheduler, *seconds)[0].model for _ in range(6)}
 
 
-def test_trouble_is_paid_back_without_counting_through_the_rounds() -> None:
+def test_a_large_debt_is_paid_back_without_counting_the_rounds() -> None:
     seconds = (0.001, 0.001)
     scheduler = lanes(*seconds)
     scheduler.admit("m0", [0], steps=10)
     scheduler.admit("m1", [1], steps=5)
     batch = scheduler.schedule()
     assert batch == Batch("m0", (0,))
-    scheduler.charge(batch, 1e9, learn=False)  # a trillion rounds of debt
+    scheduler.charge(batch, 1e9, learn=False)  # 10^12 rounds of debt
     scheduler.advance(batch)
     assert [run(scheduler, *seconds)[0].model for _ in range(5)] == ["m1"] * 5
     assert run(scheduler, *seconds)[0].model == "m0", "alone, it runs on at once"
@@ -395,8 +395,8 @@ def test_idle_places_beside_a_batch_go_to_the_earliest_rows_of_other_lanes() -> 
     assert scheduler.beside(Batch("m1", (5, 6))) == []
 
 
-def test_rows_beside_a_batch_ride_for_nothing() -> None:
-    """Alone in its lane, a row that rides gets every step, and its lane still owes nothing when others come."""
+def test_rows_beside_a_batch_are_not_charged() -> None:
+    """A row that runs beside others gets every step, and its lane has no debt when more rows arrive."""
     scheduler = Scheduler()
     for model in ("m0", "m1", "m2"):
         scheduler.add_model(model, StepCosts({4: 1.0}), abreast=2)

@@ -1,4 +1,4 @@
-"""The engine's scheduler, driven on a simulated clock: nothing is lost and nobody waits longer than the bound allows.
+"""The scheduler on a simulated clock: no row is lost, and no lane waits longer than the bound.
 
 Tens of thousands of requests by default. A million:
 
@@ -28,7 +28,7 @@ IMAGE_S = CURVE[32] / 32 * sum(STEPS[model] * share for model, share in SHARES.i
 
 @pytest.mark.parametrize("abreast", [1, 3])
 def test_many_requests_in_bursts(abreast: int) -> None:
-    """Bursts above what the device can do and calm below it, cancellations, deadlines, two classes, steps that vary.
+    """Bursts above the device's capacity and calm below it, with cancellations, deadlines, two classes and varying steps.
 
     abreast: rows of several models that the device steps at the same time as quickly as one.
     """
@@ -108,7 +108,7 @@ def _count_steps(batch: Batch, steps_left: dict[int, int]) -> None:
 
 
 def test_rows_of_one_lane_run_in_order_of_deadline_and_age() -> None:
-    """Equal plans and ordered deadlines: first come, first done, whatever else is going on."""
+    """With equal plans and ordered deadlines, rows finish in the order of their arrival, whatever the other lanes do."""
     scheduler = Scheduler()
     for model in ("a", "b"):
         scheduler.add_model(model, StepCosts(CURVE))
