@@ -6,10 +6,8 @@ Pure: no clock, no I/O. The scheduler reports arrivals and steps; the forecast r
 from __future__ import annotations
 
 from math import exp
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from service.engine.lane import Lane
+from service.engine.lane import Lane
 
 _NEWEST_REQUEST = 0.1  # weight of the newest request in `overlap`: about ten requests of memory
 _MEMORY_S = 10.0  # what ran so long ago counts 1/e in a lane's rate

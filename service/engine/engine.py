@@ -48,7 +48,7 @@ from service.observability.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-LAST_STEP_S = 1.0  # how long the end of a drain waits for the step that is on the device: more than max_step_ms allows
+LAST_STEP_S = 1.0  # wait at the end of a drain for the step on the device: ten times the default max_step_ms
 
 _STARTING = "The service is still loading its models; try again in a moment."
 _DRAINING = "The service is shutting down; send the request to another replica or try again later."
@@ -193,7 +193,7 @@ class Engine:
         self._lifecycle.unload(model_id)
 
     def mark_outdated(self, model_id: str, reason: str | None) -> None:
-        """Say in a model's status why what is served is not its folder's contents. None: it is."""
+        """Put the reason into a model's status why its folder's contents are not served. None: they are served."""
         self._lifecycle.mark_outdated(model_id, reason)
 
     async def drain(self, timeout_s: float) -> None:

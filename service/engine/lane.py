@@ -22,7 +22,9 @@ _Key = tuple[float, int]  # deadline, number: numbers grow with age
 
 
 @dataclass(slots=True)
-class _Row:
+class _Place:
+    """A row's place in its lane. left: steps left. active: the row is in the next batch."""
+
     deadline_s: float
     left: int
     promised_s: float | None
@@ -53,7 +55,7 @@ class Lane:
         self.abreast = abreast
         self.limit = costs.largest
         self.credit_s = 0.0  # written by the scheduler: device seconds granted and not used
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _Place] = {}
         self._active: list[_Key] = []  # sorted
         self._waiting: list[_Key] = []  # a heap; keys of removed rows stay until they reach the top
         self._steps_left = 0
@@ -86,7 +88,7 @@ class Lane:
 
         deadline_s: orders the row within the lane. promised_s: the deadline that a client was promised, if any.
         """
-        self._rows[number] = _Row(deadline_s, steps, promised_s)
+        self._rows[number] = _Place(deadline_s, steps, promised_s)
         self._promised += promised_s is not None
         self._steps_left += steps
         heappush(self._waiting, (deadline_s, number))

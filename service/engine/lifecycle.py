@@ -171,7 +171,7 @@ class Lifecycle:
             self._forget_if_gone(model_id)
 
     def mark_outdated(self, model_id: str, reason: str | None) -> None:
-        """Say in a model's status why what is served is not its folder's contents. None: it is."""
+        """Put the reason into a model's status why its folder's contents are not served. None: they are served."""
         with self._changed:
             self.statuses[model_id] = replace(self.statuses[model_id], reason=reason)
 

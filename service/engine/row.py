@@ -109,9 +109,8 @@ class Row:
         self.x, self.x0_prev = x_next, output.x0
         self.step += 1
         self._compute_s += seconds
-        self.ticket.compute_s = max(
-            self.ticket.compute_s, self._compute_s
-        )  # after every step, since the request may be cancelled
+        # Written after every step, since the request may be cancelled at any time.
+        self.ticket.compute_s = max(self.ticket.compute_s, self._compute_s)
         self._batch_rows += batch_rows
         self._smallest = min(self._smallest or computed_rows, computed_rows)
         self._largest = max(self._largest, computed_rows)
