@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from models.catalogue import Resolved
-from service.engine import admission
+from service.engine.admission import Admission
 from service.engine.costs import StepCosts
+from service.engine.forecast import Forecast
 from service.engine.request import EngineError
 from service.engine.scheduler import Batch, Scheduler
 
@@ -69,8 +70,10 @@ class Replica:
         self, costs: Mapping[str, dict[int, float]], mix: Mix, tally: Tally, quality: Mapping[str, float], seed: int
     ) -> None:
         self.scheduler = Scheduler()
+        self.forecast = Forecast(self.scheduler)
+        self._admission = Admission(self.forecast, LIMIT_S)
         for model, curve in costs.items():
-            self.scheduler.add_model(model, StepCosts(curve), mix.weights.get(model, 1.0))
+            self.scheduler.add_model(model, StepCosts(curve), weight=mix.weights.get(model, 1.0))
         self._truth = {model: StepCosts(curve) for model, curve in costs.items()}
         self._requests: dict[int, Request] = {}
         self._numbers = count()
@@ -84,13 +87,13 @@ class Replica:
         try:
             model = models[0]
             if deadline_s is not None:
-                model = admission.choose(self.scheduler, models, images, deadline_s, LIMIT_S, now_s, flex=False)
-            admission.check_backlog(self.scheduler, model, LIMIT_S, now_s, flex=False)
+                model = self._admission.choose(models, images=images, max_latency_s=deadline_s, now_s=now_s, flex=False)
+            self._admission.check_backlog(model, now_s, flex=False)
         except EngineError:
             self._tally.refused += 1
             return None
         entry, steps = model.entry.id, len(model.plan)
-        estimate_s = self.scheduler.completion_s(entry, images, steps, now_s=now_s)
+        estimate_s = self.forecast.completion_s(entry, rows=images, steps=steps, now_s=now_s)
         request = Request(model, images, now_s, deadline_s, estimate_s, images)
         first = next(self._numbers)
         request.numbers = range(first, first + images)
@@ -180,7 +183,7 @@ def simulate(
             then_s, _, what = heapq.heappop(events)
             what(then_s)
         pair = chance.sample(fleet, min(2, replicas))
-        replica = min(pair, key=lambda one: one.scheduler.backlog_s())
+        replica = min(pair, key=lambda one: one.forecast.backlog_s())
         models, images, deadline_s = mix.draw(chance)
         request = replica.submit(models, images, when_s, deadline_s)
         if request is None:

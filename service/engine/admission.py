@@ -1,17 +1,24 @@
-"""Admission: which requests are taken, and which model an `auto` request gets. Pure: it reads the scheduler.
+"""Admission: which requests are taken, and which model an `auto` request gets. Pure: it reads the forecast.
 
-The rule: a request is refused while the work already admitted to its own lane (its model, its class) would take longer than
-max_backlog_s, given the share of the device that the lane gets beside the other lanes' admitted work. So a backlog of
-teacher images does not shut out students, whose lane is short and which fair sharing lets pass; a request that alone is
-longer than the limit is taken when its lane is empty, since refusing it would refuse it for ever; and each lane holds at most
-the limit and one request. Admitted work counts from the moment of its admission, so requests that arrive together cannot
-all be promised the same idle device. The time to retry is the estimated time until the lane's work is within the limit.
+The backlog. A request is refused while the work already admitted to its own lane (its model, its class) would take longer
+than max_backlog_s, given the share of the device that the lane gets beside the other lanes' admitted work. Consequences:
 
-A latency limit makes it a promise: a request is taken only if its estimated completion, standing behind everything that its
-lane holds, is within the limit, and if it makes no row late that was promised and is in time, whose steps it would lengthen,
-which it would overtake or whose share of the device it would take. Rows run earliest deadline first. Requests without a limit
-are not refused for the sake of promises, so they can still make one late: sfddm_deadlines_total counts what is met and missed.
-Images that are to have the device for themselves (an isolated comparison's) are refused for the sake of promises too.
+- A backlog of teacher images does not shut out students: their lane is short, and fair sharing lets it pass.
+- A request that alone is longer than the limit is taken when its lane is empty. Otherwise it would be refused for ever.
+- Each lane holds at most the limit and one request.
+
+Work counts from the moment of its admission, so requests that arrive together are not all promised the same idle device. The
+time to retry is the estimated time until the lane's work is within the limit.
+
+Promises. A request with a latency limit is a promise. It is taken only under two conditions:
+
+- its estimated completion, behind everything that its lane holds, is within the limit;
+- it makes no promised row late that is in time now. It could do so in three ways: it lengthens that row's steps, runs before
+  it, or takes a share of the device from its lane.
+
+Rows run earliest deadline first. A request without a limit is never refused for the sake of a promise, so it can make one
+late; sfddm_deadlines_total counts the promises met and missed. Images that are to run exclusively (an isolated comparison's)
+are refused when they would break a promise.
 """
 
 from __future__ import annotations
@@ -19,94 +26,108 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from models.catalogue import Resolved
+from service.engine.forecast import OVERLAP, Forecast
 from service.engine.request import LatencyError, OverloadedError
-from service.engine.scheduler import ALONE, Scheduler
 
-# The share of its limit that `auto` aims for first; where requests hardly ever meet, it leaves this share to who may join.
-# Without it the first arrivals take the whole limit for quality and the next ones find no room: tried by changing this number
-# under benchmarks/fleet.py, auto within 1 s.
+# The share of its latency limit that `auto` tries to stay within first. If the first arrivals used the whole limit for
+# quality, those who join them would find no room. On an idle device whose requests hardly ever overlap, the share is
+# 1 - HEADROOM. The value comes from runs of benchmarks/fleet.py with auto within 1 s.
 HEADROOM = 0.3
-_FORGOTTEN_S = 7.0  # after so long half of what was expected to keep arriving is forgotten
-_SAME_SIZE = 1.02  # networks that differ in the length of their label tables only
+_FORGOTTEN_S = 7.0  # a demand that is not confirmed falls to half in this time (demand.py)
+_SAME_SIZE = 1.02  # networks within 2 % differ in the length of their label tables only
 
 
-def check_backlog(scheduler: Scheduler, model: Resolved, limit_s: float, now_s: float, *, flex: bool) -> None:
-    """Raise OverloadedError when the model's lane holds more than limit_s of work."""
-    wait_s = scheduler.wait_s(model.entry.key, flex=flex, now_s=now_s)
-    if wait_s > limit_s:
-        raise OverloadedError(
-            f"The work waiting for {model.entry.id} takes about {_seconds(wait_s)}, more than the {limit_s:g} s allowed; "
-            f"try again in {_seconds(wait_s - limit_s)}.",
-            wait_s - limit_s,
+class Admission:
+    """Decides about requests, given the forecast at this moment."""
+
+    def __init__(self, forecast: Forecast, max_backlog_s: float) -> None:
+        """max_backlog_s: most seconds of work that a lane may hold when another request is taken."""
+        self._forecast = forecast
+        self._max_backlog_s = max_backlog_s
+
+    def check_backlog(self, model: Resolved, now_s: float, *, flex: bool) -> None:
+        """Raise OverloadedError when the model's lane holds more work than the limit."""
+        wait_s = self._forecast.wait_s(model.entry.key, flex=flex, now_s=now_s)
+        over_s = wait_s - self._max_backlog_s
+        if over_s > 0:
+            raise OverloadedError(
+                f"The work waiting for {model.entry.id} takes about {_seconds(wait_s)}, more than the "
+                f"{self._max_backlog_s:g} s allowed; try again in {_seconds(over_s)}.",
+                over_s,
+            )
+
+    def check_exclusive(self, model: Resolved, *, images: int, seconds: float, now_s: float) -> None:
+        """Raise OverloadedError unless `images` images may run exclusively now, for `seconds` at most.
+
+        They may not while other images run exclusively, nor when that would break a promise.
+        """
+        needed_s = min(seconds, self._forecast.alone_s(model.entry.key, rows=images, steps=len(model.plan)))
+        left_s = self._forecast.exclusive_left_s
+        if left_s or self._forecast.delay_breaks_promise(needed_s, now_s):
+            raise OverloadedError("Other work has been promised the device; try again in a moment.", left_s or needed_s)
+
+    def choose(self, models: Sequence[Resolved], *, images: int, max_latency_s: float, now_s: float, flex: bool) -> Resolved:
+        """Return the first of `models`, best first, whose estimated completion of `images` images fits max_latency_s.
+
+        A model that fits with headroom comes before a better one that only just fits: its promise can be kept when others
+        join, and it leaves them room. A model that another one dominates is never chosen, whatever is estimated.
+        Raises OverloadedError when no model fits now but one would later, LatencyError when none fits on an idle device.
+        """
+        forecast, models = self._forecast, undominated(models)
+        expected = [
+            forecast.completion_s(model.entry.key, rows=images, steps=len(model.plan), flex=flex, now_s=now_s)
+            for model in models
+        ]
+        share = 1 - HEADROOM if forecast.idle and forecast.overlap < OVERLAP else HEADROOM
+        for within_s in (share * max_latency_s, max_latency_s):
+            for model, expected_s in zip(models, expected, strict=True):
+                if expected_s <= within_s and self._has_room(
+                    model, images=images, max_latency_s=max_latency_s, now_s=now_s, flex=flex
+                ):
+                    return model
+        at_best = [forecast.at_best_s(model.entry.key, rows=images, steps=len(model.plan)) for model in models]
+        retries_s = [
+            self._retry_s(model, images=images, max_latency_s=max_latency_s, expected_s=expected_s, now_s=now_s, flex=flex)
+            for model, expected_s, best_s in zip(models, expected, at_best, strict=True)
+            if best_s <= max_latency_s
+        ]
+        if retries_s:
+            raise OverloadedError(
+                f"With the work that is waiting and keeps arriving, {images} image(s) within {1000 * max_latency_s:g} ms "
+                f"cannot be promised; try again in {_seconds(min(retries_s))} or allow more time.",
+                min(retries_s),
+            )
+        raise LatencyError(
+            f"{images} image(s) take at least {1000 * min(at_best):.0f} ms"
+            + (f" with {models[0].id}" if len(models) == 1 else " with the fastest model")
+            + f", more than the {1000 * max_latency_s:g} ms allowed; allow more, ask for fewer images or name a faster model."
         )
 
+    def _has_room(self, model: Resolved, *, images: int, max_latency_s: float, now_s: float, flex: bool) -> bool:
+        """Return True if the model's lane is within the backlog limit and the images would break no promise."""
+        forecast, key, steps = self._forecast, model.entry.key, len(model.plan)
+        if forecast.wait_s(key, flex=flex, now_s=now_s) > self._max_backlog_s:
+            return False
+        deadline_s = now_s + min(max_latency_s, self._max_backlog_s)
+        return not forecast.breaks_promise(key, rows=images, steps=steps, now_s=now_s, deadline_s=deadline_s, flex=flex)
 
-def check_exclusive(scheduler: Scheduler, model: Resolved, images: int, seconds: float, now_s: float) -> None:
-    """Raise OverloadedError unless `images` images may have the device for themselves now, for `seconds` at most.
-
-    Not while other images have it, and not while that would break a promise.
-    """
-    needed_s = min(seconds, scheduler.alone_s(model.entry.key, images, len(model.plan)))
-    left_s = scheduler.exclusive_left_s
-    if left_s or scheduler.delay_breaks_promise(needed_s, now_s):
-        raise OverloadedError("Other work has been promised the device; try again in a moment.", left_s or needed_s)
-
-
-def choose(
-    scheduler: Scheduler,
-    models: Sequence[Resolved],
-    images: int,
-    max_latency_s: float,
-    limit_s: float,
-    now_s: float,
-    *,
-    flex: bool,
-) -> Resolved:
-    """The first of `models`, best first, whose estimated completion of `images` images fits max_latency_s.
-
-    One that fits with headroom comes before one that only just fits: it can be kept when others join, and leaves them room.
-    One that another of them dominates is never chosen, whatever is estimated.
-    Raises OverloadedError when none is now but one would be later, LatencyError when none is even on an idle device.
-    """
-    models = undominated(models)
-    expected = [scheduler.completion_s(model.entry.key, images, len(model.plan), flex=flex, now_s=now_s) for model in models]
-    share = 1 - HEADROOM if not scheduler and scheduler.company < ALONE else HEADROOM
-    deadline_s = now_s + min(max_latency_s, limit_s)
-    for within_s in (share * max_latency_s, max_latency_s):
-        for model, expected_s in zip(models, expected, strict=True):
-            key, steps = model.entry.key, len(model.plan)
-            if (
-                expected_s <= within_s
-                and scheduler.wait_s(key, flex=flex, now_s=now_s) <= limit_s
-                and not scheduler.breaks_promise(key, images, steps, now_s, deadline_s=deadline_s, flex=flex)
-            ):
-                return model
-    at_best = [scheduler.at_best_s(model.entry.key, images, len(model.plan)) for model in models]
-    retry_s = []
-    for model, expected_s, least_s in zip(models, expected, at_best, strict=True):
-        if least_s <= max_latency_s:
-            key, steps = model.entry.key, len(model.plan)
-            wait_s = max(expected_s - max_latency_s, scheduler.wait_s(key, flex=flex, now_s=now_s) - limit_s)
-            if not scheduler or scheduler.completion_s(key, images, steps, flex=flex) <= max_latency_s:
-                wait_s = max(wait_s, _FORGOTTEN_S)  # no work stands in the way, but what is remembered, or a promise
-            retry_s.append(wait_s)
-    if retry_s:
-        raise OverloadedError(
-            f"With the work that is waiting and keeps arriving, {images} image(s) within {1000 * max_latency_s:g} ms cannot be "
-            f"promised; try again in {_seconds(min(retry_s))} or allow more time.",
-            min(retry_s),
-        )
-    raise LatencyError(
-        f"{images} image(s) take at least {1000 * min(at_best):.0f} ms"
-        + (f" with {models[0].id}" if len(models) == 1 else " with the fastest model")
-        + f", more than the {1000 * max_latency_s:g} ms allowed; allow more, ask for fewer images or name a faster model."
-    )
+    def _retry_s(
+        self, model: Resolved, *, images: int, max_latency_s: float, expected_s: float, now_s: float, flex: bool
+    ) -> float:
+        """Estimate the seconds until a model that does not fit now would fit."""
+        forecast, key = self._forecast, model.entry.key
+        backlog_s = forecast.wait_s(key, flex=flex, now_s=now_s)
+        retry_s = max(expected_s - max_latency_s, backlog_s - self._max_backlog_s)
+        if forecast.idle or forecast.completion_s(key, rows=images, steps=len(model.plan), flex=flex) <= max_latency_s:
+            return max(retry_s, _FORGOTTEN_S)  # the obstacle is not admitted work, but remembered demand or a promise
+        return retry_s
 
 
 def undominated(models: Sequence[Resolved]) -> list[Resolved]:
-    """The models, best first, without those that take as many evaluations of as large a network as a better one, or more.
+    """Return the models, best first, without those that a better one dominates.
 
-    Such a one could only seem faster, by noise or because its lane is empty; its lane would share no batch with the others'.
+    A better model dominates when its network is no larger and its plan no longer. The dominated one could only seem faster,
+    by noise or because its lane is empty, and its lane would share no batch with the others'.
     """
     kept: list[Resolved] = []
     for model in models:

@@ -1,13 +1,13 @@
 """Calibration: measure what a step costs by batch size, choose the batch sizes worth having, and remember both.
 
-measure   one step at 1, 2, 3, 4, 6, 8, 12, 16 ... rows, up to max_batch and to the first that takes over max_step_ms: in rounds
-          over all sizes, so that what else the machine does meets each of them, until a round met nothing. The shortest
-          counts, and no size costs more than a larger one, which could stand in for it
-choose    the largest bucket is the smallest size that reaches the best throughput, within 2 %: a larger batch would only
-          make others wait. Below it, a size is a bucket where it saves a tenth of the next larger bucket's time; a single row
-          is one wherever the device can compute it alone
-remember  in cache_dir, by everything the numbers depend on, so that a restart skips the measuring; not what a busy machine
-          gave, and replaced by what serving corrects (costs.py)
+measure    one step at 1, 2, 3, 4, 6, 8, 12, 16 ... rows, up to max_batch and to the first size that takes over max_step_ms.
+           Each round measures all sizes, so that other work of the machine disturbs them alike. Rounds repeat until one was
+           undisturbed. The shortest step of each size counts. No size costs more than a larger one, which could replace it
+choose     the largest bucket is the smallest size within 2 % of the best throughput: a larger batch would only make others
+           wait. A smaller size is a bucket if it saves a tenth of the next larger bucket's time. A single row is a bucket
+           wherever the device can compute it alone
+remember   in cache_dir, by everything the numbers depend on, so that a restart skips the measuring. Numbers of a busy machine
+           are not kept. Numbers that serving corrects are replaced (costs.py)
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from service.engine.costs import StepCosts
 log = structlog.get_logger(__name__)
 
 _KIND = "calibration"
-_METHOD = 2  # in the key: curves that were measured in another way are measured again
-_ROUNDS = (3, 8)  # at least, at most
-_QUIET = 1.1  # how much longer than all sizes' shortest steps a round may take that met nothing else on the machine
-_STEADY = 2.0  # how far apart the rounds may be, longest over shortest; a busy machine's are farther
-_SAME_THROUGHPUT = 0.98
-_WORTH_A_BUCKET = 0.9
-_TOO_QUICK = 0.5  # a curve measured on a busy machine must not keep batches small for ever
-_INVARIANT = "CPUExecutionProvider"  # gives the same bytes whatever the batch size, so needs no fixed one
+_METHOD = 2  # part of the key: raise it when the method changes, and old curves are measured again
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 8  # more than one, since any round may be disturbed; few enough to start quickly
+_QUIET = 1.1  # a round was undisturbed when it took at most this times the sum of the shortest steps
+_STEADY = 2.0  # a machine whose longest round takes more than this times its shortest one is busy
+_SAME_THROUGHPUT = 0.98  # of the best: a smaller difference is noise
+_WORTH_A_BUCKET = 0.9  # most time of a bucket, relative to the next larger one: each bucket costs memory and warm-up
+_TOO_QUICK = 0.5  # measure again when steps take less than this share: a busy machine's curve would keep batches small
+BATCH_INVARIANT = "CPUExecutionProvider"  # the provider that gives the same bytes at any batch size
 
 
 def calibrate(
@@ -48,12 +48,12 @@ def calibrate(
     config: EngineConfig,
     clock: Callable[[], float] = time.perf_counter,
 ) -> StepCosts:
-    """The model's buckets and what a step of each costs; leaves the network prepared and warm.
+    """Return the model's buckets with their costs. Leave the network prepared and warm.
 
-    fingerprint: the backend's. clock: what measures a step, in seconds. Raises BackendError for a network that cannot fill up
-    batches in deterministic mode, and whatever the runtime raises.
+    fingerprint: identifies the backend. clock: measures a step, in seconds.
+    Raises BackendError for a network that cannot fill up batches in deterministic mode, and whatever the runtime raises.
     """
-    fixed = config.deterministic and network.provider != _INVARIANT
+    fixed = config.deterministic and network.provider != BATCH_INVARIANT
     key: dict[str, str | float] = {
         "method": _METHOD,
         "model": entry.id,
@@ -81,7 +81,7 @@ def calibrate(
         network.prepare(buckets)
         if network.padded(1) == 1:
             buckets = sorted({1, *buckets})
-        measured = _measured(network, entry, buckets, clock)  # again: preparing may have changed the times
+        measured = _measured(network, entry, buckets, clock)  # again, since preparing may have changed the times
         curve = measured.curve
         if measured.steady and (found is None or found.steady):
             keep(curve)
@@ -93,7 +93,7 @@ def calibrate(
 
 
 def choose_buckets(curve: Mapping[int, float], max_step_s: float) -> list[int]:
-    """Batch sizes worth having, ascending, from measured seconds by size. A single row is allowed whatever it takes."""
+    """Return the batch sizes worth having, ascending, from measured seconds by size. The smallest size is always allowed."""
     allowed = [rows for rows in sorted(curve) if curve[rows] <= max_step_s] or [min(curve)]
     best = max(rows / curve[rows] for rows in allowed)
     largest = next(rows for rows in allowed if rows / curve[rows] >= _SAME_THROUGHPUT * best)
@@ -106,18 +106,21 @@ def choose_buckets(curve: Mapping[int, float], max_step_s: float) -> list[int]:
 
 @dataclass(frozen=True)
 class Measured:
-    """curve: seconds of a step by batch size, never less for more rows; steady: whether the rounds were alike."""
+    """The result of measuring.
+
+    curve: seconds of a step by batch size, never less for more rows. steady: False when the rounds differed too much.
+    """
 
     curve: dict[int, float]
     steady: bool
 
 
 def sweep(network: Network, entry: Entry, config: EngineConfig, clock: Callable[[], float] = time.perf_counter) -> Measured:
-    """What a step costs at every size, up to the first that takes too long, however often it is tried, or too much memory."""
+    """Measure a step at every size, up to the first one that takes too long each time, or too much memory."""
     sizes: list[int] = []
     for rows in _sizes(config.max_batch):
         try:
-            too_long = all(1000 * _step_s(network, entry, rows, clock) > config.max_step_ms for _ in range(_ROUNDS[0]))
+            too_long = all(1000 * _step_s(network, entry, rows, clock) > config.max_step_ms for _ in range(_MIN_ROUNDS))
         except DeviceMemoryError:
             if not sizes:
                 raise
@@ -130,18 +133,18 @@ def sweep(network: Network, entry: Entry, config: EngineConfig, clock: Callable[
 
 
 def _sizes(largest: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12 ...: powers of two and the sizes halfway between, below `largest`, and `largest`."""
+    """Return powers of two and the sizes halfway between (1, 2, 3, 4, 6, 8, 12 ...) below `largest`, and `largest`."""
     powers = [2**power for power in range(largest.bit_length())]
     return sorted({rows for power in powers for rows in (power, power * 3 // 2) if rows < largest} | {largest})
 
 
 def _measured(network: Network, entry: Entry, sizes: Sequence[int], clock: Callable[[], float]) -> Measured:
-    """The shortest step of each size over several rounds, after one round that does not count."""
+    """Measure the shortest step of each size over several rounds, after one round that does not count."""
     for rows in sizes:
-        _step_s(network, entry, rows, clock)  # the first step of a size is another matter
+        _step_s(network, entry, rows, clock)  # the first step of a size includes setting it up
     shortest = dict.fromkeys(sizes, inf)
     totals: list[float] = []
-    while len(totals) < _ROUNDS[0] or (min(totals) > _QUIET * sum(shortest.values()) and len(totals) < _ROUNDS[1]):
+    while len(totals) < _MIN_ROUNDS or (min(totals) > _QUIET * sum(shortest.values()) and len(totals) < _MAX_ROUNDS):
         seconds = {rows: _step_s(network, entry, rows, clock) for rows in sizes}
         shortest = {rows: min(seconds[rows], shortest[rows]) for rows in sizes}
         totals.append(sum(seconds.values()))
@@ -150,7 +153,7 @@ def _measured(network: Network, entry: Entry, sizes: Sequence[int], clock: Calla
 
 
 def _step_s(network: Network, entry: Entry, rows: int, clock: Callable[[], float]) -> float:
-    """Seconds of the model's first plan row for so many images."""
+    """Measure the seconds of the model's first plan row for so many images."""
     plan, manifest = entry.plan(), entry.manifest
     x = np.repeat(initial_noise(0, 0, manifest.image.chw)[None], rows, axis=0)
     timestep = np.repeat(plan.label[:1], rows)
@@ -163,7 +166,7 @@ def _step_s(network: Network, entry: Entry, rows: int, clock: Callable[[], float
 
 
 def _curve_of(stored: Mapping[str, Any], max_batch: int) -> dict[int, float]:
-    """The curve among remembered fields. Raises ValueError for one without meaning."""
+    """Read the curve from remembered fields. Raises ValueError for a curve that StepCosts or max_batch refuses."""
     curve = {int(rows): float(seconds) for rows, seconds in stored["seconds"].items()}
     if max(StepCosts(curve).buckets) > max_batch:
         raise ValueError(f"it has batches of more than {max_batch} rows")

@@ -1,4 +1,4 @@
-"""The engine's limits, built once at the edge of the program."""
+"""The engine's limits: one object, built once where the program starts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class EngineConfig:
     """Limits of one engine.
 
     max_batch      most rows in one batch
-    max_step_ms    most milliseconds one batch's step may take when calibrated; a single row always runs
-    max_backlog_s  a request is refused when the work ahead of it in its lane would take longer than this, see admission.py
-    weights        share of the device by model id, relative to the other models with work; 1 for those left out
-    deterministic  every batch of a device whose results depend on the batch size is filled up to max_batch rows
-    cache_dir      where calibrations are kept from run to run; None: nowhere
+    max_step_ms    most milliseconds that a step of a batch may take at calibration; a single row always runs
+    max_backlog_s  most seconds of work ahead of a request in its lane; beyond it the request is refused, see admission.py
+    weights        share of the device by model id, relative to the other models with work; 1 for models not named
+    deterministic  fill every batch up to max_batch rows, on a device whose results depend on the batch size
+    cache_dir      where calibrations are kept for the next start; None keeps none
     """
 
     max_batch: int = 64

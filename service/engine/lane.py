@@ -1,11 +1,11 @@
 """A lane: one model's rows of one class, earliest deadline first, then age. Pure: no I/O, no clock, no tensors.
 
 The rows with the earliest deadlines, as many as a batch may hold, are `active`: they are the lane's next batch. All others
-wait in a heap, so a step touches active rows only, however many wait. A newcomer with an earlier deadline takes the place
-of the active row with the latest one, which keeps what it has computed and waits for its turn.
+wait in a heap, so that a step touches active rows only, however many wait. A new row with an earlier deadline takes the place
+of the active row with the latest one. That row keeps what it has computed and waits.
 
-Every row has a deadline (the engine gives rows without one of their own the longest that the service queues anything), so
-a row is only ever overtaken by rows that arrive before its deadline: within a lane nothing starves.
+Every row has a deadline. The engine gives a row without a latency limit the longest time that the service queues anything.
+So a row is overtaken only by rows that arrive before its deadline, and within a lane nothing starves.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from __future__ import annotations
 from bisect import insort
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
-from math import exp, inf
+from math import inf
 
 from service.engine.costs import StepCosts
 
-_RECOVERY_STEPS = 1000  # batches without trouble after which the next larger bucket is tried again
-_DEMAND_S = 10.0  # what ran so long ago counts 1/e in the demand
+_RECOVERY_STEPS = 1000  # batches without trouble before the next larger bucket is tried: failing again must be rare
 _Key = tuple[float, int]  # deadline, number: numbers grow with age
 
 
 @dataclass(slots=True)
-class _Row:
+class _Place:
+    """A row's place in its lane. left: steps left. active: the row is in the next batch."""
+
     deadline_s: float
     left: int
     promised_s: float | None
@@ -32,7 +33,10 @@ class _Row:
 
 @dataclass(frozen=True)
 class Promise:
-    """A promised row: its deadline, and the device seconds of its lane until it is done, without newcomers and with them."""
+    """The deadline of a promised row, and the device seconds of its lane until the row is done.
+
+    before_s: without the new rows asked about. after_s: with them.
+    """
 
     deadline_s: float
     before_s: float
@@ -43,22 +47,20 @@ class Lane:
     """Rows of one model and class: interactive, or flex where `flex` is set."""
 
     def __init__(self, model: str, costs: StepCosts, weight: float, *, flex: bool = False, abreast: int = 1) -> None:
-        """weight: the lane's share of the device relative to other lanes, above 0; abreast: see Scheduler.add_model."""
+        """weight: the lane's share of the device relative to other lanes, above 0. abreast: see Scheduler.add_model."""
         self.model = model
         self.costs = costs
         self.weight = weight
         self.flex = flex
         self.abreast = abreast
         self.limit = costs.largest
-        self.credit_s = 0.0  # the scheduler's account of device time
-        self._rows: dict[int, _Row] = {}
+        self.credit_s = 0.0  # written by the scheduler: device seconds granted and not used
+        self._rows: dict[int, _Place] = {}
         self._active: list[_Key] = []  # sorted
-        self._waiting: list[_Key] = []  # a heap; rows removed while they wait stay until they surface
+        self._waiting: list[_Key] = []  # a heap; keys of removed rows stay until they reach the top
         self._steps_left = 0
         self._promised = 0  # rows
         self._calm_steps = 0
-        self._demand = 0.0
-        self._demand_at_s = 0.0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -72,34 +74,28 @@ class Lane:
         return tuple(number for _, number in self._active)
 
     def step_s(self, newcomers: int = 0) -> float:
-        """Estimated seconds of the next step beside so many newcomers, of one row for a lane without rows."""
+        """Estimate the seconds of the next step with so many new rows, or of a step of one row for a lane without rows."""
         return self.costs.seconds(min(len(self._active) + newcomers, self.limit) or 1)
 
     @property
     def backlog_s(self) -> float:
-        """Estimated device seconds of all steps left, at the width that the rows now fill."""
+        """Estimated device seconds of all steps left, in batches as large as the next one."""
         width = len(self._active)
         return self._steps_left / width * self.costs.seconds(width) if width else 0.0
 
-    def ran(self, seconds: float, now_s: float) -> None:
-        """Learn from a step charged at clock reading now_s how much of the device this lane keeps taking."""
-        self._demand = self.demand(now_s) + seconds / _DEMAND_S
-        self._demand_at_s = now_s
-
-    def demand(self, now_s: float) -> float:
-        """Device seconds a second that the lane was charged, over about the last _DEMAND_S."""
-        return self._demand * exp((self._demand_at_s - now_s) / _DEMAND_S)
-
     def add(self, number: int, steps: int, deadline_s: float, promised_s: float | None = None) -> None:
-        """Queue a row; numbers grow and are never reused. deadline_s orders it; promised_s: the one a client was promised."""
-        self._rows[number] = _Row(deadline_s, steps, promised_s)
+        """Queue a row. Numbers grow and are never reused.
+
+        deadline_s: orders the row within the lane. promised_s: the deadline that a client was promised, if any.
+        """
+        self._rows[number] = _Place(deadline_s, steps, promised_s)
         self._promised += promised_s is not None
         self._steps_left += steps
         heappush(self._waiting, (deadline_s, number))
         self._fill()
 
     def remove(self, number: int) -> int:
-        """Forget a row; returns the steps it had left, 0 for a row that is not here."""
+        """Forget a row. Return the steps it had left, 0 for a row that is not here."""
         row = self._rows.pop(number, None)
         if row is None:
             return 0
@@ -108,13 +104,13 @@ class Lane:
         if row.active:
             self._active.remove((row.deadline_s, number))
             self._fill()
-        elif len(self._waiting) > 2 * len(self._rows) + 2:  # mostly rows that are gone: each pays for its own clearing
+        elif len(self._waiting) > 2 * len(self._rows) + 2:  # mostly keys of removed rows: clearing is cheap per removal
             self._waiting = [key for key in self._waiting if key[1] in self._rows]
             heapify(self._waiting)
         return row.left
 
     def advance(self, number: int) -> bool:
-        """Count one step of a row; True when it was its last and the row is gone. False for a row that is not here."""
+        """Count one step of a row. Return True if it was the last one: then the row is gone. False for a row not here."""
         row = self._rows.get(number)
         if row is None:
             return False
@@ -126,17 +122,17 @@ class Lane:
         return False
 
     def steps_left(self, number: int) -> int:
-        """Of a row that is here."""
+        """Return the steps left of a row that is here."""
         return self._rows[number].left
 
     def shrink(self, limit: int) -> None:
-        """Hold at most `limit` rows in a batch, until many batches have gone well."""
+        """Limit batches to `limit` rows, until many batches have gone well."""
         self.limit, self._calm_steps = max(1, min(limit, self.limit)), 0
         while len(self._active) > self.limit:
             self._demote()
 
     def recover(self) -> None:
-        """Count a batch that went well; after many of them at a reduced limit the next larger bucket is tried again."""
+        """Count a batch that went well. After many of them, raise a reduced limit to the next larger bucket."""
         if self.limit < self.costs.largest:
             self._calm_steps += 1
             if self._calm_steps == _RECOVERY_STEPS:
@@ -144,21 +140,22 @@ class Lane:
                 self._fill()
 
     def alone_s(self, rows: int, steps: int) -> float:
-        """Estimated seconds of `rows` new rows of `steps` steps each on an idle device."""
+        """Estimate the seconds of `rows` rows of `steps` steps each on an idle device, at the speed that it has now."""
         return self._waves(rows) * steps * self.costs.seconds(min(rows, self.limit))
 
     def at_best_s(self, rows: int, steps: int) -> float:
-        """What alone_s gives where steps take as long as calibrated, whatever the machine does now."""
+        """Estimate the seconds of `rows` rows of `steps` steps each on an idle device, at the speed of its calibration."""
         return self._waves(rows) * steps * self.costs.calibrated(min(rows, self.limit))
 
     def _waves(self, rows: int) -> int:
+        """Return how many batches so many rows fill."""
         return -(-rows // self.limit)
 
     def finish_s(self, rows: int, steps: int, *, running: bool) -> float:
-        """Estimated device seconds of this lane until `rows` new rows of `steps` steps each, behind all others, are done.
+        """Estimate the device seconds of this lane until `rows` new rows of `steps` steps each are done, behind all others.
 
-        running: a batch of this lane is on the device, and newcomers join after it. Exact in steps where the waiting rows
-        are equally long; where they differ, their mean stands for each of them.
+        running: a batch of this lane is on the device, and new rows join after it.
+        The number of steps is exact if the waiting rows are equally long. If not, each counts as long as their mean.
         """
         width = min(len(self._rows) + rows, self.limit)
         if len(self._rows) + rows <= self.limit:
@@ -167,18 +164,18 @@ class Lane:
         waiting = len(self._rows) - len(active)
         mean = (self._steps_left - sum(active)) / waiting if waiting else 0.0
         rounds, extra = divmod(waiting, self.limit)
-        places = sorted(
-            [*map(float, active), *[0.0] * (self.limit - len(active))]
-        )  # steps until each place of the batch is free
+        # Steps until each place of the batch is free: first for the waiting rows, then for the new ones.
+        places = sorted([*map(float, active), *[0.0] * (self.limit - len(active))])
         places = sorted(left + mean * (rounds + (place < extra)) for place, left in enumerate(places))
         waves, last = divmod(rows - 1, self.limit)
         done = max(places[last] + steps * (waves + 1), places[-1] + steps * waves if waves else 0.0)
         return done * self.costs.seconds(width)
 
     def promises(self, rows: int = 0, steps: int = 0, deadline_s: float = inf) -> list[Promise]:
-        """Every promised row, beside `rows` newcomers of `steps` steps each and this deadline, earliest deadline first.
+        """Return every promised row, as if `rows` new rows of `steps` steps each and this deadline joined it.
 
-        Exact in steps: each row takes the first place of the batch that is free. Steps count as wide as the batch is now.
+        Earliest deadline first. The number of steps is exact: each row takes the first place of the batch that is free. All
+        steps count as long as a step of the present size.
         """
         if not self._promised:
             return []
@@ -188,11 +185,11 @@ class Lane:
         order = self._active + sorted(key for key in self._waiting if key[0] <= last_s and key[1] in self._rows)
         before = [0] * self.limit  # heaps: steps until each place of the batch is free
         after = [0] * self.limit
-        found, come = [], False
+        found, joined = [], False
         for key_s, number in order:
             row = self._rows[number]
-            if rows and not come and deadline_s < key_s:
-                come = True
+            if rows and not joined and deadline_s < key_s:
+                joined = True
                 for _ in range(rows):
                     heapreplace(after, after[0] + steps)
             done, later = before[0] + row.left, after[0] + row.left
@@ -203,7 +200,7 @@ class Lane:
         return found
 
     def _fill(self) -> None:
-        """Make the earliest deadlines active, up to the limit."""
+        """Make the rows with the earliest deadlines active, up to the limit."""
         while self._waiting:
             key = self._waiting[0]
             row = self._rows.get(key[1])
@@ -218,6 +215,7 @@ class Lane:
                 insort(self._active, key)
 
     def _demote(self) -> None:
+        """Send the active row with the latest deadline back to wait."""
         key = self._active.pop()
         self._rows[key[1]].active = False
         heappush(self._waiting, key)

@@ -1,21 +1,20 @@
-"""The ledger: the rows that are not finished, and what is counted when they start and when they end."""
+"""The ledger: every row that is not finished, and the counts of rows and requests that follow from them."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 
 from service.engine.lifecycle import Lifecycle
 from service.engine.request import EngineError, Timing
-from service.engine.row import Row, preview_steps
+from service.engine.row import Row
 from service.engine.scheduler import Scheduler
 from service.engine.ticket import Ticket, hand_over
 from service.observability.metrics import Metrics
 
 
 class Ledger:
-    """Rows by number. Call everything but the two counts with the engine's condition held."""
+    """The rows by number. The engine's condition must be held, except to read the two counts."""
 
     def __init__(self, scheduler: Scheduler, lifecycle: Lifecycle, metrics: Metrics, changed: threading.Condition) -> None:
         self._scheduler = scheduler
@@ -29,21 +28,20 @@ class Ledger:
 
     @property
     def left(self) -> dict[str, int]:
-        """How many requests and rows are not finished, for a log line."""
+        """The numbers of requests and rows that are not finished, for a log line."""
         return {"requests": len({row.ticket for row in self.rows.values()}), "rows": len(self.rows)}
 
-    def enter(self, ticket: Ticket, now_s: float) -> None:
+    def enter(self, ticket: Ticket) -> None:
         """Open a row for each image of a ticket, whose numbers begin with next_number."""
-        self.next_number += len(ticket.numbers)
-        model = ticket.generation.model
-        due = preview_steps(len(model.plan), ticket.generation.previews)
-        for position, (number, spec) in enumerate(zip(ticket.numbers, ticket.generation.images, strict=True)):
-            self.rows[number] = Row(number, ticket, position, spec, model, due, now_s)
-        self._lifecycle.use(model.entry.key, len(ticket.numbers))
+        images = len(ticket.numbers)
+        self.next_number += images
+        for position, number in enumerate(ticket.numbers):
+            self.rows[number] = Row(number, ticket, position)
+        self._lifecycle.use(ticket.generation.model.entry.key, images)
         self.waiting_requests += 1
 
-    def started(self, numbers: Iterable[int]) -> list[Row]:
-        """The rows of a batch, which have started by now."""
+    def start(self, numbers: Iterable[int], now_s: float) -> list[Row]:
+        """Return the rows of a batch that is about to run. Count those that run for the first time."""
         rows = [self.rows[number] for number in numbers]
         for row in rows:
             if not row.started:
@@ -51,11 +49,11 @@ class Ledger:
                 row.started = True
                 if not row.ticket.started:
                     self.waiting_requests -= 1
-                    row.ticket.started_s = time.perf_counter()
+                    row.ticket.started_s = now_s
         return rows
 
     def leave(self, row: Row, *, wasted: int) -> None:
-        """Forget a row, however it ended. wasted: steps it took for nothing."""
+        """Forget a row, however it ended. wasted: steps whose result nobody gets."""
         del self.rows[row.number]
         self._lifecycle.use(row.model.entry.key, -1)
         row.ticket.unfinished -= 1
@@ -66,7 +64,7 @@ class Ledger:
         self._changed.notify_all()
 
     def drop(self, ticket: Ticket, reason: EngineError) -> None:
-        """Forget what is left of a ticket and tell its reader why. A row on the device leaves when its step ends."""
+        """Forget the rest of a ticket and tell its reader why. A row on the device leaves when its step ends."""
         rows = [row for number in ticket.numbers if (row := self.rows.get(number)) is not None]
         for row in rows:
             self.leave(row, wasted=len(row.plan) - self._scheduler.remove(row.number))
@@ -74,12 +72,12 @@ class Ledger:
             hand_over([(ticket, reason)])
 
     def drop_all(self, reason: Callable[[], EngineError]) -> None:
-        """Drop every ticket, each with a reason of its own, since raising one changes it."""
+        """Drop every ticket. Each needs a reason of its own: an exception changes when it is raised."""
         for ticket in {row.ticket for row in self.rows.values()}:
             self.drop(ticket, reason())
 
     def observe(self, ticket: Ticket, model_id: str, timing: Timing) -> None:
-        """An image is done; when it is the request's last, so is what was promised."""
+        """Record the times of a finished image. With the last image of a request, also its estimate and its promise."""
         label = self._metrics.model_label(model_id)
         self._metrics.queue_seconds.labels(model=label).observe(timing.queue_s)
         self._metrics.compute_seconds.labels(model=label).observe(timing.compute_s)

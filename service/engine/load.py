@@ -1,4 +1,4 @@
-"""Load: one model of the catalogue onto the device, calibrated and warm, or the reason why not."""
+"""Load: bring one model of the catalogue onto the device, calibrated and warm, or say why that failed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/:'\"]+/)+")
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """What became of one model of the catalogue.
+    """The state of one model of the catalogue.
 
-    reason: why it failed, or why the folder's newer contents are not what is loaded.
+    reason: why it failed to load, or why its folder's newer contents are not served.
     step_ms: milliseconds of one step by bucket, as calibrated; empty unless loaded.
     """
 
@@ -42,7 +42,7 @@ class ModelStatus:
 
 @dataclass(eq=False)
 class Loaded:
-    """A model that is ready to run. users: rows and requests that need it, see lifecycle.py."""
+    """A model that is ready to run. users: how many rows and requests need it, see lifecycle.py."""
 
     entry: Entry
     network: Network
@@ -51,28 +51,34 @@ class Loaded:
 
     @property
     def status(self) -> ModelStatus:
+        """The status of a loaded model."""
         step_ms = {rows: 1000 * seconds for rows, seconds in self.costs.curve.items()}
         return ModelStatus("loaded", None, self.network.provider, self.network.precision, MappingProxyType(step_ms))
 
 
 class Turn(Protocol):
-    """Has a piece of device work done when the device is free, and returns its result or raises its exception."""
+    """Runs a piece of work when the device is free for it. Returns its result or raises its exception."""
 
     def __call__(self, work: Callable[[], T], /) -> T: ...
 
 
 def at_once(work: Callable[[], T], /) -> T:
-    """The turn of who has the device alone."""
+    """Run at once: nobody else uses the device."""
     return work()
 
 
-def load(entry: Entry, backend: Backend, config: EngineConfig, turn: Turn = at_once) -> Loaded | ModelStatus:
-    """The model, ready to run, or the status that says why it is not. turn: when to use the device."""
+def load(
+    entry: Entry, backend: Backend, config: EngineConfig, turn: Turn = at_once, clock: Callable[[], float] = time.perf_counter
+) -> Loaded | ModelStatus:
+    """Return the model, ready to run, or the status that says why it failed. turn: runs what uses the device.
+
+    clock: measures the steps of the calibration, in seconds.
+    """
     try:
         network = backend.load(entry) if backend.loads_beside_steps else turn(lambda: backend.load(entry))
-        visiting = _Visiting(network, turn)
-        costs = calibrate(visiting, entry, backend.fingerprint, config, visiting.device_s)
-    except Exception as error:  # runtimes raise what they like; one model must not stop the others
+        in_turns = _NetworkInTurns(network, turn, clock)
+        costs = calibrate(in_turns, entry, backend.fingerprint, config, in_turns.device_s)
+    except Exception as error:  # a runtime may raise anything; one model must not stop the others
         log.error("model_failed", model=entry.id, reason=str(error))
         return ModelStatus("failed", reason=without_folders(str(error), entry.folder, entry.id))
     loaded = Loaded(entry, network, costs)
@@ -82,20 +88,21 @@ def load(entry: Entry, backend: Backend, config: EngineConfig, turn: Turn = at_o
 
 
 def without_folders(reason: str, folder: Path, name: str) -> str:
-    """A reason for clients, who learn nothing of this machine's folders; the log has them. name: what to call the folder."""
+    """Return a reason for clients, without this machine's folders. The log has them. name: stands for the model's folder."""
     return _FOLDERS.sub("", reason.replace(str(folder), name))
 
 
-class _Visiting:
-    """A network that steps when it is its turn; waiting for that is not measured."""
+class _NetworkInTurns:
+    """A network that takes each step in its turn. Measures the steps, and not the waiting for a turn."""
 
-    def __init__(self, network: Network, turn: Turn) -> None:
+    def __init__(self, network: Network, turn: Turn, clock: Callable[[], float]) -> None:
         self._network = network
         self._turn = turn
+        self._clock = clock
         self._device_s = 0.0
 
     def device_s(self) -> float:
-        """Seconds of all steps so far."""
+        """Return the seconds of all steps so far."""
         return self._device_s
 
     @property
@@ -116,9 +123,9 @@ class _Visiting:
         self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
     ) -> tuple[Float32, Float32]:
         def measured() -> tuple[Float32, Float32]:
-            start_s = time.perf_counter()
+            start_s = self._clock()
             result = self._network.step(x, x0_prev, timestep, class_label, coefficients)
-            self._device_s += time.perf_counter() - start_s
+            self._device_s += self._clock() - start_s
             return result
 
         return self._turn(measured)

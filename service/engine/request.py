@@ -1,10 +1,10 @@
-"""What goes into the engine and what comes out of it.
+"""Requests to the engine, and its answers: images and errors.
 
-A request asks one model for several images; each image is one row of the engine, with a noise of its own.
+A request asks one model for several images. Each image is one row of the engine, with noise of its own.
 
 EngineError
 ├── OverloadedError          too much is waiting: try again after `retry_after_s`
-├── LatencyError             no model asked for is that fast, even alone
+├── LatencyError             none of the models asked for is that fast, even on an idle device
 ├── UnavailableError         not ready, draining or stopped
 │   └── ModelFailedError     the model failed to load; trying again does not help
 ├── RowFailedError           the device failed or produced numbers that are not finite
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,11 @@ from models.noise import MAX_SEED
 
 
 class EngineError(Exception):
-    """Base class; the message is one sentence for the client."""
+    """Base class. The message is one sentence for the client."""
 
 
 class OverloadedError(EngineError):
-    """Too much work is ahead; retry_after_s is the estimated time until it would be admitted, however long."""
+    """Too much work is ahead. retry_after_s: estimated seconds until the request would be admitted, however long."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -40,7 +41,7 @@ class LatencyError(EngineError):
 
 
 class UnavailableError(EngineError):
-    """The engine is starting, draining or stopped; retry_after_s: estimated seconds until that may be over."""
+    """The engine is starting, draining or stopped. retry_after_s: estimated seconds until that may be over."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
@@ -48,7 +49,7 @@ class UnavailableError(EngineError):
 
 
 class ModelFailedError(UnavailableError):
-    """The model failed to load, and will not before somebody mends it."""
+    """The model failed to load. It will fail again until somebody repairs it."""
 
     def __init__(self, model_id: str, reason: str | None) -> None:
         why = f": {reason.removesuffix('.')}" if reason else ""
@@ -56,7 +57,7 @@ class ModelFailedError(UnavailableError):
 
 
 class RowFailedError(EngineError):
-    """An image could not be computed; no other image is affected."""
+    """An image could not be computed. No other image is affected."""
 
 
 class RequestCancelledError(EngineError):
@@ -65,9 +66,9 @@ class RequestCancelledError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """One image: its noise is keyed by (seed, index); class_label is None for unconditional models.
+    """One image. Its noise is keyed by (seed, index). class_label is None for unconditional models.
 
-    blend: (other seed, fraction 0 to 1) moves all of its noise along the arc towards the other seed's.
+    blend: (other seed, fraction from 0 to 1) moves all of its noise along the arc towards the other seed's noise.
     """
 
     seed: int
@@ -78,14 +79,14 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class Generation:
-    """A request to the engine: images of one model by its plan, and how the engine orders and shows them.
+    """A request to the engine: images of one model by its plan, with its limits and its previews.
 
     scale           each pixel becomes scale x scale pixels of the image file
     previews        mid-denoise predictions per image, evenly spaced before the end
     max_latency_s   deadline of the images, promised at admission
     flex            work that can wait, see scheduler.py
     exclusive_s     device seconds in which nothing else runs, from the next step boundary until the request is done; when they
-                    are spent, what is left shares the device as ever
+                    are used up, the rest shares the device with other requests
     """
 
     model: Resolved
@@ -106,12 +107,21 @@ class Generation:
         """Width x height of the image files, as OpenAI writes it."""
         return self.model.entry.manifest.image.size(self.scale)
 
+    @cached_property
+    def preview_steps(self) -> tuple[int, ...]:
+        """The numbers of evaluations after which a preview is due."""
+        return preview_steps(len(self.model.plan), self.previews)
+
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds. compute_s is the time of the batches the image rode in; mean_batch the mean rows in them.
+    """The times of an image, in seconds.
 
-    estimated_s: what total_s of the request's last image was estimated to be when it was admitted.
+    queue_s       from submission to the first batch
+    compute_s     of all batches that the image was in
+    total_s       from submission to the end
+    mean_batch    mean number of rows in those batches
+    estimated_s   estimate at admission of total_s for the request's last image
     """
 
     queue_s: float
@@ -123,7 +133,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Device:
-    """What made an image: runtime provider, precision, and the smallest and largest batch the device computed for it."""
+    """How an image was made: the runtime's provider, its precision, and the smallest and largest batch computed for it."""
 
     provider: str
     precision: str
@@ -133,7 +143,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Preview:
-    """A real mid-denoise prediction of the clean image: uint8 [C,H,W] after `step` of `steps` evaluations."""
+    """A mid-denoise prediction of the clean image: uint8 [C,H,W], after `step` of `steps` evaluations."""
 
     position: int
     spec: ImageSpec
@@ -145,7 +155,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished image: uint8 [C,H,W]. position is its place in the request; cached: recalled, not computed for it."""
+    """A finished image: uint8 [C,H,W]. position: its place in the request. cached: read from the cache, not computed now."""
 
     position: int
     spec: ImageSpec
@@ -157,7 +167,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """An image that could not be computed, and why; the request's other images go on."""
+    """An image that could not be computed, and the reason. The request's other images continue."""
 
     position: int
     spec: ImageSpec
@@ -168,7 +178,7 @@ Event = Preview | Finished | Failed
 
 
 def check_generation(generation: Generation) -> None:
-    """Raise ValueError for a request that makes no sense for its model."""
+    """Raise ValueError for a request that its model cannot fulfil."""
     manifest = generation.model.entry.manifest
     if not generation.images:
         raise ValueError("a request needs at least one image")
@@ -182,3 +192,12 @@ def check_generation(generation: Generation) -> None:
             raise ValueError(f"seed must be between 0 and {MAX_SEED} and index not negative, got {spec.seed} and {spec.index}")
         if spec.blend is not None and not (0 <= spec.blend[0] <= MAX_SEED and 0 <= spec.blend[1] <= 1):
             raise ValueError(f"blend must be a seed between 0 and {MAX_SEED} and a fraction between 0 and 1, got {spec.blend}")
+
+
+def preview_steps(steps: int, previews: int) -> tuple[int, ...]:
+    """Return after which of `steps` evaluations the previews are due: evenly spaced, strictly between 0 and `steps`.
+
+    A plan too short for so many previews gives one after every evaluation but the last.
+    """
+    previews = min(previews, steps - 1)
+    return tuple(round(steps * (number + 1) / (previews + 1)) for number in range(previews))

@@ -1,8 +1,8 @@
-"""A row: one image on its way through its plan, and the small arithmetic that is not in the step graph."""
+"""A row: one image on its way through its plan, and the arithmetic that is not in the step graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,28 +18,24 @@ from service.engine.ticket import Ticket
 
 @dataclass(frozen=True)
 class Output:
-    """One row's result of a step: x_next and x0, float32 [C,H,W] each, from an evaluation that computed so many rows."""
+    """The result of one row's step. computed_rows: rows of the evaluation, with padding."""
 
-    x_next: Float32
-    x0: Float32
+    x_next: Float32  # [C,H,W]
+    x0: Float32  # [C,H,W]
     computed_rows: int
 
 
 class Row:
-    """One image. Its tensors exist only from its first step on, so a queued row costs bytes."""
+    """One image. Its tensors exist only from its first step on, so a queued row costs few bytes."""
 
     __slots__ = (
         "_batch_rows",
         "_compute_s",
         "_largest",
-        "_preview_steps",
         "_smallest",
         "_started_s",
-        "_submitted_s",
-        "model",
         "number",
         "position",
-        "spec",
         "started",
         "step",
         "ticket",
@@ -47,44 +43,43 @@ class Row:
         "x0_prev",
     )
 
-    def __init__(
-        self,
-        number: int,
-        ticket: Ticket,
-        position: int,
-        spec: ImageSpec,
-        model: Resolved,
-        preview_steps: Sequence[int],
-        submitted_s: float,
-    ) -> None:
-        """number: the engine's name for it; position: its place in the request; submitted_s: clock reading."""
+    def __init__(self, number: int, ticket: Ticket, position: int) -> None:
+        """ticket: the request. number: the row's number in the scheduler. position: the image's place in its request."""
         self.number = number
         self.ticket = ticket
         self.position = position
-        self.spec = spec
-        self.model = model
-        self.started = False  # the engine's: whether it has been in a batch
-        self.step = 0  # evaluations done; the plan row to run next
+        self.started = False  # written by the ledger: the row has been in a batch
+        self.step = 0  # evaluations done; also the plan row to run next
         self.x: Float32 | None = None
         self.x0_prev: Float32 | None = None
-        self._preview_steps = preview_steps
-        self._submitted_s = submitted_s
         self._started_s = 0.0
         self._compute_s = 0.0
-        self._batch_rows = 0
+        self._batch_rows = 0  # sum over the steps
         self._smallest = 0
         self._largest = 0
 
     @property
+    def spec(self) -> ImageSpec:
+        """The image's seed, index and class."""
+        return self.ticket.generation.images[self.position]
+
+    @property
+    def model(self) -> Resolved:
+        """The model and its plan."""
+        return self.ticket.generation.model
+
+    @property
     def plan(self) -> Plan:
+        """The plan that the row follows."""
         return self.model.plan
 
     @property
     def finished(self) -> bool:
+        """True after the last step."""
         return self.step == len(self.plan)
 
     def start(self, now_s: float) -> None:
-        """Draw x_T at the first step and set x0_prev to zero; later steps change nothing."""
+        """Draw x_T and set x0_prev to zero, before the first step. Before later steps this does nothing."""
         if self.x is not None:
             return
         shape = self.model.entry.manifest.image.chw
@@ -95,14 +90,17 @@ class Row:
     def take(
         self, output: Output | RowFailedError, *, seconds: float, batch_rows: int, now_s: float, network: Network
     ) -> Event | None:
-        """What one step made of the row: a finished image, a preview that is due, a failure, or nothing to tell yet."""
+        """Take the output of one step. Return the finished image, a preview that is due, a failure, or None.
+
+        seconds: time of the batch. batch_rows: rows in it. network: made the output.
+        """
         if isinstance(output, RowFailedError):
             return Failed(self.position, self.spec, output)
         self.advance(output, seconds=seconds, batch_rows=batch_rows)
         return self.finish(now_s, network) if self.finished else self.preview()
 
     def advance(self, output: Output, *, seconds: float, batch_rows: int) -> None:
-        """Take one step's result, adding s z where the plan is stochastic; batch_rows: images that shared the step."""
+        """Move on by one step: x = x_next + s z, with z only where the plan is stochastic (s > 0)."""
         x_next, computed_rows = output.x_next, output.computed_rows
         s = self.plan.s[self.step]
         if s:
@@ -111,13 +109,14 @@ class Row:
         self.x, self.x0_prev = x_next, output.x0
         self.step += 1
         self._compute_s += seconds
-        self.ticket.compute_s = max(self.ticket.compute_s, self._compute_s)  # now, as the request may be given up
+        # Written after every step, since the request may be cancelled at any time.
+        self.ticket.compute_s = max(self.ticket.compute_s, self._compute_s)
         self._batch_rows += batch_rows
         self._smallest = min(self._smallest or computed_rows, computed_rows)
         self._largest = max(self._largest, computed_rows)
 
     def _noise(self, draw: Callable[[int], Float32]) -> Float32:
-        """What `draw` gives for the image's seed, or between its two seeds."""
+        """Draw noise for the image's seed. With a blend, move it along the arc towards the other seed's noise."""
         noise = draw(self.spec.seed)
         if self.spec.blend is None:
             return noise
@@ -125,20 +124,21 @@ class Row:
         return slerp(noise, draw(other), fraction)
 
     def preview(self) -> Preview | None:
-        """The preview that is due after the step just taken, if one is."""
-        if self.step not in self._preview_steps:
+        """Return the preview that is due after the step just taken, or None."""
+        due = self.ticket.generation.preview_steps
+        if self.step not in due:
             return None
         assert self.x0_prev is not None
-        number = self._preview_steps.index(self.step)
+        number = due.index(self.step)
         return Preview(self.position, self.spec, pixels(self.x0_prev), number, self.step, len(self.plan))
 
     def finish(self, now_s: float, network: Network) -> Finished:
-        """The finished image, made by this network; call it after the last step."""
+        """Return the finished image. Call it after the last step. network: made the image."""
         assert self.x is not None
         timing = Timing(
-            queue_s=self._started_s - self._submitted_s,
+            queue_s=self._started_s - self.ticket.submitted_s,
             compute_s=self._compute_s,
-            total_s=now_s - self._submitted_s,
+            total_s=now_s - self.ticket.submitted_s,
             mean_batch=self._batch_rows / self.step,
             estimated_s=self.ticket.estimated_s,
         )
@@ -147,15 +147,6 @@ class Row:
 
 
 def pixels(x: Float32) -> NDArray[np.uint8]:
-    """round((x + 1) 127.5), clipped: [-1, 1] -> uint8 of the same shape."""
+    """Return round((x + 1) 127.5), clipped to 0 ... 255, as uint8 of the same shape. x is in [-1, 1]."""
     levels: Float32 = np.rint((x + 1) * np.float32(127.5))
     return np.clip(levels, 0, 255).astype(np.uint8)
-
-
-def preview_steps(steps: int, previews: int) -> tuple[int, ...]:
-    """After which of `steps` evaluations `previews` previews are due: evenly spaced, strictly between 0 and `steps`.
-
-    A plan shorter than that gives a preview after every evaluation but the last.
-    """
-    previews = min(previews, steps - 1)
-    return tuple(round(steps * (number + 1) / (previews + 1)) for number in range(previews))

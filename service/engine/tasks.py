@@ -1,4 +1,4 @@
-"""Ending tasks for certain, and work in threads that nothing waits for at the end."""
+"""Helpers for asyncio: end tasks reliably, and run work in daemon threads."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-_AGAIN_S = 0.05
+_AGAIN_S = 0.05  # between two cancellations: short enough that nobody notices a lost one
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks and wait until they have ended, whatever their results.
 
-    Cancels more than once: asyncio.wait_for of Python 3.11, which redis-py sends with, loses a cancellation that arrives as
-    the wait itself ends (https://github.com/python/cpython/issues/86296), and a loop around it would go on forever.
+    Cancels repeatedly, because one cancellation can be lost. redis-py sends with asyncio.wait_for, and that of Python 3.11
+    loses a cancellation that arrives just when its wait ends (https://github.com/python/cpython/issues/86296). A loop around
+    it would then never end.
     """
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()
         await asyncio.wait(pending, timeout=_AGAIN_S)
-    await asyncio.gather(*tasks, return_exceptions=True)  # so that nobody warns of exceptions never looked at
+    await asyncio.gather(*tasks, return_exceptions=True)  # reads the exceptions, so that asyncio does not warn of them
 
 
 async def in_daemon(work: Callable[[], T], name: str) -> T:
-    """What `work` returns or raises, done in a thread of its own that does not keep the process from ending."""
+    """Run `work` in a daemon thread and return or raise what it does. The process can end while the thread runs."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

@@ -1,9 +1,8 @@
-"""A ticket: the event loop's end of one request in the engine."""
+"""A ticket: where an event loop receives the images of one request."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -12,7 +11,7 @@ from service.engine.request import EngineError, Event, Failed, Finished, Generat
 
 
 def hand_over(told: Sequence[tuple[Ticket, Event | EngineError]]) -> None:
-    """From another thread: tell each ticket's reader, and wake each event loop once for all of it."""
+    """Tell each ticket's reader, from another thread. Wakes each event loop once for all of its events."""
     by_loop: defaultdict[asyncio.AbstractEventLoop, list[tuple[Ticket, Event | EngineError]]] = defaultdict(list)
     for ticket, event in told:
         by_loop[ticket.loop].append((ticket, event))
@@ -27,13 +26,14 @@ def _put(events: Sequence[tuple[Ticket, Event | EngineError]]) -> None:
 
 
 class Ticket:
-    """What `Engine.submit` returns: the request's images as they are made. Belongs to the submitting event loop.
+    """A request in the engine, as `Engine.submit` returns it. Belongs to the event loop that submitted it.
 
-    Small, because many may wait: 100,000 queued requests are 100,000 of these.
+    Kept small, because many may wait: 100,000 queued requests are 100,000 tickets.
     """
 
     __slots__ = (
         "_cancel",
+        "_clock",
         "_events",
         "_reader",
         "_unread",
@@ -55,32 +55,38 @@ class Ticket:
         cancel: Callable[[Ticket], None],
         *,
         first: int,
+        submitted_s: float,
         estimated_s: float,
+        clock: Callable[[], float],
     ) -> None:
-        """first: number of the first row, the others follow; estimated_s: seconds until the last image should be done."""
+        """first: number of the first row; the others follow. submitted_s: reading of the engine's clock.
+
+        estimated_s: seconds until the last image should be done. cancel: takes the rest of this ticket out of the engine.
+        """
         self.generation = generation
         self.loop = loop
         self.numbers = range(first, first + len(generation.images))
         self.estimated_s = estimated_s
-        self.submitted_s = time.perf_counter()
-        self.started_s: float | None = None  # the engine's: when the first row ran
-        self.compute_s = 0.0  # the engine's: device seconds of the batches that its slowest image has ridden in
-        self.ended_s: float | None = None  # when the last image was read, or the rest was given up
-        self.unfinished = len(generation.images)  # the engine's
+        self.submitted_s = submitted_s
+        self.started_s: float | None = None  # written by the engine: when the first row ran
+        self.compute_s = 0.0  # written by the engine: seconds of the batches of its slowest image
+        self.ended_s: float | None = None  # when the last image was read, or the rest was cancelled
+        self.unfinished = len(generation.images)  # written by the engine: rows that are not finished
         self._cancel = cancel
+        self._clock = clock
         self._events: list[Event | EngineError] = []
         self._reader: asyncio.Future[None] | None = None
         self._unread = len(generation.images)
 
     @property
     def started(self) -> bool:
-        """Whether a row has run."""
+        """True once a row has run."""
         return self.started_s is not None
 
     async def events(self) -> AsyncGenerator[Event]:
-        """Previews, finished and failed images in the order they come about; ends after the last image. Read it once.
+        """Yield previews, finished and failed images as they are made, until the last image. Read it once.
 
-        Leaving early cancels what is left. Raises UnavailableError when the engine stopped, or RequestCancelledError.
+        Leaving early cancels the rest. Raises UnavailableError when the engine stopped, or RequestCancelledError.
         """
         try:
             while self._unread:
@@ -98,9 +104,9 @@ class Ticket:
             self.cancel()
 
     async def images(self) -> list[Finished]:
-        """Every image, in request order. When one fails the rest is cancelled, since the answer needs them all.
+        """Return every image, in request order. When one fails, cancel the rest, since the answer needs all of them.
 
-        Raises RowFailedError, and what `events` raises.
+        Raises RowFailedError, and the errors of `events`.
         """
         finished = []
         async with aclosing(self.events()) as events:
@@ -114,16 +120,16 @@ class Ticket:
     def _read(self) -> None:
         self._unread -= 1
         if not self._unread:
-            self.ended_s = time.perf_counter()
+            self.ended_s = self._clock()
 
     def cancel(self) -> None:
-        """Give up what is unfinished; idempotent. Rows leave at the next step boundary."""
+        """Cancel the unfinished images. Rows leave at the next step boundary. A second call does nothing."""
         if self.ended_s is None:
-            self.ended_s = time.perf_counter()
+            self.ended_s = self._clock()
         self._cancel(self)
 
     def put(self, event: Event | EngineError) -> None:
-        """Hand over one event; in the event loop only."""
+        """Hand over one event. Call it in the event loop."""
         self._events.append(event)
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)

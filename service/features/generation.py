@@ -62,7 +62,7 @@ def _model(body: GenerationRequest, service: Service) -> Resolved:
         if not candidates:
             raise InvalidRequestError("model: auto needs models whose quality was measured; name a model.", "model")
     try:
-        return service.engine.choose(candidates, body.n, max_latency_s, flex=body.service_tier == "flex")
+        return service.engine.choose(candidates, images=body.n, max_latency_s=max_latency_s, flex=body.service_tier == "flex")
     except LatencyError as error:
         raise InvalidRequestError(f"max_latency_ms: {error}", "max_latency_ms", "latency_unattainable") from error
 

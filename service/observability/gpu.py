@@ -1,4 +1,4 @@
-"""The GPU's metrics, read through NVML at each scrape; where there is no NVML or no GPU there are none."""
+"""Metrics of the GPU, read through NVML at each scrape. There are none where NVML or a GPU is missing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from prometheus_client.registry import Collector
 
 
 class GpuCollector(Collector):
-    """Metrics of the first visible GPU, the one that the engine runs on."""
+    """Metrics of the first visible GPU, on which the engine runs."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml = nvml
         self._handle = handle
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """A reading that the driver refuses (a MIG slice has no utilisation) is left out."""
+        """Yield the readings. Leave out those that the driver refuses: a MIG slice has no utilisation."""
         nvml, handle = self._nvml, self._handle
         readings = (
             (
@@ -47,7 +47,7 @@ class GpuCollector(Collector):
 
 
 def find_gpu() -> GpuCollector | None:
-    """A collector, where the extra gpu is installed and a driver answers."""
+    """Return a collector, or None unless the extra `gpu` is installed and a driver answers."""
     try:
         import pynvml
     except ImportError:

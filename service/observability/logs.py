@@ -1,6 +1,6 @@
 """Structured logs on stderr: one event a line, for people (console) or for machines (json).
 
-Everything that logs through the standard library (uvicorn, onnxruntime's Python side) goes through the same formatter.
+Libraries that log through the standard library (uvicorn, onnxruntime's Python part) use the same formatter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import structlog
 
 
 def configure_logging(log_format: Literal["console", "json"], level: str) -> None:
-    """Set up structlog and the standard library's root logger; called once at the edge."""
+    """Set up structlog and the standard library's root logger. Call it once, where the program starts."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -55,7 +55,7 @@ def configure_logging(log_format: Literal["console", "json"], level: str) -> Non
 
 
 def _escape_controls(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What clients send, such as a path, neither begins a line of its own nor moves the cursor; JSON escapes by itself."""
+    """Escape control characters in what clients send, so that none starts a line or moves the cursor. JSON does so itself."""
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             event[name] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
@@ -63,6 +63,6 @@ def _escape_controls(_: object, __: str, event: structlog.typing.EventDict) -> s
 
 
 def _drop_color_message(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """uvicorn logs every message twice, once with terminal colours."""
+    """Remove uvicorn's second copy of each message, which has terminal colours."""
     event.pop("color_message", None)
     return event

@@ -1,14 +1,15 @@
 """Prometheus metrics of one process: base units, prefix `sfddm_`, bounded labels.
 
-`model` is a shipped id, a configured solver variant, or `<family>/teacher@other`; a seed, prompt, key or user never
-becomes a label. What ends after its model was unloaded counts under `unloaded`. Series of the models served exist from the
-start, at 0, so that rates see their first event.
-The engine writes what it measures; the API writes requests_total and request_seconds.
+The label `model` is a shipped id, a configured solver variant, or `<family>/teacher@other`. A seed, prompt, key or user never
+becomes a label. Requests that end after their model was unloaded count under `unloaded`. Series of the served models exist
+from the start, at 0, so that a rate includes their first event.
+The engine writes what it measures. The API writes requests_total and request_seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -18,7 +19,8 @@ from service.observability.exposition import Exposition
 from service.observability.gpu import find_gpu
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # few: times models, batch sizes
+# Few bounds: each one is a series for each model and batch size.
+_STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _RATIO = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OUTCOMES = ("ok", "error", "overloaded", "unavailable", "cancelled")
@@ -31,7 +33,7 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, variants: Collection[str] = (), models: Collection[str] = ()) -> None:
-        """variants: the solver variants (`<family>/teacher@ddim-016`) that get a label of their own; models: the ids served."""
+        """variants: solver variants (`<family>/teacher@ddim-016`) with a label of their own. models: ids that are served."""
         self.registry = CollectorRegistry()
         self._variants: frozenset[str] = frozenset()
         self._gone: set[str] = set()
@@ -119,7 +121,7 @@ class Metrics:
         if (gpu := find_gpu()) is not None:
             others.register(gpu)
         self._exposition = Exposition((made for made in vars(self).values() if isinstance(made, Counter | Histogram)), others)
-        self.requests_total.labels(model="none", outcome="invalid")  # refused before any model was asked
+        self.requests_total.labels(model="none", outcome="invalid")  # refused before a model was chosen
         for reason in SHED_REASONS:
             self.shed_total.labels(reason=reason)
         for outcome in ("ok", "failed"):
@@ -127,7 +129,7 @@ class Metrics:
         self.serve(models, variants)
 
     def serve(self, models: Iterable[str], variants: Iterable[str]) -> None:
-        """These are the models served from now on, and the solver variants with labels of their own."""
+        """Set the models that are served from now on, and the solver variants with labels of their own."""
         for variant in self._variants - set(variants):
             self._remove(variant)
         self._variants = frozenset(variants)
@@ -141,15 +143,17 @@ class Metrics:
                 self.requests_total.labels(model=model, outcome=outcome)
 
     def forget(self, model: str) -> None:
-        """Remove the series of a model that is gone; what is still to be counted of it counts under `unloaded`."""
+        """Remove the series of a model that is gone. Count its later events under `unloaded`."""
         self._gone.add(model)
         for label in (model, f"{model}@other", *(variant for variant in self._variants if variant.startswith(f"{model}@"))):
             self._remove(label)
 
     def _remove(self, label: str) -> None:
+        """Remove all series with this `model` label."""
         for metric in vars(self).values():
-            if isinstance(metric, MetricWrapperBase) and "model" in metric._labelnames:
-                metric.remove_by_labels({"model": label})
+            if isinstance(metric, MetricWrapperBase):
+                with suppress(ValueError):  # the metric has no label `model`
+                    metric.remove_by_labels({"model": label})
 
     def watch_engine(
         self,
@@ -159,26 +163,26 @@ class Metrics:
         running_rows: Callable[[], float],
         waiting_requests: Callable[[], float],
     ) -> None:
-        """Read the engine's gauges when they are scraped; nothing is spent on them between scrapes."""
+        """Set the functions that compute the engine's gauges at each scrape. Between scrapes they cost nothing."""
         self.backlog_seconds.set_function(backlog_s)
         self.wait_seconds.set_function(wait_s)
         self.running_rows.set_function(running_rows)
         self.waiting_requests.set_function(waiting_requests)
 
     def observe_step(self, model: str, *, bucket: int, rows: int, padding: int, seconds: float) -> None:
-        """One batch has run: its rows, and the rows computed only to fill it."""
+        """Count a step of a batch. rows: its rows. padding: rows computed only to fill the bucket."""
         self.step_seconds.labels(model, bucket).observe(seconds)
         self.batch_rows.labels(model).observe(rows)
         self.steps_total.labels(model).inc(rows)
         self.padded_rows_total.labels(model).inc(padding)
 
     def model_label(self, model_id: str) -> str:
-        """The `model` label of an id from Catalogue.resolve: variants that are not configured share one value."""
+        """Return the `model` label of an id from Catalogue.resolve. Variants that are not configured share one value."""
         base, at, _ = model_id.partition("@")
         if base in self._gone:
             return "unloaded"
         return f"{base}@other" if at and model_id not in self._variants else model_id
 
     def exposition(self) -> bytes:
-        """The body of /metrics, in `content_type`."""
+        """Return the body of /metrics, in `content_type`."""
         return self._exposition.render()

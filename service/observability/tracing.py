@@ -1,8 +1,8 @@
-"""OpenTelemetry traces, where the environment asks for them (OTEL_*); elsewhere nothing is imported and nothing is spent.
+"""OpenTelemetry traces, where the environment asks for them (OTEL_*). Otherwise nothing is imported and nothing costs time.
 
-A request is one server span, a child of the caller's where it sends a traceparent, and its phases (record.py) are children of
-that: queue, denoise, encode. They are made when the request is over, from the times that its record has. The SDK reads its own
-variables, sends in the background, and drops spans rather than wait.
+A request is one server span. It is a child of the caller's span when the caller sends a traceparent. The request's phases
+(record.py) are its children: queue, denoise, encode. They are made when the request is over, from the times in its record. The
+SDK reads its own variables, sends in the background, and drops spans rather than wait.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 SPOKEN = "http/protobuf"
 _FAILED = frozenset({"error", "unavailable"})
-_LAST_WORDS_S = 3.0  # at shutdown, for spans that are not sent yet
-_REPEAT_S = 60.0
+_FLUSH_S = 3.0  # at shutdown, for spans that are not sent yet: a collector that is down must not delay the exit
+_REPEAT_S = 60.0  # between two log lines with the same message of the SDK
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a request's life; start and end are readings of time.perf_counter(), seconds.
+    """A part of a request's time. start_s and end_s: readings of time.perf_counter(), in seconds.
 
-    busy_s: what was spent in it, less than all of it where it has gaps.
+    busy_s: seconds of work between start and end; less than their difference where there are gaps.
     """
 
     name: str
@@ -45,9 +45,10 @@ class Phase:
 
 
 def open_tracing(environment: Mapping[str, str], version: str) -> Tracing | None:
-    """Tracing when a collector's endpoint is set, or OTEL_TRACES_EXPORTER=otlp, and OTEL_SDK_DISABLED is not true.
+    """Return a tracing when the environment asks for it, else None.
 
-    What stands in the way of traces that were asked for is a warning: images are served without them.
+    It does so with a collector's endpoint or OTEL_TRACES_EXPORTER=otlp, unless OTEL_SDK_DISABLED is true. When traces are
+    asked for and cannot be made, this logs a warning, and images are served without them.
     """
     exporter = environment.get("OTEL_TRACES_EXPORTER", "otlp" if any(map(environment.get, ENDPOINTS)) else "none").strip()
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
@@ -60,13 +61,13 @@ def open_tracing(environment: Mapping[str, str], version: str) -> Tracing | None
         return Tracing(version)
     except ImportError as error:
         _log.warning("traces_off", reason=f"OTEL_* asks for them but {error.name} is missing; pip install 'sfddm-serve[otel]'")
-    except Exception as error:  # whatever the SDK thinks of its variables
+    except Exception as error:  # the SDK may raise anything about its variables
         _log.warning("traces_off", reason=f"{type(error).__name__}: {error}")
     return None
 
 
 class Tracing:
-    """A tracer and its way to the collector. Raises ImportError without the extra otel."""
+    """A tracer and its connection to the collector. Raises ImportError without the extra `otel`."""
 
     def __init__(self, version: str) -> None:
         from opentelemetry import propagate, trace
@@ -87,7 +88,7 @@ class Tracing:
         self._trace = trace
 
     def begin(self, method: str, path: str, headers: Mapping[str, str]) -> RequestSpan:
-        """The span of a request that has just arrived."""
+        """Start the span of a request that has just arrived."""
         attributes = {"http.request.method": method, "url.path": path}
         span = self._tracer.start_span(
             method, context=self._extract(headers), kind=self._trace.SpanKind.SERVER, attributes=attributes
@@ -95,10 +96,10 @@ class Tracing:
         return RequestSpan(self._trace, self._tracer, span)
 
     def shut_down(self) -> None:
-        """Send what is left, within a few seconds."""
+        """Send the remaining spans, within a few seconds."""
         ending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         ending.start()
-        ending.join(_LAST_WORDS_S)
+        ending.join(_FLUSH_S)
 
 
 class RequestSpan:
@@ -109,15 +110,15 @@ class RequestSpan:
         self._trace = trace
         self._tracer = tracer
         self._span = span
-        self._zero_ns = time.time_ns() - time.perf_counter_ns()  # Unix time of the clock that phases are read on
+        self._zero_ns = time.time_ns() - time.perf_counter_ns()  # Unix time at zero of the clock of the phases
 
     @property
     def trace_id(self) -> str:
-        """As in a traceparent: 32 hexadecimal digits."""
+        """The trace's id as in a traceparent: 32 hexadecimal digits."""
         return f"{self._span.get_span_context().trace_id:032x}"
 
     def end(self, name: str, outcome: str, attributes: Mapping[str, Any], phases: Sequence[Phase]) -> None:
-        """The request is over; attributes that are None are left out."""
+        """End the span and make those of its phases. Attributes that are None are left out."""
         span, trace = self._span, self._trace
         if span.is_recording():
             span.update_name(name)
@@ -134,14 +135,14 @@ class RequestSpan:
 
 
 class _OnceAMinute(logging.Handler):
-    """What the SDK says, each of its messages at most once a minute: a collector that is away is one line, not one a batch."""
+    """Logs the SDK's messages, each at most once a minute. Else a collector that is down would give a line for each batch."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._said: dict[str, float] = {}
+        self._logged_s: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         now_s = time.monotonic()
-        if now_s - self._said.get(record.msg, -_REPEAT_S) >= _REPEAT_S:
-            self._said[record.msg] = now_s
+        if now_s - self._logged_s.get(record.msg, -_REPEAT_S) >= _REPEAT_S:
+            self._logged_s[record.msg] = now_s
             _log.warning("traces", message=record.getMessage())

@@ -1,1 +1,1 @@
-"""What outlives a request: jobs, remembered answers, latency samples. In this process, or in Redis for all replicas."""
+"""The store: jobs, remembered answers and latency samples. It is in this process, or in Redis for all replicas."""

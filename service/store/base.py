@@ -1,8 +1,8 @@
 """The interface of the store: three small parts, each with two implementations (memory.py, redis.py, redis_jobs.py).
 
     Jobs      large generations, cut into chunks that workers take in turns
-    Blobs     bytes with an expiry, in rooms of bounded size: cached images, answers kept for an Idempotency-Key
-    Samples   the most recent values of a series and how many there were: latencies of an experiment's arms
+    Blobs     bytes that expire, in rooms of bounded size: cached images, answers kept for an Idempotency-Key
+    Samples   the most recent values of a series and their count: latencies of an experiment's arms
 
 Every method of the Redis implementation raises StoreUnavailableError while Redis cannot be reached.
 """
@@ -18,11 +18,11 @@ UNFINISHED: frozenset[Status] = frozenset({"queued", "running"})
 
 
 class StoreUnavailableError(Exception):
-    """The store cannot be reached; the message is one sentence for the client."""
+    """The store cannot be reached. The message is one sentence for the client."""
 
 
 class StoreFullError(Exception):
-    """There is no room for another job; the message says what makes room."""
+    """There is no room for another job. The message says how to make room."""
 
     def __init__(self, max_jobs: int) -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class StoreFullError(Exception):
 class Job:
     """One job. Times are Unix seconds.
 
-    request: what to generate, opaque to the store. chunk: images that a worker takes at once. done: images stored.
+    request: what to generate; the store does not read it. chunk: images that a worker takes at once. done: images stored.
     """
 
     id: str
@@ -53,7 +53,8 @@ class Job:
 class Chunk:
     """Images start ... stop - 1 of a job, lent to one worker until it completes, releases, or stops beating.
 
-    deliveries: how often it was lent because a worker died with it, this time included. receipt: the store's own mark.
+    deliveries: how often it was lent, this time included; more than 1 after a worker died with it. receipt: the store's
+    identifier of this delivery.
     """
 
     job: Job
@@ -64,75 +65,78 @@ class Chunk:
 
 
 class Jobs(Protocol):
-    """Jobs and their images. Chunks are delivered at least once; storing an image twice keeps the first."""
+    """Jobs and their images. A chunk is delivered at least once. Storing an image twice keeps the first one."""
 
     async def add(self, job: Job) -> None:
         """Queue a job. Raises StoreFullError."""
 
     async def get(self, job_id: str) -> Job | None:
-        """One job as it is now; None when it does not exist, was forgotten, or has expired."""
+        """Return one job as it is now. None when it does not exist, was forgotten, or has expired."""
 
     async def all(self) -> list[Job]:
-        """Every job, the newest first."""
+        """Return every job, the newest first."""
 
     async def take(self, wait_s: float) -> Chunk | None:
-        """The next chunk, waiting up to wait_s for one. Jobs take turns, so a large one does not hold up a small one."""
+        """Return the next chunk, or None after wait_s seconds. Jobs take turns, so a large one does not delay a small one."""
 
     async def beat(self, chunk: Chunk) -> bool:
-        """Keep the chunk; at least once in the store's lease. False when its job is no longer wanted."""
+        """Keep the chunk. Call it at least once per lease of the store. Returns False when the job is no longer wanted."""
 
     async def save(self, job_id: str, images: Mapping[int, bytes]) -> None:
-        """Store image files by position; without effect when the job is no longer wanted."""
+        """Store image files by position. Does nothing when the job is no longer wanted."""
 
     async def complete(self, chunk: Chunk) -> None:
-        """The chunk needs no more work; the job has succeeded when all of its images are stored."""
+        """End a chunk that is done. Its job has succeeded when all of its images are stored."""
 
     async def release(self, chunk: Chunk) -> None:
         """Give the chunk back unfinished, so that another worker takes it at once."""
 
     async def finish(self, job_id: str, status: Literal["failed", "cancelled"], error: str | None = None) -> None:
-        """End an unfinished job early and drop its images; without effect on others."""
+        """End an unfinished job early and drop its images. Does nothing to other jobs."""
 
     async def forget(self, job_id: str) -> None:
         """Remove a job and its images."""
 
     async def images(self, job_id: str, start: int, stop: int) -> list[bytes | None]:
-        """The files at positions start ... stop - 1; None where there is none."""
+        """Return the files at positions start ... stop - 1, with None where there is none."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """A name for blobs of one use, and what all of them together may take; those that expire first make way."""
+    """A group of blobs with one use. max_bytes: limit of their sum; the blobs that expire first are removed to keep it."""
 
     name: str
     max_bytes: int
 
 
 class Blobs(Protocol):
-    """Bytes by key, for a time. One that does not fit its room is not stored."""
+    """Bytes by key, until they expire. A blob larger than its room is not stored."""
 
-    async def get(self, room: Room, keys: Sequence[str]) -> list[bytes | None]: ...
+    async def get(self, room: Room, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values of the keys, with None where there is none."""
 
-    async def put(self, room: Room, key: str, value: bytes, ttl_s: float) -> None: ...
+    async def put(self, room: Room, key: str, value: bytes, ttl_s: float) -> None:
+        """Store a value for ttl_s seconds. Replaces the key's old value."""
 
     async def add(self, room: Room, key: str, value: bytes, ttl_s: float) -> bool:
-        """Store unless the key is there; False when it is."""
+        """Store a value unless the key exists. Returns False when it exists."""
 
-    async def delete(self, room: Room, key: str) -> None: ...
+    async def delete(self, room: Room, key: str) -> None:
+        """Remove a key, if it exists."""
 
 
 class Samples(Protocol):
     """Recent values of named series."""
 
     async def append(self, series: str, value: bytes, keep: int) -> None:
-        """Add a value; the series keeps its `keep` latest."""
+        """Add a value. The series keeps its `keep` latest values."""
 
     async def recent(self, series: str) -> tuple[int, list[bytes]]:
-        """How many values there have been, and the ones kept, the latest first."""
+        """Return how many values were added in all, and those that are kept, the latest first."""
 
 
 class Store(Protocol):
-    """The three parts together."""
+    """Jobs, blobs and samples in one place."""
 
     @property
     def jobs(self) -> Jobs: ...
@@ -145,7 +149,7 @@ class Store(Protocol):
 
     @property
     def up(self) -> bool:
-        """Whether the last use of the store went well."""
+        """True when the last use of the store succeeded."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""

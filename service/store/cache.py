@@ -1,7 +1,8 @@
-"""Images made before: the same model, plan, seed, index and class give the same pixels, so they need not be made again.
+"""The result cache: images that were made before are read from the store and not made again.
 
-Only where that holds: on a CPU one row's pixels depend on nothing else. Elsewhere (a GPU picks its kernels by batch size)
-the cache is passed by. Pixels are kept, not files: encoding them is a pure function, so one entry serves every format.
+The same model, plan, seed, index and class give the same pixels on a CPU, where a row's pixels depend on nothing else. On
+other devices the cache is not used: a GPU picks its kernels by batch size. The cache keeps pixels and not files: encoding is a
+pure function of them, so that one entry serves every format.
 """
 
 from __future__ import annotations
@@ -20,41 +21,41 @@ from service.engine.request import Device, Finished, ImageSpec, Timing
 from service.observability.metrics import Metrics
 from service.store.base import Blobs, Room, StoreUnavailableError
 
-_NOT_COMPUTED = Timing(queue_s=0.0, compute_s=0.0, total_s=0.0, mean_batch=0.0, estimated_s=0.0)
-_RODE_IN_NO_BATCH = Device(provider="CPUExecutionProvider", precision="float32", smallest_batch=0, largest_batch=0)
+_NO_TIMING = Timing(queue_s=0.0, compute_s=0.0, total_s=0.0, mean_batch=0.0, estimated_s=0.0)
+_CPU = Device(provider="CPUExecutionProvider", precision="float32", smallest_batch=0, largest_batch=0)
 
 
 def _machine() -> str:
-    """What else may decide how numbers are rounded: replicas that share a store need not be alike."""
+    """Describe the processor, which may decide how numbers are rounded. Replicas that share a store may have different ones."""
     with suppress(OSError), open("/proc/cpuinfo") as file:
         return next((line for line in file if line.startswith(("flags", "Features"))), "")
     return platform.machine()
 
 
-_MADE_BY = f"{_RODE_IN_NO_BATCH.provider} {_RODE_IN_NO_BATCH.precision}"  # what `serves` lets through
+_MADE_BY = f"{_CPU.provider} {_CPU.precision}"  # the only provider that `serves` accepts
 _ROUNDING = f"{_MADE_BY} {ort.__version__} {np.__version__} {_machine()}"
 
 Compute = Callable[[Sequence[ImageSpec]], Awaitable[list[Finished]]]
 
 
 class ResultCache:
-    """Recalls images from the store, and computes and remembers the others."""
+    """Reads images from the store. Computes the others and stores them."""
 
     def __init__(self, blobs: Blobs, metrics: Metrics, *, max_bytes: int, ttl_s: float) -> None:
-        """max_bytes: what all images together may take; 0 switches the cache off."""
+        """max_bytes: limit of all images together; 0 switches the cache off. ttl_s: seconds until an image expires."""
         self._blobs = blobs
         self._metrics = metrics
         self._room = Room("images", max_bytes)
         self._ttl_s = ttl_s
 
     def serves(self, provider: str | None) -> bool:
-        """Whether images computed by this provider may be recalled."""
-        return self._room.max_bytes > 0 and provider == _RODE_IN_NO_BATCH.provider
+        """Return True if images computed by this provider may be cached."""
+        return self._room.max_bytes > 0 and provider == _CPU.provider
 
     async def images(self, model: Resolved, specs: Sequence[ImageSpec], compute: Compute) -> list[Finished]:
-        """The images in order. Recalled ones are `cached` and have no timing: nothing was computed.
+        """Return the images in order. Those from the store are `cached`, and their times are 0: nothing was computed.
 
-        Raises what `compute` raises; a store that is away only means that everything is computed.
+        Computes everything while the store cannot be reached. Raises what `compute` raises.
         """
         keys = _keys(model, specs)
         found: Sequence[bytes | None] = [None] * len(keys)
@@ -72,12 +73,12 @@ class ResultCache:
         for position, raw in enumerate(found):
             if raw is not None:
                 pixels = np.frombuffer(raw, dtype=np.uint8).reshape(shape)
-                images[position] = Finished(position, specs[position], pixels, _NOT_COMPUTED, _RODE_IN_NO_BATCH, cached=True)
+                images[position] = Finished(position, specs[position], pixels, _NO_TIMING, _CPU, cached=True)
         return [images[position] for position in range(len(specs))]
 
 
 def _keys(model: Resolved, specs: Sequence[ImageSpec]) -> list[str]:
-    """Everything that decides an image's pixels, hashed."""
+    """Return a key for each image: a hash of everything that decides its pixels."""
     plan = model.plan
     common = hashlib.sha256(f"{_ROUNDING} {model.entry.manifest.sha256} {len(plan)} ".encode())
     for table in (plan.label, plan.coefficients, plan.s):

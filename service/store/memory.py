@@ -1,4 +1,4 @@
-"""The store in this process: the default. It ends with the process and no other replica sees it."""
+"""The store in this process, the default. Its contents end with the process, and no other replica sees them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ Clock = Callable[[], float]
 class MemoryStore:
     """Jobs, blobs and samples in bounded memory.
 
-    max_jobs: jobs kept at once. job_ttl_s: seconds from a job's last progress to its expiry. job_bytes: what the image
-    files of all jobs may take together; a job that would go beyond fails.
+    max_jobs    most jobs kept at once
+    job_ttl_s   seconds from a job's last progress to its expiry
+    job_bytes   most bytes of the image files of all jobs together; a job that would exceed it fails
     """
 
     up = True
@@ -29,7 +30,7 @@ class MemoryStore:
         self.samples = MemorySamples()
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no connections."""
 
 
 @dataclass
@@ -42,7 +43,7 @@ class _Record:
 
 
 class MemoryJobs:
-    """service.store.base.Jobs. A worker that dies takes this store with it, so nothing is ever reclaimed."""
+    """Jobs in memory. A worker that dies takes this store with it, so no chunk is ever lent again."""
 
     def __init__(self, max_jobs: int, ttl_s: float, max_bytes: int, clock: Clock) -> None:
         self._max_jobs = max_jobs
@@ -148,7 +149,7 @@ def _seen(record: _Record) -> Job:
 
 
 class MemoryBlobs:
-    """service.store.base.Blobs: one ordered dictionary a room, the least recently written first."""
+    """Blobs in memory: one ordered dictionary for each room, the least recently written blob first."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -181,7 +182,7 @@ class MemoryBlobs:
 
 
 class MemorySamples:
-    """service.store.base.Samples. Series are as many as there are configured arms."""
+    """Samples in memory. There are as many series as configured arms, so their number needs no limit."""
 
     def __init__(self) -> None:
         self._counts: defaultdict[str, int] = defaultdict(int)

@@ -1,17 +1,20 @@
 """The store in Redis (6.2 or later, one primary): every replica sees the same jobs, answers and samples.
 
-A method that must change several keys at once is a Lua script, so a command that redis-py repeats after a lost
-connection finds its own work done. Keys start with `sfddm:`.
+A method that must change several keys at once is a Lua script. So a command that redis-py repeats after a lost connection
+finds its own work done. Keys start with `sfddm:`.
 
-A Redis that is full (maxmemory, policy noeviction) refuses whatever is in a MULTI, reads too, and of a script the first
-write, if it needs room: DEL, HDEL, ZREM, XACK and their like do not, and what a script writes after one of them is taken.
-So what frees memory or is small and must not be lost begins with such a command, and what fills Redis does not.
+A full Redis (maxmemory, policy noeviction) refuses everything in a MULTI, even reads. It judges a script by its first write:
+
+- A command that needs memory is refused, and the script ends.
+- A command that frees memory (DEL, HDEL, ZREM, XACK and others) is accepted, and so are all later writes of the script.
+
+So scripts that free memory, or write little that must not be lost, begin with such a command. Scripts that fill Redis do not.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from service.store.base import Room
@@ -24,9 +27,14 @@ _PREFIX = "sfddm:"
 class RedisStore:
     """Jobs, blobs and samples in one Redis."""
 
-    def __init__(self, url: str, *, max_jobs: int, job_ttl_s: float, lease_s: float) -> None:
-        """lease_s: seconds without a beat after which a worker counts as dead and its chunk is lent again."""
-        self._link = Link(url, f"{_PREFIX}probe")
+    def __init__(
+        self, url: str, *, max_jobs: int, job_ttl_s: float, lease_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """lease_s: seconds without a beat after which a worker counts as dead and its chunk is lent again.
+
+        clock: times how long a Redis that failed is left alone, in seconds.
+        """
+        self._link = Link(url, f"{_PREFIX}probe", clock)
         self.jobs = RedisJobs(self._link, _PREFIX, max_jobs=max_jobs, ttl_s=job_ttl_s, lease_s=lease_s)
         self.blobs = RedisBlobs(self._link)
         self.samples = RedisSamples(self._link)
@@ -66,7 +74,7 @@ return 1
 
 
 class RedisBlobs:
-    """service.store.base.Blobs. What was deleted keeps its share of the room until it would have expired."""
+    """Blobs in Redis. A deleted blob counts towards its room's bytes until it would have expired."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -106,7 +114,7 @@ def _blob(room: Room, key: str) -> str:
 
 
 class RedisSamples:
-    """service.store.base.Samples: a capped list and a counter a series."""
+    """Samples in Redis: a capped list and a counter for each series."""
 
     def __init__(self, link: Link) -> None:
         self._link = link

@@ -1,17 +1,21 @@
-"""Jobs in Redis: chunks travel through a stream with a consumer group, at least once.
+"""Jobs in Redis. Chunks go through a stream with a consumer group, so each is delivered at least once.
 
-    sfddm:jobs                stream of {job, start}: chunks to take; read by the group `workers`, a consumer a process
+    sfddm:jobs                stream of {job, start}: chunks to take, read by the group `workers` with a consumer per process
     sfddm:jobs-index          zset of job ids by expiry
-    sfddm:job:<id>            hash: the job, and `next`, the start of the chunk that will queue its successor
+    sfddm:job:<id>            hash: the job, and `next`: the start of the chunk whose first delivery queues the one after it
     sfddm:job:<id>:images     hash: position -> image file, each written once
 
-Taking a chunk queues the job's next one behind the chunks of other jobs, so the stream is as short as there are jobs at
-work, and they take turns. A worker beats by claiming its own entry; the entry of one that died has been idle for the
-lease and is claimed by another (XAUTOCLAIM).
+Taking a chunk queues the job's next one behind the chunks of other jobs. So jobs take turns, and the stream holds one entry
+for each unfinished job. A worker beats by claiming its own entry. When it dies, its entry is idle for longer than the lease,
+and another worker claims it (XAUTOCLAIM).
 
-Plain stream commands, not a task library, because none that is kept fits: taskiq-redis 1.2 looks for dead workers' entries
-only after a new one arrives and has no beat; streaq 7 needs a second Redis client (coredis) and a worker process of its
-own; arq and saq use lists. Each would still leave chunks, turns and results to this file.
+This file uses plain stream commands, because no maintained task library fits:
+
+- taskiq-redis 1.2 looks for dead workers' entries only after a new one arrives, and has no beat.
+- streaq 7 needs a second Redis client (coredis) and a worker process of its own.
+- arq and saq use lists.
+
+With each of them, chunks, turns and results would still be written here.
 """
 
 from __future__ import annotations
@@ -43,8 +47,8 @@ redis.call('XADD', KEYS[3], '*', 'job', ARGV[1], 'start', 0)
 return 1
 """
 
-# KEYS job, stream. ARGV id, start, now. Returns whether the job still wants the chunk. HDEL removes nothing: it has a full
-# Redis take the rest, as a chunk that could not begin would be delivered again and again, until its job fails.
+# KEYS job, stream. ARGV id, start, now. Returns 1 if the job still wants the chunk, else 0. The HDEL removes nothing. It makes
+# a full Redis accept the writes after it. Otherwise a chunk could not begin and would be delivered until its job fails.
 _BEGIN = """
 local status = redis.call('HGET', KEYS[1], 'status')
 if status ~= 'queued' and status ~= 'running' then return 0 end
@@ -111,7 +115,7 @@ return found
 
 
 class RedisJobs:
-    """service.store.base.Jobs."""
+    """Jobs in Redis, for all replicas."""
 
     def __init__(self, link: Link, prefix: str, *, max_jobs: int, ttl_s: float, lease_s: float) -> None:
         self._link = link
@@ -183,14 +187,14 @@ class RedisJobs:
             return await cast(Awaitable[list[bytes | None]], redis.hmget(self._images(job_id), positions))
 
     async def leave(self) -> None:
-        """This process takes no more chunks: remove its consumer, unless chunks are still lent to it."""
+        """Remove this process' consumer at its end, unless chunks are still lent to it."""
         with suppress(StoreUnavailableError):
             async with self._link.use() as redis:
                 if not await redis.xpending_range(self._stream, GROUP, "-", "+", 1, consumername=self._consumer):
                     await redis.xgroup_delconsumer(self._stream, GROUP, self._consumer)
 
     async def _next_entry(self, redis: Redis, wait_s: float) -> tuple[str, str, int, int] | None:
-        """(entry, job, start, deliveries): one that a dead worker held, else a new one."""
+        """Return (entry, job, start, deliveries) of an entry that a dead worker held, else of a new one."""
         try:
             reply: Any = await redis.xautoclaim(self._stream, GROUP, self._consumer, self._lease_ms, count=1)
             entries = reply[1]
@@ -237,7 +241,7 @@ class RedisJobs:
 
 
 def _job(job_id: str, raw: list[bytes], stored: int) -> Job | None:
-    """raw: names and values in turns."""
+    """Read a job from the names and values of its hash, in turns. stored: how many of its images are there."""
     if not raw:
         return None
     fields = {name.decode(): value.decode() for name, value in zip(raw[::2], raw[1::2], strict=True)}

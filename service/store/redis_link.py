@@ -1,9 +1,9 @@
-"""The connection to Redis, and what happens while there is none, or while it refuses to write: full, or its disk is."""
+"""The connection to Redis, and the errors while Redis is gone or refuses to write (its memory or its disk is full)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -15,9 +15,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from service.store.base import StoreUnavailableError
 
-TIMEOUT_S = 2.0  # a Redis that takes longer counts as gone: a generation that looks into the cache waits this long, once
-PAUSE_S = 1.0  # after a failure nothing is tried for so long, so that a Redis that hangs does not slow every request
-REFUSED_S = 10.0  # after a refusal nobody asks for so long whether Redis writes again: small writes pass where large do not
+TIMEOUT_S = 2.0  # a slower Redis counts as gone: a generation that looks into the cache waits this long, once
+PAUSE_S = 1.0  # between a failure and the next try, so that a Redis that hangs does not delay every request
+REFUSED_S = 10.0  # between a refusal and the next probe: a Redis that is nearly full takes the small probe and no large write
 
 _GONE = "The store behind jobs (Redis) cannot be reached; try again in a moment. Generating images goes on without it."
 _FULL = (
@@ -28,52 +28,56 @@ _REFUSED = (
     "The store behind jobs (Redis) answers, but refuses this; the server's log has its reason (redis_unavailable). "
     "Generating images goes on without it."
 )
-_OOM = "command not allowed when used memory > 'maxmemory'"  # of a command, of a transaction, and within a script's error
+_OOM = "command not allowed when used memory > 'maxmemory'"  # in the error of a command, a transaction or a script
 _log = structlog.get_logger(__name__)
 
 
 class Link:
-    """The connection pool, and whether Redis answers and writes."""
+    """The connection pool. Knows whether Redis answers and accepts writes."""
 
-    def __init__(self, url: str, probe: str) -> None:
-        """url: redis:// or rediss://; nothing is connected yet. probe: a key to write, to see whether that works again."""
+    def __init__(self, url: str, probe: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """url: redis:// or rediss://, not connected to before the first use. probe: key to write when checking for room.
+
+        clock: times PAUSE_S and REFUSED_S, in seconds.
+        """
         self.client: Redis = Redis.from_url(
             url,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 1),  # a pooled connection that Redis has closed meanwhile is replaced at once
+            retry=Retry(NoBackoff(), 1),  # replaces at once a pooled connection that Redis has closed
             retry_on_error=[RedisConnectionError],
             client_name="sfddm",
         )
         self.up = True
+        self._clock = clock
         self._probe = probe
         self._paused_until_s = 0.0
-        self._refuses = False  # since a write was refused, until one is taken: that reads go well says nothing about it
-        self._ask_at_s = 0.0
+        self._refuses = False  # from a refused write to an accepted one; reads that succeed do not end it
+        self._probe_at_s = 0.0
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Redis]:
-        """The client; whatever goes wrong with Redis inside is a StoreUnavailableError."""
-        if time.monotonic() < self._paused_until_s:
+        """Yield the client. Turn every error of Redis inside the block into a StoreUnavailableError."""
+        if self._clock() < self._paused_until_s:
             raise StoreUnavailableError(_GONE)
         try:
             yield self.client
-            if self._refuses and time.monotonic() >= self._ask_at_s:
-                await self._ask()
+            if self._refuses and self._clock() >= self._probe_at_s:
+                await self._check_room()
         except ResponseError as error:
             self._refused()
             self._down(error)
             raise StoreUnavailableError(_FULL if _OOM in str(error) else _REFUSED) from error
         except (RedisError, OSError) as error:
-            self._paused_until_s = time.monotonic() + PAUSE_S
+            self._paused_until_s = self._clock() + PAUSE_S
             self._down(error)
             raise StoreUnavailableError(_GONE) from error
         if not self.up and not self._refuses:
             _log.info("redis_is_back")
             self.up = True
 
-    async def _ask(self) -> None:
-        """Write something that needs room."""
+    async def _check_room(self) -> None:
+        """Write the probe, which needs a little memory."""
         try:
             await self.client.set(self._probe, b"", px=1)
             self._refuses = False
@@ -82,7 +86,7 @@ class Link:
 
     def _refused(self) -> None:
         self._refuses = True
-        self._ask_at_s = time.monotonic() + REFUSED_S
+        self._probe_at_s = self._clock() + REFUSED_S
 
     def _down(self, error: Exception) -> None:
         if self.up:

@@ -1,4 +1,4 @@
-"""The service runs where torch and the training room do not exist."""
+"""The service runs without torch and without the training room."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ async def test_the_first_image_that_fails_is_the_last_event(tiny_zoo: Path, monk
         return Evaluation([failed if row.position == 1 else out for row, out in zip(rows, done.outputs, strict=True)])
 
     async with serving(tiny_app(tiny_zoo)) as client:
-        monkeypatch.setattr("service.engine.engine.evaluate", second_fails)
+        monkeypatch.setattr("service.engine.loop.evaluate", second_fails)
         found = await stream(client, seed=1, n=3)
         name, data = found[-1]
         assert name is None

@@ -1,11 +1,13 @@
-"""What the engine's tests share: a reference sampler without an engine, a running engine, and networks that misbehave."""
+"""Helpers of the engine's tests: a reference sampler without an engine, a running engine, and networks that misbehave."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnxruntime as ort
@@ -22,7 +24,7 @@ from service.observability.metrics import Metrics
 
 
 def reference(model: Resolved, spec: ImageSpec) -> NDArray[np.uint8]:
-    """The image that a plain ONNX Runtime loop makes, one row by itself: uint8 [C,H,W]."""
+    """Return the image that a plain ONNX Runtime loop makes, one row alone: uint8 [C,H,W]."""
     session = ort.InferenceSession(str(model.entry.graph), providers=["CPUExecutionProvider"])
     shape = model.entry.manifest.image.chw
     x = initial_noise(spec.seed, spec.index, shape)[None]
@@ -45,10 +47,15 @@ def reference(model: Resolved, spec: ImageSpec) -> NDArray[np.uint8]:
 
 @asynccontextmanager
 async def running(
-    catalogue: Catalogue, backend: Backend | None = None, config: EngineConfig | None = None, metrics: Metrics | None = None
+    catalogue: Catalogue,
+    backend: Backend | None = None,
+    config: EngineConfig | None = None,
+    metrics: Metrics | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> AsyncIterator[Engine]:
-    """An engine that is ready; drained at the end. Batches of 8 by default, which are quick to calibrate."""
-    engine = Engine(catalogue, backend or OnnxBackend(threads=1), config or EngineConfig(max_batch=8), metrics or Metrics())
+    """Yield an engine that is ready, and drain it at the end. Batches of 8 by default, which are quick to calibrate."""
+    backend, config = backend or OnnxBackend(threads=1), config or EngineConfig(max_batch=8)
+    engine = Engine(catalogue, backend, config, metrics or Metrics(), clock)
     engine.start()
     try:
         await until(lambda: engine.ready)
@@ -58,30 +65,36 @@ async def running(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that another thread brings about."""
+    """Wait until another thread makes the condition true."""
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
-    """One sample of the registry, 0 when it has not been written."""
+    """Return one sample of the registry, 0 when it has not been written."""
     return metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 class Watched:
-    """A backend that records the timesteps of every batch and, once armed, asks `before` and `after` about each step.
+    """A backend that, once armed, records the timesteps of every batch and calls `before` and `after` around each step.
 
-    before(timestep, class_label) may raise or wait; after(x_next, timestep, class_label) may spoil the result.
+    before(timestep, class_label) may raise or wait. after(x_next, timestep, class_label) may spoil the result.
     """
 
     def __init__(self) -> None:
         self._inner = OnnxBackend(threads=1)
         self.armed = False
+        self.steps = 0  # of all batches, armed or not
+        self.networks: WeakValueDictionary[str, Network] = WeakValueDictionary()  # by entry key, while somebody uses them
         self.batches: list[list[int]] = []
-        self.broken = False  # a bug of the engine's own: `padded` raises
+        self.broken = False  # `padded` raises, as a bug of the engine would
         self.before: Callable[[Int64, Int64 | None], None] = lambda timestep, class_label: None
         self.after: Callable[[Float32, Int64, Int64 | None], None] = lambda x_next, timestep, class_label: None
+
+    def ticks_s(self) -> float:
+        """Return the time on a clock by which every batch takes 1 ms, whatever else the machine does."""
+        return 0.001 * self.steps
 
     @property
     def fingerprint(self) -> str:
@@ -92,7 +105,9 @@ class Watched:
         return True
 
     def load(self, entry: Entry) -> Network:
-        return _WatchedNetwork(self._inner.load(entry), self)
+        network = _WatchedNetwork(self._inner.load(entry), self)
+        self.networks[entry.key] = network
+        return network
 
 
 class _WatchedNetwork:
@@ -123,13 +138,14 @@ class _WatchedNetwork:
             self._watched.batches.append(timestep.tolist())
             self._watched.before(timestep, class_label)
         x_next, x0 = self._inner.step(x, x0_prev, timestep, class_label, coefficients)
+        self._watched.steps += 1
         if self._watched.armed:
             self._watched.after(x_next, timestep, class_label)
         return x_next, x0
 
 
 class Gate:
-    """Lets the device take one step at a time: each step waits for `let`."""
+    """Holds up the device: each step waits for a permit of `let`."""
 
     def __init__(self) -> None:
         self._permits = threading.Semaphore(0)

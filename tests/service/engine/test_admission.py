@@ -1,4 +1,4 @@
-"""Admission: who is let in, what is promised, and that promises are kept."""
+"""Admission: which requests are taken, what is promised, and that promises are kept."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.catalogue import Catalogue, Resolved
-from service.engine import admission
+from service.engine.admission import Admission, undominated
 from service.engine.costs import StepCosts
+from service.engine.forecast import Forecast
 from service.engine.request import LatencyError, OverloadedError
 from service.engine.scheduler import Scheduler
 
@@ -24,6 +25,27 @@ class Device:
     costs: StepCosts = field(default_factory=lambda: StepCosts({1: 0.01, 64: 0.64}))
     now_s: float = 0.0
     done_s: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.forecast = Forecast(self.scheduler)
+
+    def choose(
+        self,
+        models: list[Resolved],
+        *,
+        within_s: float,
+        images: int = 1,
+        max_backlog_s: float = 60.0,
+        now_s: float | None = None,
+    ) -> Resolved:
+        """Choose as the engine does, by default now."""
+        admission = Admission(self.forecast, max_backlog_s)
+        now_s = self.now_s if now_s is None else now_s
+        return admission.choose(models, images=images, max_latency_s=within_s, now_s=now_s, flex=False)
+
+    def check_exclusive(self, model: Resolved) -> None:
+        """Ask for one image that runs exclusively for a minute at most."""
+        Admission(self.forecast, 60.0).check_exclusive(model, images=1, seconds=60.0, now_s=self.now_s)
 
     def run(self, until_s: float = float("inf")) -> None:
         while self.now_s < until_s and (batch := self.scheduler.schedule()) is not None:
@@ -43,7 +65,7 @@ def device(tiny_catalogue: Catalogue) -> Device:
 
 
 def check(device: Device, model: Resolved, limit_s: float) -> None:
-    admission.check_backlog(device.scheduler, model, limit_s, device.now_s, flex=False)
+    Admission(device.forecast, limit_s).check_backlog(model, device.now_s, flex=False)
 
 
 def test_a_teacher_backlog_does_not_shut_out_students(tiny_catalogue: Catalogue, device: Device) -> None:
@@ -62,25 +84,25 @@ def test_a_teacher_backlog_does_not_shut_out_students(tiny_catalogue: Catalogue,
 def test_each_lane_holds_at_most_the_limit_and_one_request(tiny_catalogue: Catalogue, device: Device) -> None:
     student = tiny_catalogue.resolve("tiny/student-004")
     admitted = 0
-    while device.scheduler.wait_s("tiny/student-004") <= 1.0:
+    while device.forecast.wait_s("tiny/student-004") <= 1.0:
         check(device, student, limit_s=1.0)
         device.scheduler.admit("tiny/student-004", [admitted], steps=4)
         admitted += 1
     with pytest.raises(OverloadedError):
         check(device, student, limit_s=1.0)
     assert admitted * 0.04 == pytest.approx(1.0, abs=0.05)
-    assert device.scheduler.backlog_s() == pytest.approx(1.0, abs=0.05)
+    assert device.forecast.backlog_s() == pytest.approx(1.0, abs=0.05)
 
 
-def test_the_longest_wait_is_what_requests_are_refused_for(tiny_catalogue: Catalogue, device: Device) -> None:
-    scheduler, student = device.scheduler, tiny_catalogue.resolve("tiny/student-004")
-    assert scheduler.longest_wait_s() == 0
+def test_requests_are_refused_when_the_longest_wait_exceeds_the_limit(tiny_catalogue: Catalogue, device: Device) -> None:
+    scheduler, forecast, student = device.scheduler, device.forecast, tiny_catalogue.resolve("tiny/student-004")
+    assert forecast.longest_wait_s() == 0
     scheduler.admit("tiny/teacher", range(100, 104), steps=32, flex=True)
-    assert scheduler.longest_wait_s() == 0, "flex work can wait"
+    assert forecast.longest_wait_s() == 0, "flex work can wait"
     scheduler.admit("tiny/student-004", range(8), steps=4)
     scheduler.admit("plain/teacher", [200], steps=1)
-    longest_s = scheduler.longest_wait_s()
-    assert 0 < longest_s < scheduler.backlog_s(), "the other lanes' work is not all ahead of one lane's"
+    longest_s = forecast.longest_wait_s()
+    assert 0 < longest_s < forecast.backlog_s(), "the other lanes' work is not all ahead of one lane's"
     check(device, student, limit_s=longest_s)
     with pytest.raises(OverloadedError):
         check(device, student, limit_s=0.99 * longest_s)
@@ -88,7 +110,7 @@ def test_the_longest_wait_is_what_requests_are_refused_for(tiny_catalogue: Catal
 
 @given(st.integers(0, 30), st.integers(1, 8))
 def test_the_time_to_retry_is_honest(tiny_catalogue: Catalogue, students: int, teachers: int) -> None:
-    """A refused request that comes back when it was told to is let in, and not much earlier would have done."""
+    """A refused request that returns after its retry time is taken."""
     scheduler = Scheduler()
     for name in tiny_catalogue.entries:
         scheduler.add_model(name, StepCosts({1: 0.01, 4: 0.04}))
@@ -97,7 +119,7 @@ def test_the_time_to_retry_is_honest(tiny_catalogue: Catalogue, students: int, t
     scheduler.admit("tiny/teacher", range(1000, 1000 + teachers), steps=32)
     if students:
         scheduler.admit("tiny/student-004", range(students), steps=4)
-    if scheduler.wait_s("tiny/teacher") > 0.2:
+    if device.forecast.wait_s("tiny/teacher") > 0.2:
         with pytest.raises(OverloadedError) as refused:
             check(device, teacher, limit_s=0.2)
         device.run(until_s=refused.value.retry_after_s + 0.09)  # one step of each lane, since steps are not divisible
@@ -129,9 +151,10 @@ def test_the_time_to_retry_is_honest(tiny_catalogue: Catalogue, students: int, t
 def test_promises_are_kept(
     tiny_catalogue: Catalogue, curve: dict[int, float], requests: list[tuple[str, int, float, float]]
 ) -> None:
-    """Two models, each request let in only if its latency fits and no promise breaks: every one is done in time.
+    """Two models. A request is taken only if its latency fits and it breaks no promise. Then every one is done in time.
 
-    To within what the round robin may be off by. With the second curve a batch holds four rows, so promised rows wait.
+    In time means to within the rounding of the round robin. With the second curve a batch holds four rows, so that promised
+    rows wait.
     """
     scheduler = Scheduler()
     for name in ("tiny/student-008", "tiny/student-004"):
@@ -142,7 +165,7 @@ def test_promises_are_kept(
         device.run(until_s=device.now_s + pause_s)
         model = tiny_catalogue.resolve(name)
         try:
-            admission.choose(scheduler, [model], images, latency_s, 60.0, device.now_s, flex=False)
+            device.choose([model], images=images, within_s=latency_s)
         except (OverloadedError, LatencyError):
             continue
         rows = range(100 * number, 100 * number + images)
@@ -159,12 +182,12 @@ def test_the_best_model_that_fits(tiny_catalogue: Catalogue, device: Device) -> 
     models = [tiny_catalogue.resolve(name) for name in names]
 
     def chosen(max_latency_s: float, images: int = 1) -> str:
-        return admission.choose(device.scheduler, models, images, max_latency_s, 60.0, device.now_s, flex=False).id
+        return device.choose(models, images=images, within_s=max_latency_s).id
 
     assert chosen(0.46) == "tiny/teacher", "an idle device, of which three tenths of the time are left to others"
     assert [chosen(seconds) for seconds in (0.45, 0.12)] == ["tiny/student-008"] * 2
     assert [chosen(seconds) for seconds in (0.11, 0.05)] == ["tiny/student-004"] * 2
-    assert admission.choose(device.scheduler, models[:1], 1, 0.33, 60.0, 0.0, flex=False) is models[0], "it only just fits"
+    assert device.choose(models[:1], within_s=0.33, now_s=0.0) is models[0], "it only just fits"
     assert chosen(0.9, images=2) == "tiny/student-008"
     device.scheduler.admit("tiny/teacher", range(4), steps=32)
     assert chosen(1.0) == "tiny/student-008", "the teacher is busy for longer"
@@ -176,12 +199,12 @@ def test_the_best_model_that_fits(tiny_catalogue: Catalogue, device: Device) -> 
         chosen(0.09, images=4)
 
 
-def test_company_gets_less_of_its_limit(tiny_catalogue: Catalogue, device: Device) -> None:
+def test_beside_others_a_request_uses_less_of_its_limit(tiny_catalogue: Catalogue, device: Device) -> None:
     """Beside a student's image of 80 ms the teacher's 320 ms fit within 0.5 s, but not within 0.3 of it."""
     models = [tiny_catalogue.resolve(name) for name in ("tiny/teacher", "tiny/student-004")]
 
     def chosen(max_latency_s: float) -> str:
-        return admission.choose(device.scheduler, models, 1, max_latency_s, 60.0, device.now_s, flex=False).id
+        return device.choose(models, within_s=max_latency_s).id
 
     assert chosen(0.5) == "tiny/teacher"
     device.scheduler.admit("tiny/student-008", [0], steps=8)
@@ -199,15 +222,15 @@ def test_company_gets_less_of_its_limit(tiny_catalogue: Catalogue, device: Devic
 
 
 def test_a_model_that_another_dominates_is_never_chosen(tiny_catalogue: Catalogue, device: Device) -> None:
-    """Although its steps are estimated at half of what they take, or the better one's lane is full."""
+    """Not even when its steps are estimated at half their time, or when the better one's lane is full."""
     names = ["tiny/student-004", "tiny/teacher@ddim-008", "tiny/teacher@ddim-004", "tiny/teacher@ddim-002"]
     models = [tiny_catalogue.resolve(name) for name in names]
-    assert [model.id for model in admission.undominated(models)] == [names[0], names[3]]
+    assert [model.id for model in undominated(models)] == [names[0], names[3]]
     device.scheduler.remove_model("tiny/teacher")
     device.scheduler.add_model("tiny/teacher", StepCosts({1: 0.005, 4: 0.02}))
 
     def chosen(max_latency_s: float, limit_s: float = 60.0) -> str:
-        return admission.choose(device.scheduler, models, 1, max_latency_s, limit_s, device.now_s, flex=False).id
+        return device.choose(models, within_s=max_latency_s, max_backlog_s=limit_s).id
 
     assert chosen(1.0) == names[0]
     assert chosen(0.03) == names[3], "two steps of 5 ms are faster, and worse"
@@ -220,7 +243,7 @@ def test_arrivals_together_cannot_be_promised_the_same_device(tiny_catalogue: Ca
     admitted = 0
     for number in range(100):
         try:
-            admission.choose(device.scheduler, [model], 1, 0.5, 60.0, device.now_s, flex=False)
+            device.choose([model], within_s=0.5)
         except OverloadedError:
             continue
         device.scheduler.admit("tiny/student-008", [number], steps=8, deadline_s=0.5, promised_s=0.5)
@@ -230,27 +253,27 @@ def test_arrivals_together_cannot_be_promised_the_same_device(tiny_catalogue: Ca
     assert max(device.done_s.values()) <= 0.5
 
 
-def test_exclusive_time_breaks_no_promise_and_is_in_every_estimate(tiny_catalogue: Catalogue, device: Device) -> None:
+def test_exclusive_time_breaks_no_promise_and_counts_in_every_estimate(tiny_catalogue: Catalogue, device: Device) -> None:
     """A student image takes 40 ms; one that must be done in 100 ms leaves no room for a teacher image of 320 ms."""
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
     device.scheduler.admit(student.id, [0], steps=4, deadline_s=0.1, promised_s=0.1)
     with pytest.raises(OverloadedError, match="promised") as refused:
-        admission.check_exclusive(device.scheduler, teacher, 1, 60.0, device.now_s)
+        device.check_exclusive(teacher)
     assert refused.value.retry_after_s == pytest.approx(0.32)
     device.run()
     assert device.done_s[0] <= 0.1
-    admission.check_exclusive(device.scheduler, teacher, 1, 60.0, device.now_s)
+    device.check_exclusive(teacher)
     device.scheduler.admit(teacher.id, [1], steps=32)
     device.scheduler.run_exclusively([1], 60.0)
     with pytest.raises(OverloadedError, match="promised"):
-        admission.check_exclusive(device.scheduler, student, 1, 60.0, device.now_s)
+        device.check_exclusive(student)
     with pytest.raises(OverloadedError, match="cannot be promised"):
-        admission.choose(device.scheduler, [student], 1, 0.2, 60.0, device.now_s, flex=False)
-    assert admission.choose(device.scheduler, [student], 1, 0.6, 60.0, device.now_s, flex=False) == student
+        device.choose([student], within_s=0.2)
+    assert device.choose([student], within_s=0.6) == student
 
 
 def test_promises_hold_in_a_rush(tiny_catalogue: Catalogue) -> None:
-    """Twice what the device can do, all within half a second, three models whose batches hold four rows: nobody is late."""
+    """Twice the load that the device can serve, limits of half a second, three models with batches of four rows."""
     curve, chance = {1: 0.006, 2: 0.01, 4: 0.016}, random.Random(0)
     names = ["tiny/teacher", "tiny/student-008", "tiny/student-004"]
     models, scheduler = [tiny_catalogue.resolve(name) for name in names], Scheduler()
@@ -264,9 +287,7 @@ def test_promises_hold_in_a_rush(tiny_catalogue: Catalogue) -> None:
         device.now_s = max(device.now_s, next_s)
         images = chance.choice([1, 2, 4])
         try:
-            model = admission.choose(
-                scheduler, chance.choice([models, models[1:2]]), images, 0.5, 60.0, device.now_s, flex=False
-            )
+            model = device.choose(chance.choice([models, models[1:2]]), images=images, within_s=0.5)
         except OverloadedError:
             refused += 1
             continue
@@ -285,14 +306,15 @@ def test_a_promise_longer_than_the_backlog_is_kept_too(tiny_catalogue: Catalogue
         scheduler.add_model(name, StepCosts({1: 1.0}))
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-008")
     scheduler.admit(teacher.id, [0, 1], steps=32, deadline_s=60.0, promised_s=70.0)
+    device = Device(scheduler)
     with pytest.raises(OverloadedError):
-        admission.choose(scheduler, [student], 1, 3600.0, 60.0, 0.0, flex=False)
+        device.choose([student], within_s=3600.0)
     scheduler.remove(1)
-    assert admission.choose(scheduler, [student], 1, 3600.0, 60.0, 0.0, flex=False) is student
+    assert device.choose([student], within_s=3600.0) is student
 
 
 def test_a_busy_second_shuts_no_model_out(tiny_catalogue: Catalogue, device: Device) -> None:
-    """Steps took three times as long for a moment: refused with a time to retry, not for ever, and let in once that is old."""
+    """Steps took three times as long for a moment. The request is refused with a time to retry, and taken a minute later."""
     student = tiny_catalogue.resolve("tiny/student-008")
     device.scheduler.admit(student.id, [0], steps=60)
     while (batch := device.scheduler.schedule()) is not None:
@@ -301,17 +323,17 @@ def test_a_busy_second_shuts_no_model_out(tiny_catalogue: Catalogue, device: Dev
         device.scheduler.advance(batch)
 
     def ask(now_s: float) -> Resolved:
-        return admission.choose(device.scheduler, [student], 1, 0.1, 60.0, now_s, flex=False)  # 80 ms as calibrated
+        return device.choose([student], within_s=0.1, now_s=now_s)  # 80 ms as calibrated
 
     with pytest.raises(OverloadedError):
         ask(device.now_s)
     assert ask(device.now_s + 60) is student
     with pytest.raises(LatencyError, match="at least 80 ms"):
-        admission.choose(device.scheduler, [student], 1, 0.07, 60.0, device.now_s, flex=False)
+        device.choose([student], within_s=0.07)
 
 
 def test_the_time_to_retry_expects_what_keeps_arriving(tiny_catalogue: Catalogue) -> None:
-    """A lane of the teacher's is too long, and students go on to come: who returns when told finds it within the limit."""
+    """The teacher's lane is too long while students keep arriving. At the time to retry it is within the limit."""
     chance, scheduler = random.Random(1), Scheduler()
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
     for model in (teacher, student):
@@ -330,5 +352,5 @@ def test_the_time_to_retry_expects_what_keeps_arriving(tiny_catalogue: Catalogue
             with pytest.raises(OverloadedError) as refused:
                 check(device, teacher, limit_s=20.0)
             told_s = device.now_s + refused.value.retry_after_s
-    assert scheduler.wait_s(teacher.id, now_s=device.now_s) == pytest.approx(20.0, rel=0.15)
+    assert device.forecast.wait_s(teacher.id, now_s=device.now_s) == pytest.approx(20.0, rel=0.15)
     assert told_s > 40 + 1.3 * 12, "students take 40 % meanwhile"

@@ -1,4 +1,4 @@
-"""Calibration: which batch sizes are worth having, measured once and remembered."""
+"""Calibration: choose the batch sizes worth having, measure them once and remember them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 from models.catalogue import Catalogue, Entry
 from models.runtime.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
 from models.runtime.onnx import OnnxBackend
-from service.engine import calibrate as module
-from service.engine.calibrate import calibrate, choose_buckets, sweep
+from service.engine.calibrate import BATCH_INVARIANT, calibrate, choose_buckets, sweep
 from service.engine.config import EngineConfig
 from service.engine.costs import StepCosts
 
@@ -50,24 +49,24 @@ class Counting:
 
 
 def ticking(network: Counting, per_step_s: float, per_row_s: float) -> Callable[[], float]:
-    """A clock by which the device takes so long: it reads the device's own record."""
+    """Return a clock by which the steps take so long. It reads the device's record of its steps."""
     return lambda: sum(per_step_s + per_row_s * rows for rows in network.rows)
 
 
 def calibrated(network: Counting, entry: Entry, config: EngineConfig, fingerprint: str = "device") -> StepCosts:
-    """On an idle machine, where a step takes as long as any other of its size."""
+    """Calibrate on an idle machine, where all steps of one size take equally long."""
     return calibrate(network, entry, fingerprint, config, ticking(network, 0.001, 0.0001))
 
 
 @pytest.mark.parametrize(
     ("curve", "buckets"),
     [
-        ({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0}, [1]),  # no size is any better: short steps are
+        ({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0}, [1]),  # no size has a better throughput, so short steps win
         ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, [8]),  # one row costs as much as eight
         ({1: 1.0, 2: 1.05, 3: 1.9, 4: 2.0, 8: 3.0}, [2, 4, 8]),
         ({1: 1.0, 2: 1.5, 4: 2.5, 8: 4.95, 16: 9.95}, [1, 2, 4]),  # 4 rows reach 99 % of the best throughput
         ({1: 9.5, 2: 10.0, 4: 11.0}, [2]),  # 4 rows take too long
-        ({1: 20.0, 2: 21.0}, [1]),  # and one row always may run
+        ({1: 20.0, 2: 21.0}, [1]),  # and one row may always run
     ],
 )
 def test_buckets_come_from_the_curve(curve: dict[int, float], buckets: list[int]) -> None:
@@ -116,7 +115,7 @@ def test_a_deterministic_device_has_one_bucket(entry: Entry) -> None:
 
 
 def noisy(network: Counting, disturbed: Callable[[int], float]) -> Callable[[], float]:
-    """A clock by which a step takes 5 ms and 1 ms a row, times what `disturbed` makes of its number."""
+    """Return a clock by which a step takes 5 ms plus 1 ms for each row, times `disturbed` of the step's number."""
     return lambda: sum((0.005 + 0.001 * rows) * disturbed(number) for number, rows in enumerate(network.rows))
 
 
@@ -176,7 +175,7 @@ def test_a_restart_recalls_the_curve(entry: Entry, tmp_path: Path) -> None:
     again = Counting()
     costs = calibrated(again, entry, config)
     assert costs.buckets == (1, 8)
-    assert set(again.rows) == {8}, "nothing but a look at the largest bucket"
+    assert set(again.rows) == {8}, "only the largest bucket is checked"
     assert first.largest <= 8
     for fingerprint, other in (("other device", config), ("device", EngineConfig(max_batch=4, cache_dir=tmp_path))):
         fresh = Counting()
@@ -220,4 +219,4 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(entry: Entry, tmp_
 def test_what_counts_as_invariant_is_a_provider_the_runtime_knows() -> None:
     import onnxruntime as ort
 
-    assert module._INVARIANT in ort.get_all_providers()
+    assert BATCH_INVARIANT in ort.get_all_providers()

@@ -1,4 +1,4 @@
-"""What a step is estimated to cost."""
+"""The estimated cost of a step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_one_stalled_step_hardly_counts() -> None:
 
 
 def test_a_bucket_that_was_measured_wrongly_is_corrected() -> None:
-    """One that keeps its distance from the others, whatever the machine does to all of them; the new curve is told."""
+    """Its steps differ from their estimate while those of other buckets do not. The new curve is reported."""
     told: list[dict[int, float]] = []
     truth = {1: 1.0, 4: 3.0, 8: 6.0}
     costs = StepCosts(truth | {4: 6.0}, corrected=lambda curve: told.append(dict(curve)))

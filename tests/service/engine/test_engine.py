@@ -1,4 +1,4 @@
-"""The engine on real ONNX Runtime: same seed, same bytes, whatever the company; requests come and go at step boundaries."""
+"""The engine on real ONNX Runtime: one seed gives the same bytes in any batch, and rows come and go at step boundaries."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from models.runtime.base import Float32
 from models.runtime.onnx import OnnxBackend, OnnxNetwork
 from service.engine.config import EngineConfig
 from service.engine.request import Device, Finished, Generation, ImageSpec, LatencyError, Preview
+from service.engine.ticket import Ticket
 from service.observability.metrics import Metrics
 from tests.service.engine.support import Gate, Watched, reference, running, until, value
 
@@ -52,7 +53,9 @@ async def test_an_image_is_the_one_a_plain_loop_makes(tiny_catalogue: Catalogue,
 
 
 @pytest.mark.parametrize(("max_batch", "seed", "threads"), [(1, 0, 1), (5, 1, 3), (64, 2, 2)])
-async def test_same_bytes_in_random_company(tiny_catalogue: Catalogue, seed: int, max_batch: int, threads: int) -> None:
+async def test_same_bytes_beside_random_other_requests(
+    tiny_catalogue: Catalogue, seed: int, max_batch: int, threads: int
+) -> None:
     chance = random.Random(seed)
 
     async def client(number: int) -> None:
@@ -98,7 +101,7 @@ async def test_images_of_two_models_step_side_by_side_on_two_threads(
         tickets = [engine.submit(Generation(model, asked)) for model in models]
         for model, ticket in zip(models, tickets, strict=True):
             assert_reference(model, await ticket.images(), asked)
-    assert _Abreast.rows >= 2 * (len(models[1].plan) - 1), "all steps of the shorter plan but those before both were queued"
+    assert _Abreast.rows >= 2 * (len(models[1].plan) - 1), "all steps of the shorter plan except those before both were queued"
 
 
 async def test_rows_join_a_running_batch_and_leave_when_their_plan_ends(tiny_catalogue: Catalogue) -> None:
@@ -123,22 +126,25 @@ async def test_rows_join_a_running_batch_and_leave_when_their_plan_ends(tiny_cat
 
 
 async def test_models_take_turns(tiny_catalogue: Catalogue) -> None:
+    """By a clock on which all steps take equally long. By a real one, the steps of a busy machine cost what they happen to."""
     watched, gate = Watched(), Gate()
     watched.before = gate
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
-    async with running(tiny_catalogue, watched) as engine:
+    async with running(tiny_catalogue, watched, clock=watched.ticks_s) as engine:
         watched.armed = True
         slow = engine.submit(Generation(teacher, specs(teacher, 1, 1)))
         await until(lambda: gate.waiting == 1)
         fast = engine.submit(Generation(student, specs(student, 2, 1)))
-        gate.let(100)
         order: list[str] = []
 
-        async def read(name: str, images: object) -> None:
-            await images  # type: ignore[misc]
+        async def read(name: str, ticket: Ticket) -> None:
+            await ticket.images()
             order.append(name)
 
-        await asyncio.gather(read("teacher", slow.images()), read("student", fast.images()))
+        readers = [asyncio.create_task(read(name, ticket)) for name, ticket in (("teacher", slow), ("student", fast))]
+        await asyncio.sleep(0)  # both wait from here on: a reader that comes later finds its image in any order
+        gate.let(100)
+        await asyncio.gather(*readers)
     assert order == ["student", "teacher"]
 
 
@@ -177,10 +183,10 @@ async def test_promises_and_their_outcomes(tiny_catalogue: Catalogue) -> None:
     watched.before = gate
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
     async with running(tiny_catalogue, watched, metrics=metrics) as engine:
-        assert engine.choose([teacher, student], 2, 60.0) is teacher
+        assert engine.choose([teacher, student], images=2, max_latency_s=60.0) is teacher
         await engine.submit(Generation(teacher, specs(teacher, 1, 2), max_latency_s=60.0)).images()
         for refuses in (
-            lambda: engine.choose([teacher, student], 1, 1e-9),
+            lambda: engine.choose([teacher, student], images=1, max_latency_s=1e-9),
             lambda: engine.submit(Generation(student, specs(student, 1, 1), max_latency_s=1e-9)),
         ):
             with pytest.raises(LatencyError, match="more than the 1e-06 ms allowed"):
@@ -197,7 +203,7 @@ async def test_promises_and_their_outcomes(tiny_catalogue: Catalogue) -> None:
 
 
 async def test_weights_are_the_operators(tiny_catalogue: Catalogue) -> None:
-    """The teacher's weight is a hundredth: a long student request is done before it has moved far."""
+    """The teacher's weight is a thousandth: a long student request is done before the teacher has taken many steps."""
     watched, gate = Watched(), Gate()
     watched.before = gate
     config = EngineConfig(max_batch=1, weights={"tiny/teacher": 0.001})
@@ -215,7 +221,7 @@ async def test_weights_are_the_operators(tiny_catalogue: Catalogue) -> None:
 
 
 async def test_many_queued_images(tiny_catalogue: Catalogue) -> None:
-    """They are admitted and cancelled while one step is on the device, and none of them holds a tensor."""
+    """They are admitted and cancelled while one step is on the device."""
     watched, gate, metrics = Watched(), Gate(), Metrics()
     watched.before = gate
     model = tiny_catalogue.resolve("tiny/student-004")

@@ -1,4 +1,4 @@
-"""What goes wrong stays where it went wrong: cancellation, broken rows, broken models, overload, shutdown."""
+"""A fault affects nothing else: cancellation, broken rows, broken models, overload, shutdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +13,10 @@ import pytest
 from models.catalogue import Catalogue, Entry, discover
 from models.runtime.base import BackendError, DeviceMemoryError, Float32, Int64, Network
 from models.runtime.onnx import OnnxBackend
-from service.engine import lifecycle
 from service.engine.config import EngineConfig
-from service.engine.engine import DEVICE_LOST, Engine
+from service.engine.engine import Engine
 from service.engine.lifecycle import LOAD_S
-from service.engine.load import ModelStatus
+from service.engine.loop import DEVICE_LOST
 from service.engine.request import (
     Failed,
     Finished,
@@ -108,7 +106,7 @@ def _spoil(x_next: Float32, timestep: Int64, class_label: Int64 | None) -> None:
 
 
 @pytest.mark.parametrize(("fault", "words"), [("raise", "the device reported an error"), ("spoil", "not finite")])
-async def test_only_the_guilty_image_fails(tiny_catalogue: Catalogue, fault: str, words: str) -> None:
+async def test_only_the_faulty_image_fails(tiny_catalogue: Catalogue, fault: str, words: str) -> None:
     watched, gate, metrics = Watched(), Gate(), Metrics()
     model = tiny_catalogue.resolve("tiny/student-004")
 
@@ -124,10 +122,10 @@ async def test_only_the_guilty_image_fails(tiny_catalogue: Catalogue, fault: str
         watched.armed = True
         hold = engine.submit(Generation(model, images(1, seed=9)))  # keeps the device busy until the others have queued up
         await until(lambda: gate.waiting == 1)
-        innocent = [engine.submit(Generation(model, images(2, seed=seed))) for seed in (3, 4)]
-        guilty = engine.submit(Generation(model, [*images(1, seed=6), ImageSpec(7, 0, POISON), *images(1, seed=8)]))
+        healthy = [engine.submit(Generation(model, images(2, seed=seed))) for seed in (3, 4)]
+        faulty = engine.submit(Generation(model, [*images(1, seed=6), ImageSpec(7, 0, POISON), *images(1, seed=8)]))
         gate.let(1000)
-        events = {event.position: event async for event in guilty.events()}
+        events = {event.position: event async for event in faulty.events()}
         failed = events.pop(1)
         assert isinstance(failed, Failed)
         assert words in str(failed.error)
@@ -135,7 +133,7 @@ async def test_only_the_guilty_image_fails(tiny_catalogue: Catalogue, fault: str
         for event in events.values():
             assert isinstance(event, Finished)
             assert np.array_equal(event.pixels, reference(model, event.spec))
-        for ticket in [hold, *innocent]:
+        for ticket in [hold, *healthy]:
             for image in await ticket.images():
                 assert np.array_equal(image.pixels, reference(model, image.spec))
         again = await engine.submit(Generation(model, images(1))).images()
@@ -214,7 +212,7 @@ async def test_a_device_that_is_lost_stops_the_engine_and_says_so(tiny_catalogue
     assert value(metrics, "sfddm_running_rows") == value(metrics, "sfddm_waiting_requests") == 0
 
 
-async def test_a_bug_of_the_engine_does_not_leave_a_zombie(tiny_catalogue: Catalogue) -> None:
+async def test_a_bug_of_the_engine_stops_it(tiny_catalogue: Catalogue) -> None:
     watched = Watched()
     model = tiny_catalogue.resolve("tiny/student-004")
     async with running(tiny_catalogue, watched) as engine:
@@ -244,7 +242,7 @@ async def test_a_row_that_fails_at_its_last_step(tiny_catalogue: Catalogue) -> N
 
 
 class _Refusing(OnnxBackend):
-    """Real models, one of which the device refuses."""
+    """A real backend that cannot load one of the models."""
 
     def load(self, entry: Entry) -> Network:  # type: ignore[override]
         if entry.id == "tiny/teacher":
@@ -339,31 +337,39 @@ async def test_starting_and_never_started(tiny_catalogue: Catalogue) -> None:
     assert value(metrics, "sfddm_shed_total", reason="starting") == 1
 
 
-def test_the_time_until_ready_is_told_from_the_models_so_far(
-    tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class _Slow(OnnxBackend):
+    """Takes 10 s for each model by its own clock, and fails. Reads `ready_in_s` before and after each model."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=1)
+        self.now_s = 0.0
+        self.told: list[float] = []
+        self.engine: Engine | None = None
+
+    def load(self, entry: Entry) -> Network:  # type: ignore[override]
+        assert self.engine is not None
+        self.told.append(self.engine.ready_in_s)
+        self.now_s += 10
+        self.told.append(self.engine.ready_in_s)
+        raise BackendError("there is nothing to load")
+
+
+async def test_the_time_until_ready_is_told_from_the_models_so_far(tiny_catalogue: Catalogue) -> None:
     """Each model takes 10 s by this clock; the estimate is read as the loading of each begins."""
-    engine = Engine(tiny_catalogue, OnnxBackend(threads=1), EngineConfig(), Metrics())
-    now_s, told = 0.0, list[float]()
-
-    def load(*_: object) -> ModelStatus:
-        nonlocal now_s
-        told.append(engine.ready_in_s)
-        now_s += 10
-        told.append(engine.ready_in_s)
-        return ModelStatus("failed")
-
-    monkeypatch.setattr(lifecycle, "load", load)
-    monkeypatch.setattr(lifecycle, "time", SimpleNamespace(perf_counter=lambda: now_s))
-    engine._lifecycle.load_all(lambda: True)
-    count = len(tiny_catalogue.entries)
+    backend = _Slow()
+    engine = Engine(tiny_catalogue, backend, EngineConfig(), Metrics(), clock=lambda: backend.now_s)
+    backend.engine = engine
+    engine.start()
+    await until(lambda: engine.state == "serving")
+    await engine.drain(1)
+    told, count = backend.told, len(tiny_catalogue.entries)
     assert told[:2] == [LOAD_S * count, 10.0 * (count - 1) + LOAD_S]
     assert told[3::2] == [10.0 * (left - 1) + LOAD_S for left in range(count - 1, 0, -1)]
     assert told[2::2] == [10.0 * left for left in range(count - 1, 0, -1)]
 
 
 def test_a_reader_whose_event_loop_is_gone(tiny_catalogue: Catalogue) -> None:
-    """Two event loops, as two runs of a script have: the first leaves without reading."""
+    """Two event loops, as in a script that calls asyncio.run twice. The first one ends without reading."""
     metrics = Metrics()
     engine = Engine(tiny_catalogue, OnnxBackend(threads=1), EngineConfig(), metrics)
     engine.start()

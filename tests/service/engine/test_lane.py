@@ -1,4 +1,4 @@
-"""Inside a lane: earliest deadline first, then age; estimates that are exact where the arithmetic can be."""
+"""Inside a lane: earliest deadline first, then age. Estimates are exact where rows are equally long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def lane(limit: int) -> Lane:
 
 
 def run(one: Lane) -> list[int]:
-    """One step of the lane's batch; the rows whose last it was."""
+    """Run one step of the lane's batch. Return the rows whose last step it was."""
     return [number for number in one.batch if one.advance(number)]
 
 
@@ -48,7 +48,7 @@ def test_the_batch_is_the_earliest_deadlines_then_the_oldest(limit: int, data: s
 
 
 def test_a_row_is_overtaken_only_by_rows_that_arrive_before_its_deadline() -> None:
-    """A stream of urgent newcomers, one a second, each due in 3 s, beside a row that is due at 10 s."""
+    """Urgent rows arrive once a second, each due in 3 s, beside a row that is due at 10 s."""
     one = lane(1)
     one.add(0, 1, 10.0)
     for second in range(1, 100):
@@ -69,7 +69,7 @@ def test_a_displaced_row_keeps_its_steps() -> None:
     assert one.remove(0) == 2
 
 
-def test_memory_shrinks_the_batch_and_calm_restores_it_bucket_by_bucket() -> None:
+def test_lack_of_memory_shrinks_the_batch_and_good_batches_restore_it_bucket_by_bucket() -> None:
     one = Lane("m", StepCosts({1: 1.0, 2: 1.5, 4: 2.0, 8: 3.0}), 1.0)
     for number in range(10):
         one.add(number, 10**6, 0.0)
@@ -88,7 +88,7 @@ def test_memory_shrinks_the_batch_and_calm_restores_it_bucket_by_bucket() -> Non
 
 @given(st.integers(1, 4), st.integers(1, 8), st.lists(st.integers(0, 7), max_size=12), st.integers(1, 9))
 def test_the_steps_to_the_end_of_a_request(limit: int, steps: int, ages: list[int], rows: int) -> None:
-    """Equal rows of different ages ahead: the estimate is what running them takes, in steps of one second."""
+    """Behind equal rows of different progress, the estimate is the time of running them all, in steps of one second."""
     one = lane(limit)
     for number, age in enumerate(sorted(ages, reverse=True)):
         one.add(number, steps, float(number))

@@ -1,10 +1,9 @@
-"""Models come and go while the engine runs: what was admitted finishes on the weights that it began with."""
+"""Models come and go while the engine runs. Admitted rows finish on the weights that they began with."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue, Entry, Resolved, discover
-from models.runtime.base import Network
 from service.engine.engine import Engine
 from service.engine.load import Loaded, ModelStatus
 from service.engine.request import Generation, ImageSpec, UnavailableError
@@ -56,7 +54,7 @@ def expected(model: Resolved) -> np.ndarray:
 async def test_rows_finish_on_the_weights_that_they_began_with(tiny_catalogue: Catalogue, other: Resolved) -> None:
     watched, gate, old = Watched(), Gate(), tiny_catalogue.resolve(NAME)
     async with running(tiny_catalogue, watched) as engine:
-        network = weakref.ref(_network(engine, NAME))
+        assert NAME in watched.networks
         watched.before = gate
         watched.armed = True
         running_rows, queued = engine.submit(Generation(old, IMAGES)), engine.submit(Generation(old, IMAGES))
@@ -69,12 +67,12 @@ async def test_rows_finish_on_the_weights_that_they_began_with(tiny_catalogue: C
         assert np.array_equal(await pixels(engine, other), expected(other))
         for ticket in (running_rows, queued):
             assert np.array_equal(np.stack([image.pixels for image in await ticket.images()]), expected(old))
-        await until(lambda: engine._lifecycle.find(NAME) is None)
+        await until(lambda: engine.wait_s(old) is None)
         assert engine.wait_s(old) is None
         with pytest.raises(UnavailableError, match="was replaced or unloaded"):
             engine.submit(Generation(old, IMAGES))
         gc.collect()
-        assert network() is None, "its memory is free"
+        assert NAME not in watched.networks, "its memory is free"
         assert np.array_equal(await pixels(engine, other), expected(other))
 
 
@@ -102,18 +100,18 @@ async def test_a_measurement_of_a_new_model_waits_for_a_step_and_a_step_for_no_m
     text = "".join("s" if turn == "served" else "m" for turn in turns)
     first, last = text.index("m"), text.rindex("m")
     assert text[first:last].count("m") > 10
-    # Two in a row only where no row is admitted for a moment, between two requests of the one client.
+    # Two in a row are possible only between two requests of the client, while no row is admitted.
     assert text[first:last].count("mm") <= text.count("s") / 32 + 1
 
 
-async def test_whoever_holds_a_model_is_served_by_it(tiny_catalogue: Catalogue, other: Resolved) -> None:
+async def test_a_held_model_is_served_until_its_holder_is_done(tiny_catalogue: Catalogue, other: Resolved) -> None:
     old = tiny_catalogue.resolve(NAME)
     async with running(tiny_catalogue) as engine:
         with engine.hold([old]):
             await replaced(engine, other)
             assert np.array_equal(await pixels(engine, old), expected(old))
             assert np.array_equal(await pixels(engine, other), expected(other))
-        await until(lambda: engine._lifecycle.find(NAME) is None)
+        await until(lambda: engine.wait_s(old) is None)
 
 
 async def test_an_unloaded_model_finishes_and_leaves_nothing(tiny_catalogue: Catalogue) -> None:
@@ -127,7 +125,7 @@ async def test_an_unloaded_model_finishes_and_leaves_nothing(tiny_catalogue: Cat
         assert NAME not in engine.models
         gate.let(100)
         assert np.array_equal(np.stack([image.pixels for image in await ticket.images()]), expected(old))
-        await until(lambda: engine._lifecycle.find(NAME) is None)
+        await until(lambda: engine.wait_s(old) is None)
         await until(lambda: f'"{NAME}"' not in metrics.exposition().decode())
         assert metrics.model_label(NAME) == "unloaded"
         assert value(metrics, "sfddm_backlog_seconds") == 0
@@ -163,9 +161,3 @@ async def test_a_load_does_not_outlive_the_engine(tiny_catalogue: Catalogue, oth
         found = await loading
     assert isinstance(found, ModelStatus)
     assert found.reason == "the service is shutting down"
-
-
-def _network(engine: Engine, name: str) -> Network:
-    loaded = engine._lifecycle.find(name)
-    assert loaded is not None
-    return loaded.network

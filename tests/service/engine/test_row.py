@@ -1,4 +1,4 @@
-"""One image's arithmetic outside the step graph."""
+"""The arithmetic of a row outside the step graph."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.row import pixels, preview_steps
+from service.engine.request import preview_steps
+from service.engine.row import pixels
 
 
 def test_pixels_are_rounded_and_clipped() -> None:

@@ -1,4 +1,4 @@
-"""The scheduler's promises, driven without a device: nothing is lost, nothing starves, device time is shared."""
+"""The scheduler without a device: no row is lost, no lane starves, and device time is shared."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.costs import StepCosts
+from service.engine.forecast import Forecast
 from service.engine.scheduler import FLEX_SHARE, Batch, Scheduler
 
 costs = st.floats(0.001, 1.0)
 
 
 def lanes(*seconds: float, limit: int = 4) -> Scheduler:
-    """Models m0, m1, ... whose steps take so long, whatever their batch size."""
+    """Return a scheduler of models m0, m1, ... whose steps take so long at any batch size."""
     scheduler = Scheduler()
     for number, cost in enumerate(seconds):
         scheduler.add_model(f"m{number}", StepCosts({limit: cost}))
@@ -25,7 +26,7 @@ def lanes(*seconds: float, limit: int = 4) -> Scheduler:
 
 
 def run(scheduler: Scheduler, *seconds: float) -> tuple[Batch, tuple[int, ...]]:
-    """One step that takes its model's `seconds` (1 each if not given); returns the batch and the rows that finished."""
+    """Run one step that takes its model's `seconds`, 1 each by default. Return the batch and the rows that finished."""
     batch = scheduler.schedule()
     assert batch is not None
     scheduler.charge(batch, seconds[int(batch.model[1:])] if seconds else 1.0)
@@ -35,7 +36,7 @@ def run(scheduler: Scheduler, *seconds: float) -> tuple[Batch, tuple[int, ...]]:
 def test_nothing_to_do() -> None:
     scheduler = lanes(1.0)
     assert scheduler.schedule() is None
-    assert scheduler.backlog_s() == 0
+    assert Forecast(scheduler).backlog_s() == 0
     assert len(scheduler) == 0
 
 
@@ -73,14 +74,14 @@ def test_backlog_is_the_steps_left_at_the_width_that_the_rows_fill() -> None:
     scheduler = Scheduler()
     scheduler.add_model("m0", StepCosts({1: 1.0, 2: 1.5, 4: 2.0}))
     scheduler.admit("m0", [0], steps=10)
-    assert scheduler.backlog_s() == 10
+    assert Forecast(scheduler).backlog_s() == 10
     scheduler.admit("m0", [1], steps=10)
-    assert scheduler.backlog_s() == 15
+    assert Forecast(scheduler).backlog_s() == 15
     scheduler.admit("m0", range(2, 8), steps=10)
-    assert scheduler.backlog_s() == 40
+    assert Forecast(scheduler).backlog_s() == 40
     for row in range(8):
         scheduler.remove(row)
-    assert scheduler.backlog_s() == 0
+    assert Forecast(scheduler).backlog_s() == 0
 
 
 @given(st.data())
@@ -129,7 +130,7 @@ def test_every_row_takes_its_steps_and_finishes_once_unless_removed(data: st.Dat
     assert scheduler.schedule() is None
     assert sorted(finished) == sorted(steps_of.keys() - removed)
     assert all(taken[row] == steps_of[row] for row in finished)
-    assert scheduler.backlog_s() == 0
+    assert Forecast(scheduler).backlog_s() == 0
 
 
 weights = st.floats(0.25, 4.0)
@@ -138,7 +139,7 @@ weights = st.floats(0.25, 4.0)
 def shared(seconds: list[float], weight: list[float], flex: list[bool]) -> Scheduler:
     scheduler = Scheduler()
     for number, (cost, share) in enumerate(zip(seconds, weight, strict=True)):
-        scheduler.add_model(f"m{number}", StepCosts({4: cost}), share)
+        scheduler.add_model(f"m{number}", StepCosts({4: cost}), weight=share)
         scheduler.admit(f"m{number}", range(100 * number, 100 * number + 8), steps=10**6, flex=flex[number])
     return scheduler
 
@@ -167,7 +168,7 @@ def test_the_bound_on_waiting(models: list[tuple[float, float, bool]], data: st.
     seconds, weight, flex = (list(column) for column in zip(*models, strict=True))
     scheduler = Scheduler()
     for number, (cost, share) in enumerate(zip(seconds, weight, strict=True)):
-        scheduler.add_model(f"m{number}", StepCosts({4: cost}), share)
+        scheduler.add_model(f"m{number}", StepCosts({4: cost}), weight=share)
     share = [w * (FLEX_SHARE if waits else 1) for w, waits in zip(weight, flex, strict=True)]
     quantum = min(cost / w for cost, w in zip(seconds, weight, strict=True))
     longest: Counter[int] = Counter()
@@ -198,7 +199,7 @@ def test_the_bound_on_waiting(models: list[tuple[float, float, bool]], data: st.
             waited[runs] = Counter()
 
 
-def test_a_student_waits_for_one_step_of_each_dearer_model_at_a_time() -> None:
+def test_a_student_waits_for_one_step_of_each_slower_model_at_a_time() -> None:
     seconds = (0.1, 0.004, 0.05)
     scheduler = shared(list(seconds), [1.0] * 3, [False] * 3)
     since: Counter[str] = Counter()
@@ -212,12 +213,12 @@ def test_a_student_waits_for_one_step_of_each_dearer_model_at_a_time() -> None:
 
 
 def test_debt_outlives_the_row_that_made_it() -> None:
-    """A model whose requests are one dear step each cannot take more than its share by always being new."""
+    """A model whose requests are one long step each cannot exceed its share, although its lane empties every time."""
     seconds, used = (0.1, 0.001), Counter[str]()
     scheduler = lanes(*seconds)
     scheduler.admit("m1", [0], steps=10**6)
     for number in range(1, 2000):
-        if number not in scheduler and scheduler.wait_s("m0") == 0:
+        if number not in scheduler and Forecast(scheduler).wait_s("m0") == 0:
             scheduler.admit("m0", [number], steps=1)
         batch, _ = run(scheduler, *seconds)
         used[batch.model] += seconds[int(batch.model[1:])]  # type: ignore[assignment]
@@ -235,7 +236,7 @@ def test_flex_rows_take_what_is_idle_and_a_small_share_when_nothing_is() -> None
     assert used["m0", True] / 1000 == pytest.approx(FLEX_SHARE / (1 + FLEX_SHARE), abs=0.005)
 
 
-def test_flex_rows_ride_where_a_batch_would_be_filled_up() -> None:
+def test_flex_rows_take_the_places_of_padding() -> None:
     scheduler = Scheduler()
     scheduler.add_model("m0", StepCosts({2: 1.0, 8: 2.0}, padded=lambda rows: 2 if rows <= 2 else 8))
     scheduler.admit("m0", range(4), steps=2, flex=True)
@@ -267,14 +268,14 @@ def test_out_of_memory_shrinks_both_classes_of_a_model() -> None:
 
 @given(st.lists(st.tuples(costs, st.integers(1, 20)), min_size=1, max_size=4), st.integers(1, 20))
 def test_the_estimate_of_a_request_is_not_too_early(models: list[tuple[float, int]], steps: int) -> None:
-    """Beside any backlog of other models: a lone request is done by its estimate, which is no longer than all work."""
+    """Beside any backlog of other models, a lone request is done by its estimate. The estimate is no longer than all work."""
     seconds = [cost for cost, _ in models] + [0.01]
     scheduler = lanes(*seconds)
     for number, (_, left) in enumerate(models):
         scheduler.admit(f"m{number}", [number], steps=left)
     own = f"m{len(models)}"
-    estimate_s = scheduler.completion_s(own, 1, steps)
-    assert estimate_s <= scheduler.backlog_s() + steps * 0.01 + 1e-9
+    estimate_s = Forecast(scheduler).completion_s(own, rows=1, steps=steps)
+    assert estimate_s <= Forecast(scheduler).backlog_s() + steps * 0.01 + 1e-9
     scheduler.admit(own, [100], steps)
     now_s = 0.0
     while 100 in scheduler:
@@ -285,7 +286,7 @@ def test_the_estimate_of_a_request_is_not_too_early(models: list[tuple[float, in
 
 @pytest.mark.parametrize(("every_s", "expected_s"), [(0.1, 12.5), (0.05, 16.7), (0.02, 20.0)])  # a fifth, two fifths, its share
 def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float) -> None:
-    """A request of 10 s beside a model whose requests of 20 ms arrive all the time, though none may be here when it comes."""
+    """A request of 10 s beside a model whose requests of 20 ms keep arriving, even if none is there at its admission."""
     scheduler, chance = lanes(0.01, 0.01, limit=1), random.Random(0)
     now_s, next_s, arrived, estimate_s, came_s = 0.0, 0.0, 0, 0.0, 0.0
     while not came_s or 0 in scheduler:
@@ -293,10 +294,10 @@ def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float)
             arrived += 1
             next_s += chance.expovariate(1 / every_s)
             scheduler.admit("m1", [arrived], steps=2)
-        if now_s > 100 and not came_s and not scheduler.wait_s("m1") > 0.02:
-            came_s, estimate_s = now_s, scheduler.completion_s("m0", 1, steps=1000, now_s=now_s)
+        if now_s > 100 and not came_s and not Forecast(scheduler).wait_s("m1") > 0.02:
+            came_s, estimate_s = now_s, Forecast(scheduler).completion_s("m0", rows=1, steps=1000, now_s=now_s)
             scheduler.admit("m0", [0], steps=1000)
-            assert scheduler.wait_s("m0", now_s=now_s) == pytest.approx(estimate_s, rel=0.01)
+            assert Forecast(scheduler).wait_s("m0", now_s=now_s) == pytest.approx(estimate_s, rel=0.01)
         if scheduler:
             batch = scheduler.schedule()
             assert batch is not None
@@ -307,11 +308,13 @@ def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float)
             now_s = next_s
     assert estimate_s == pytest.approx(expected_s, rel=0.15)
     assert now_s - came_s == pytest.approx(estimate_s, rel=0.15)
-    assert scheduler.completion_s("m0", 1, steps=1000, now_s=now_s + 300) < 10.1 + scheduler.backlog_s(), "demand is forgotten"
+    assert (
+        Forecast(scheduler).completion_s("m0", rows=1, steps=1000, now_s=now_s + 300) < 10.1 + Forecast(scheduler).backlog_s()
+    ), "demand is forgotten"
 
 
-def test_what_rides_beside_for_nothing_is_not_expected_to_take_time() -> None:
-    """A model whose single rows run on an idle core lengthens nobody's estimate, however much of it there is."""
+def test_rows_that_run_beside_a_batch_add_nothing_to_estimates() -> None:
+    """A model whose single rows run on an idle core lengthens no estimate of the others."""
     scheduler = Scheduler()
     for model in ("m0", "m1"):
         scheduler.add_model(model, StepCosts({1: 0.01}), abreast=2)
@@ -330,7 +333,9 @@ def test_what_rides_beside_for_nothing_is_not_expected_to_take_time() -> None:
     assert ran == 4000
     for row in (0, 1):
         scheduler.remove(row)
-    assert scheduler.completion_s("m0", 1, 100, now_s=now_s) == pytest.approx(scheduler.alone_s("m0", 1, 100), rel=0.05)
+    assert Forecast(scheduler).completion_s("m0", rows=1, steps=100, now_s=now_s) == pytest.approx(
+        Forecast(scheduler).alone_s("m0", rows=1, steps=100), rel=0.05
+    )
 
 
 def test_a_new_model_runs_after_at_most_one_batch_of_each_other() -> None:
@@ -357,14 +362,14 @@ def test_a_stalled_step_keeps_its_lane_waiting_for_a_few_steps_only(alone: bool)
     assert "m0" in {run(scheduler, *seconds)[0].model for _ in range(6)}
 
 
-def test_trouble_is_paid_back_without_counting_through_the_rounds() -> None:
+def test_a_large_debt_is_paid_back_without_counting_the_rounds() -> None:
     seconds = (0.001, 0.001)
     scheduler = lanes(*seconds)
     scheduler.admit("m0", [0], steps=10)
     scheduler.admit("m1", [1], steps=5)
     batch = scheduler.schedule()
     assert batch == Batch("m0", (0,))
-    scheduler.charge(batch, 1e9, learn=False)  # a trillion rounds of debt
+    scheduler.charge(batch, 1e9, learn=False)  # 10^12 rounds of debt
     scheduler.advance(batch)
     assert [run(scheduler, *seconds)[0].model for _ in range(5)] == ["m1"] * 5
     assert run(scheduler, *seconds)[0].model == "m0", "alone, it runs on at once"
@@ -390,8 +395,8 @@ def test_idle_places_beside_a_batch_go_to_the_earliest_rows_of_other_lanes() -> 
     assert scheduler.beside(Batch("m1", (5, 6))) == []
 
 
-def test_rows_beside_a_batch_ride_for_nothing() -> None:
-    """Alone in its lane, a row that rides gets every step, and its lane still owes nothing when others come."""
+def test_rows_beside_a_batch_are_not_charged() -> None:
+    """A row that runs beside others gets every step, and its lane has no debt when more rows arrive."""
     scheduler = Scheduler()
     for model in ("m0", "m1", "m2"):
         scheduler.add_model(model, StepCosts({4: 1.0}), abreast=2)
@@ -426,12 +431,12 @@ def test_exclusive_rows_have_the_device_until_they_are_done_and_their_lane_pays(
     scheduler.admit("m0", [0], steps=9)
     scheduler.admit("m1", [1], steps=9)
     scheduler.admit("m1", [2, 3, 4], steps=2)
-    shared_s = scheduler.wait_s("m0")
+    shared_s = Forecast(scheduler).wait_s("m0")
     scheduler.run_exclusively([2, 3, 4], seconds=100)
-    assert scheduler.exclusive_left_s == 4
-    assert scheduler.wait_s("m0") == shared_s + 4
+    assert Forecast(scheduler).exclusive_left_s == 4
+    assert Forecast(scheduler).wait_s("m0") == shared_s + 4
     assert [run(scheduler)[0].rows for _ in range(4)] == [(2, 3), (2, 3), (4,), (4,)]
-    assert scheduler.exclusive_left_s == 0
+    assert Forecast(scheduler).exclusive_left_s == 0
     assert [run(scheduler)[0].model for _ in range(4)] == ["m0"] * 4, "m1 has had four seconds"
 
 
@@ -440,14 +445,14 @@ def test_exclusive_time_is_bounded_and_ends_with_its_rows() -> None:
     scheduler.admit("m0", [0], steps=9)
     scheduler.admit("m1", [1, 2], steps=9)
     scheduler.run_exclusively([1, 2], seconds=1.5)
-    assert scheduler.exclusive_left_s == 1.5
+    assert Forecast(scheduler).exclusive_left_s == 1.5
     assert [run(scheduler)[0].model for _ in range(3)] == ["m1", "m1", "m0"]
     scheduler.admit("m1", [3, 4], steps=9)
     scheduler.run_exclusively([3, 4], seconds=100)
     scheduler.remove(3)
     assert run(scheduler)[0].rows == (4,)
     scheduler.remove(4)
-    assert scheduler.exclusive_left_s == 0
+    assert Forecast(scheduler).exclusive_left_s == 0
     assert run(scheduler)[0].model == "m0"
 
 

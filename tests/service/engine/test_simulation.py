@@ -1,4 +1,4 @@
-"""The engine's scheduler, driven on a simulated clock: nothing is lost and nobody waits longer than the bound allows.
+"""The scheduler on a simulated clock: no row is lost, and no lane waits longer than the bound.
 
 Tens of thousands of requests by default. A million:
 
@@ -15,6 +15,7 @@ from itertools import pairwise
 import pytest
 
 from service.engine.costs import StepCosts
+from service.engine.forecast import Forecast
 from service.engine.scheduler import FLEX_SHARE, Batch, Scheduler
 
 REQUESTS = int(os.environ.get("SFDDM_SIMULATED_REQUESTS", "20000"))
@@ -27,14 +28,14 @@ IMAGE_S = CURVE[32] / 32 * sum(STEPS[model] * share for model, share in SHARES.i
 
 @pytest.mark.parametrize("abreast", [1, 3])
 def test_many_requests_in_bursts(abreast: int) -> None:
-    """Bursts above what the device can do and calm below it, cancellations, deadlines, two classes, steps that vary.
+    """Bursts above the device's capacity and calm below it, with cancellations, deadlines, two classes and varying steps.
 
     abreast: rows of several models that the device steps at the same time as quickly as one.
     """
     chance, costs = random.Random(1), StepCosts(CURVE)
     scheduler = Scheduler()
     for model, weight in WEIGHTS.items():
-        scheduler.add_model(model, StepCosts(CURVE), weight, abreast)
+        scheduler.add_model(model, StepCosts(CURVE), weight=weight, abreast=abreast)
     now_s, next_s, admitted, finished, removed = 0.0, 0.0, 0, 0, 0
     steps_left: dict[int, int] = {}
     longest: defaultdict[tuple[str, bool], float] = defaultdict(float)
@@ -97,7 +98,7 @@ def test_many_requests_in_bursts(abreast: int) -> None:
                 finished += 1
     assert finished + removed == REQUESTS
     assert not steps_left
-    assert scheduler.backlog_s() == 0
+    assert Forecast(scheduler).backlog_s() == 0
 
 
 def _count_steps(batch: Batch, steps_left: dict[int, int]) -> None:
@@ -107,7 +108,7 @@ def _count_steps(batch: Batch, steps_left: dict[int, int]) -> None:
 
 
 def test_rows_of_one_lane_run_in_order_of_deadline_and_age() -> None:
-    """Equal plans and ordered deadlines: first come, first done, whatever else is going on."""
+    """With equal plans and ordered deadlines, rows finish in the order of their arrival, whatever the other lanes do."""
     scheduler = Scheduler()
     for model in ("a", "b"):
         scheduler.add_model(model, StepCosts(CURVE))

@@ -1,4 +1,4 @@
-"""Tasks end although a cancellation gets lost."""
+"""Tasks end even if a cancellation is lost."""
 
 from __future__ import annotations
 

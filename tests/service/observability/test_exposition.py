@@ -1,4 +1,4 @@
-"""The text of /metrics is the library's own, but for the series that are left out."""
+"""The text of /metrics equals that of the installed prometheus-client, without the `_created` series."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.observability.exposition import Exposition
 
 
 def lines(text: bytes) -> list[str]:
-    """In any order: gauges come last here."""
+    """Return the lines in sorted order, since our text has the gauges last."""
     return sorted(line for line in text.decode().splitlines() if "_created" not in line)
 
 
@@ -29,12 +29,13 @@ class Some:
         self.exposition = Exposition((self.counter, self.plain, self.histogram, self.bare), others)
 
     def check(self) -> str:
+        """Compare with the library's text, and return ours."""
         rendered = self.exposition.render()
         assert lines(rendered) == lines(generate_latest(self.registry))
         return rendered.decode()
 
 
-def test_it_is_what_the_library_renders_at_every_stage() -> None:
+def test_the_text_is_that_of_the_installed_library_at_every_stage() -> None:
     some = Some()
     some.check()
     some.counter.labels("Tom", "kitchen").inc()
@@ -63,6 +64,16 @@ def test_series_that_are_removed_are_gone_and_start_at_nought_when_they_come_bac
         assert 'nap_seconds_count{cat="Tom"} 1.0' in some.check()
         some.histogram.remove("Tom")
         assert "Tom" not in some.check()
+
+
+def test_the_private_parts_that_are_read_exist() -> None:
+    """The ones of the installed prometheus-client: see the reason in exposition.py."""
+    some = Some()
+    for metric in (some.counter, some.histogram):
+        assert all(hasattr(metric, part) for part in ("_name", "_documentation", "_type", "_labelnames", "_lock", "_metrics"))
+    assert hasattr(some.counter.labels("Tom", "kitchen"), "_value")
+    child = some.histogram.labels("Tom")
+    assert all(hasattr(child, part) for part in ("_labelvalues", "_upper_bounds", "_buckets", "_sum"))
 
 
 def test_no_series_tells_when_others_began() -> None:

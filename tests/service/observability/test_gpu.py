@@ -1,4 +1,4 @@
-"""GPU metrics, from a driver that answers like one: the machines that test have none."""
+"""GPU metrics, read from a fake driver, since the machines that run the tests have no GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.observability.gpu import GpuCollector
 
 
 class Driver:
-    """pynvml with one GPU. refuses: calls that it does not support, as on a MIG slice."""
+    """A fake pynvml with one GPU. refuses: a call that it does not support, as on a MIG slice."""
 
     NVML_TEMPERATURE_GPU = 0
 

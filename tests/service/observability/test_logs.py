@@ -1,4 +1,4 @@
-"""Log lines, as a process writes them."""
+"""The log lines that a process writes."""
 
 from __future__ import annotations
 

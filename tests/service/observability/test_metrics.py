@@ -1,4 +1,4 @@
-"""Metrics: the names operators rely on, and labels that stay few."""
+"""Metrics: the names that operators rely on, and labels with few values."""
 
 from __future__ import annotations
 

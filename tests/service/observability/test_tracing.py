@@ -1,4 +1,4 @@
-"""When requests are traced, and what stands in the way. What a collector receives: tests/e2e/test_traces.py."""
+"""Tracing: when requests are traced, and what prevents it. What a collector receives is in tests/e2e/test_traces.py."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_what_cannot_be_done_is_a_warning(environment: dict[str, str], names: st
 
 
 def run(program: str, *arguments: str, **changes: str) -> str:
-    """What a program prints in its last line."""
+    """Run a program and return the last line that it prints."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | changes
     command = [sys.executable, "-c", program, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False, timeout=120)
@@ -58,7 +58,7 @@ def run(program: str, *arguments: str, **changes: str) -> str:
 def test_a_missing_extra_is_a_warning_that_names_it() -> None:
     program = """
 import os, sys
-sys.modules["opentelemetry.sdk"] = None  # what an import finds where the package is not installed
+sys.modules["opentelemetry.sdk"] = None  # an import now fails, as where the package is not installed
 from service.observability.tracing import open_tracing
 assert open_tracing(os.environ, "1") is None
 """
@@ -66,7 +66,7 @@ assert open_tracing(os.environ, "1") is None
 
 
 def test_nothing_of_it_is_imported_where_nothing_asks_for_it(tiny_zoo: Path) -> None:
-    """By us: redis-py imports the API by itself where it is installed."""
+    """Nothing that we import, that is: redis-py imports the API where it is installed."""
     program = """
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each test of this room runs twice: against the store in this process and against one in a real Redis."""
+"""Fixtures: each test of this room runs against the store in this process and against one in a real Redis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def redis_store(server: RedisServer, *, lease_s: float = 30.0, job_ttl_s: float 
 
 @pytest.fixture
 def empty_redis(redis_server: RedisServer) -> RedisServer:
-    """The server without anything in it."""
+    """Return the server, emptied."""
     with Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server

@@ -1,4 +1,4 @@
-"""Blobs and samples of the store: expiry, bounds. The same rules in this process and in Redis."""
+"""Blobs and samples of the store: expiry and limits. The rules are the same in this process and in Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 ROOM = Room("room", max_bytes=100)
 
 
-async def test_what_is_put_is_found(store: Store) -> None:
+async def test_a_stored_blob_is_found(store: Store) -> None:
     assert await store.blobs.get(ROOM, ["a"]) == [None]
     await store.blobs.put(ROOM, "a", b"\x00\xff", 60)
     await store.blobs.put(ROOM, "a:b", b"", 60)
@@ -57,11 +57,11 @@ async def test_a_room_is_bounded(store: Store) -> None:
     assert await store.blobs.get(ROOM, ["k7", "k8"]) == [None, bytes([8]) * 30]
 
 
-async def test_what_is_larger_than_its_room_is_not_stored(store: Store) -> None:
+async def test_a_blob_larger_than_its_room_is_not_stored(store: Store) -> None:
     await store.blobs.put(ROOM, "small", b"x" * 100, 60)
     await store.blobs.put(ROOM, "large", b"x" * 101, 60)
     assert await store.blobs.get(ROOM, ["small", "large"]) == [b"x" * 100, None]
-    await store.blobs.put(ROOM, "small", b"x" * 101, 60)  # the old value is no longer true
+    await store.blobs.put(ROOM, "small", b"x" * 101, 60)  # the old value is outdated
     assert await store.blobs.get(ROOM, ["small"]) == [None]
 
 

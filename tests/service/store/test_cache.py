@@ -1,4 +1,4 @@
-"""The result cache: what may be recalled, what it says about it, and that the bytes are the same."""
+"""The result cache: which images may be cached, how they are marked, and that their bytes stay the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs of the store: chunks, turns, completion, ends. The same rules in this process and in Redis."""
+"""Jobs of the store: chunks, turns, completion, ends. The rules are the same in this process and in Redis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def job(job_id: str = "a", total: int = 5, chunk: int = 2, created_at: float = 1
 
 
 async def take(jobs: Jobs) -> Chunk:
-    chunk = await jobs.take(A_MOMENT_S) or await jobs.take(5)  # the first look creates the group in Redis
+    chunk = await jobs.take(A_MOMENT_S) or await jobs.take(5)  # the first call creates the group in Redis
     assert chunk is not None
     return chunk
 
@@ -104,7 +104,7 @@ async def test_a_cancelled_job_is_over(store: Store) -> None:
     assert seen is not None
     assert (seen.status, seen.done, seen.error) == ("cancelled", 2, None)
     assert await jobs.images("a", 0, 2) == [None, None]
-    assert await jobs.take(A_MOMENT_S) is None  # what was queued of it has gone
+    assert await jobs.take(A_MOMENT_S) is None  # its queued chunk is gone
     await jobs.finish("a", "failed", "too late")
     assert await jobs.get("a") == seen
 
@@ -180,7 +180,7 @@ async def test_in_this_process_jobs_expire() -> None:
     await jobs.add(job())
     await jobs.take(1)
     now_s = 59
-    await jobs.save("a", {0: b"x"})  # progress puts it off
+    await jobs.save("a", {0: b"x"})  # progress delays the expiry
     now_s = 118
     assert await jobs.get("a") is not None
     now_s = 120

@@ -1,4 +1,4 @@
-"""A Redis that is full: what frees memory works, what reads works, what needs room is refused and says why."""
+"""A full Redis: reads and calls that free memory work, and calls that need memory are refused with the reason."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from service.store import redis_link
 from service.store.base import Job, Room, StoreUnavailableError
 from service.store.redis import RedisStore
+from service.store.redis_link import REFUSED_S
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -20,12 +20,28 @@ ROOM = Room("room", 1 << 30)
 PART = bytes(100_000)
 
 
+class Clock:
+    """A clock that moves on by step_s at each reading. By default the store may check for room at every use."""
+
+    def __init__(self) -> None:
+        self.step_s = REFUSED_S
+        self._now_s = 0.0
+
+    def __call__(self) -> float:
+        self._now_s += self.step_s
+        return self._now_s
+
+
 @pytest.fixture
-async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisStore]:
-    monkeypatch.setattr(redis_link, "REFUSED_S", 0.0)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[RedisStore]:
     server = RedisServer(tmp_path, "--maxmemory", "2mb", "--maxmemory-policy", "noeviction")
     server.start()
-    store = RedisStore(server.url, max_jobs=5, job_ttl_s=60.0, lease_s=30.0)
+    store = RedisStore(server.url, max_jobs=5, job_ttl_s=60.0, lease_s=30.0, clock=clock)
     try:
         await store.jobs.take(0.01)  # creates the group
         yield store
@@ -35,7 +51,7 @@ async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 async def fill(store: RedisStore, job_id: str) -> None:
-    """Store images of the job, in the end very small ones, until there is no more room."""
+    """Store images of the job, smaller and smaller ones, until not even one byte has room."""
     position = 0
     for size in (100_000, 10_000, 1_000, 100, 1):
         refusals = 0
@@ -47,7 +63,7 @@ async def fill(store: RedisStore, job_id: str) -> None:
                 refusals += 1
 
 
-async def test_a_full_redis_lets_go_of_jobs_and_tells_of_them(store: RedisStore) -> None:
+async def test_a_full_redis_frees_jobs_and_lists_them(store: RedisStore) -> None:
     for job_id in ("made", "begun", "waits"):
         await store.jobs.add(Job(job_id, "{}", 100, 50, 1000.0))
     chunks = [await store.jobs.take(1) for _ in range(2)]
@@ -86,13 +102,13 @@ async def test_a_full_redis_lets_go_of_jobs_and_tells_of_them(store: RedisStore)
     assert {job.id for job in await store.jobs.all()} == {"waits", "more"}
 
 
-async def test_a_full_redis_is_down_until_it_writes_again(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_redis_is_down_until_it_writes_again(store: RedisStore, clock: Clock) -> None:
     await store.jobs.add(Job("made", "{}", 100, 50, 1000.0))
     await store.jobs.take(1)
     with capture_logs() as captured:
-        with monkeypatch.context() as patched:
-            patched.setattr(redis_link, "REFUSED_S", 1000.0)  # nearly full, it takes what is small and refuses what is large
-            await fill(store, "made")
+        clock.step_s = 0.0  # while it fills up, Redis would take the small probe and refuse the next image again
+        await fill(store, "made")
+        clock.step_s = REFUSED_S
         for _ in range(5):
             with pytest.raises(StoreUnavailableError, match=FULL):
                 await store.blobs.put(ROOM, "key", PART, 60)
@@ -105,8 +121,8 @@ async def test_a_full_redis_is_down_until_it_writes_again(store: RedisStore, mon
     assert "maxmemory" in captured[0]["reason"]
 
 
-async def test_nobody_asks_again_right_after_a_refusal(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_link, "REFUSED_S", 1000.0)
+async def test_room_is_not_checked_right_after_a_refusal(store: RedisStore, clock: Clock) -> None:
+    clock.step_s = 0.0
     await store.jobs.add(Job("made", "{}", 100, 50, 1000.0))
     await store.jobs.take(1)
     await fill(store, "made")

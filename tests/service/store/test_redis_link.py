@@ -1,4 +1,4 @@
-"""Redis goes away and comes back: what the store says meanwhile, and that nothing is lost."""
+"""Redis stops and returns: the errors of the store in between, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_killed_redis_is_one_sentence_and_its_return_is_noticed(tmp_path
         server.stop()
 
 
-async def test_a_redis_that_hangs_is_asked_once_and_then_left_alone_for_a_while(tmp_path: Path) -> None:
+async def test_a_redis_that_hangs_delays_one_call_only(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     server.start()
     store = redis_store(server)
@@ -69,7 +69,7 @@ async def test_a_redis_that_hangs_is_asked_once_and_then_left_alone_for_a_while(
         server.freeze()
         with pytest.raises(StoreUnavailableError):
             await store.samples.recent("s")
-        async with asyncio.timeout(0.5):  # much less than what the first one waited
+        async with asyncio.timeout(0.5):  # much less than the wait of the first call
             with pytest.raises(StoreUnavailableError):
                 await store.samples.recent("s")
         server.freeze(False)

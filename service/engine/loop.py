@@ -1,0 +1,172 @@
+"""The loop of the engine's thread: schedule -> execute -> deliver, one step of one batch a round.
+
+    schedule   choose the rows of the next step (scheduler.py: pure decisions)
+    execute    one network evaluation for them (execute.py)
+    deliver    advance the rows; hand finished images and previews to the event loops that wait for them
+
+On a CPU several batches may execute at the same time, where one alone would leave cores idle. Before each step the loop does
+what loading and freeing models needs of the device, one piece at a time (lifecycle.py).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from service.engine.execute import Evaluation, evaluate
+from service.engine.ledger import Ledger
+from service.engine.lifecycle import Lifecycle
+from service.engine.load import Loaded
+from service.engine.request import EngineError, Event, Failed, Finished
+from service.engine.row import Row
+from service.engine.scheduler import Batch, Scheduler
+from service.engine.ticket import Ticket, hand_over
+from service.observability.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+DEVICE_LOST = 32  # batches in a row whose every row failed: more than bad requests are likely to cause by chance
+
+
+class DeviceLostError(Exception):
+    """Nothing runs on the device any more."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A batch on its way through execute and deliver."""
+
+    batch: Batch
+    loaded: Loaded
+    rows: list[Row]
+
+
+class StepLoop:
+    """Runs rounds. Belongs to the engine's thread; `changed` guards the scheduler, the ledger and the lifecycle."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        metrics: Metrics,
+        changed: threading.Condition,
+        clock: Callable[[], float],
+    ) -> None:
+        self._scheduler = scheduler
+        self._lifecycle = lifecycle
+        self._ledger = ledger
+        self._metrics = metrics
+        self._changed = changed
+        self._clock = clock
+        self._dead_batches = 0  # in a row
+        self._boundary_s = clock()  # when the last step ended, or waiting for work did
+        self._beside = ThreadPoolExecutor(thread_name_prefix="engine-beside")
+
+    def round(self, wanted: Callable[[], bool]) -> None:
+        """Do what loading and freeing models needs, then run one step. Wait for either while the loop is `wanted`.
+
+        Raises DeviceLostError after DEVICE_LOST batches in a row in which the runtime raised for every single row.
+        """
+        if self._lifecycle.upkeep():
+            self._boundary_s = self._clock()  # no model is charged for it
+        if work := self._schedule(wanted):
+            self._step(work)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._beside.shutdown(wait=False)
+
+    def _schedule(self, wanted: Callable[[], bool]) -> list[_Work]:
+        """Return the next batch and those beside it. Empty when the lifecycle has work or the loop is no longer wanted."""
+        with self._changed:
+            while wanted():
+                batch = self._scheduler.schedule()
+                if batch is not None:
+                    return [self._work(each) for each in (batch, *self._scheduler.beside(batch))]
+                if self._lifecycle.due:
+                    break
+                self._changed.wait()
+                self._boundary_s = self._clock()
+        return []
+
+    def _work(self, batch: Batch) -> _Work:
+        loaded = self._lifecycle.find(batch.model)
+        assert loaded is not None, "a version with rows stays on the device"
+        return _Work(batch, loaded, self._ledger.start(batch.rows, self._clock()))
+
+    def _step(self, work: Sequence[_Work]) -> None:
+        """Execute the batches, side by side where there are several, and deliver. Only the first one is charged."""
+        first, *others = work
+        start_s = self._clock()
+        run = partial(evaluate, now_s=start_s, abreast=bool(others))
+        running = [self._beside.submit(run, other.loaded.network, other.rows) for other in others]
+        evaluation = run(first.loaded.network, first.rows)
+        beside = [(other, future.result()) for other, future in zip(others, running, strict=True)]
+        seconds = self._clock() - start_s
+        for other, result in beside:
+            self._deliver(other, result, seconds, charged=False)
+        self._deliver(first, evaluation, seconds, alone=not others)
+
+    def _deliver(
+        self, work: _Work, evaluation: Evaluation, seconds: float, *, charged: bool = True, alone: bool = False
+    ) -> None:
+        """Advance the rows and hand over what has become of them.
+
+        charged: False for a batch that ran beside the one that is charged. alone: no other batch ran at the same time.
+        """
+        self._observe(work, seconds)
+        events = self._events(work, evaluation, seconds)
+        with self._changed:
+            if charged:
+                now_s = self._clock()  # includes the engine's own work since the last step, which delays other rows as well
+                charged_s = now_s - self._boundary_s
+                self._scheduler.charge(work.batch, charged_s, learn=evaluation.clean, alone=alone, now_s=now_s)
+                self._boundary_s = now_s
+            self._scheduler.advance(work.batch)
+            told = self._settle(work, events)
+            if evaluation.fits is not None:
+                model_id = work.loaded.entry.id
+                log.warning("batches_shrunk", model=model_id, rows=evaluation.fits, reason="the device is out of memory")
+                self._scheduler.shrink(work.batch.model, evaluation.fits)
+        hand_over(told)
+        self._dead_batches = self._dead_batches + 1 if evaluation.dead else 0
+        if self._dead_batches >= DEVICE_LOST:
+            raise DeviceLostError(f"the runtime raised for every row of {DEVICE_LOST} batches in a row")
+
+    def _observe(self, work: _Work, seconds: float) -> None:
+        """Count a step in the metrics."""
+        loaded, rows = work.loaded, len(work.rows)
+        padding = loaded.network.padded(rows) - rows
+        bucket = loaded.costs.bucket(rows)
+        self._metrics.observe_step(loaded.entry.id, bucket=bucket, rows=rows, padding=padding, seconds=seconds)
+
+    def _events(self, work: _Work, evaluation: Evaluation, seconds: float) -> list[Event | None]:
+        """Give each row its output and return its event, if any. Makes pixels, so the lock must not be held."""
+        now_s, network, batch_rows = self._clock(), work.loaded.network, len(work.rows)
+        return [
+            row.take(output, seconds=seconds, batch_rows=batch_rows, now_s=now_s, network=network)
+            for row, output in zip(work.rows, evaluation.outputs, strict=True)
+        ]
+
+    def _settle(self, work: _Work, events: Sequence[Event | None]) -> list[tuple[Ticket, Event | EngineError]]:
+        """Take the rows that have ended off the books. Return what their readers are to be told. With the lock held."""
+        told: list[tuple[Ticket, Event | EngineError]] = []
+        for row, event in zip(work.rows, events, strict=True):
+            if row.number not in self._ledger.rows:  # cancelled while on the device
+                self._metrics.wasted_steps_total.labels(model=work.loaded.entry.id).inc()
+                continue
+            if event is not None:
+                told.append((row.ticket, event))
+            if isinstance(event, Failed):
+                self._scheduler.remove(row.number)
+                self._ledger.leave(row, wasted=row.step + 1)
+            elif isinstance(event, Finished):
+                self._ledger.leave(row, wasted=0)
+                self._ledger.observe(row.ticket, row.model.id, event.timing)
+        return told
