@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from models.catalogue import Catalogue, discover
+from tests.markers import pytest_collection_modifyitems  # noqa: F401 - a hook
 from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks
 from tests.redis_server import RedisServer
 from tests.tiny import make_tiny_zoo

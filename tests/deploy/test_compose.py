@@ -13,6 +13,8 @@ import pytest
 from tests.deploy.compose import Stack
 from tests.e2e.conftest import PATIENCE_S
 
+pytestmark = [pytest.mark.prometheus, pytest.mark.redis]
+
 
 @pytest.fixture(scope="module")
 def stack(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:

@@ -13,6 +13,8 @@ import pytest
 from tests.deploy.compose import services
 from tests.e2e.conftest import PATIENCE_S, ROOT
 
+pytestmark = pytest.mark.container
+
 IMAGE = "localhost/sfddm-offline:cpu"
 PROGRAMS = ("mmdebstrap", "podman", "runc")
 BUILD_WITHIN_S = 1800

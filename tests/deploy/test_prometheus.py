@@ -21,6 +21,8 @@ from tests.e2e.conftest import PATIENCE_S, ROOT, serving
 from tests.redis_server import RedisServer
 from tests.service.observability.test_gpu import Driver, gpu_registry
 
+pytestmark = pytest.mark.prometheus
+
 DEPLOY = ROOT / "deploy"
 RULES = [DEPLOY / "prometheus" / name for name in ("rules.yml", "alerts.yml")]
 OPERATIONS = ROOT / "docs" / "operations.md"

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.e2e.conftest import PATIENCE_S, Server, serving
 from tests.redis_server import RedisServer
+
+pytestmark = pytest.mark.redis
 
 IMAGES = 80
 WITHIN_S = 300
