@@ -8,12 +8,18 @@ HOST = 127.0.0.1
 PIP = bin/python -m pip --disable-pip-version-check
 INPUTS = pyproject.toml constraints.txt
 
-.PHONY: help run test lint constraints clean
+# Tests run in as many processes as there are cores, up to four: each holds torch in memory. A file stays in one process, so
+# that its servers start once; tests/markers.py puts the slowest first.
+PYTEST = .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help run test test-fast pytest lint constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run          serve the shipped models on http://127.0.0.1:8000 (PORT=, HOST=)"
 	@echo "make test         lint, check types and run every test"
+	@echo "make test-fast    the tests that need no outside program and train nothing (under two minutes)"
+	@echo "make pytest       every test, without lint and types"
 	@echo "make lint         ruff and mypy only"
 	@echo "make constraints  resolve all dependencies anew into constraints.txt"
 	@echo "make clean        remove environments, caches and builds"
@@ -22,7 +28,13 @@ run: .venv/.stamp
 	@exec .venv/bin/sfddm serve --host $(HOST) --port $(PORT)
 
 test: lint
-	.venv-test/bin/python -m pytest
+	$(PYTEST)
+
+pytest: .venv-test/.stamp
+	$(PYTEST)
+
+test-fast: .venv-test/.stamp
+	$(PYTEST) -m "not (browser or container or prometheus or redis or training)"
 
 lint: .venv-test/.stamp
 	.venv-test/bin/ruff check .
