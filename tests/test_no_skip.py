@@ -40,9 +40,10 @@ def run(folder: Path, variable: str, workers: int) -> subprocess.CompletedProces
     (folder / "test_module.py").write_text('import pytest\npytest.importorskip("no_such_module")\n')
     options = ["-p", "tests.no_skip", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--rootdir", folder]
     options += ["-p", "xdist.plugin", "-n", str(workers)]
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, folder],
-        env=os.environ | {"SFDDM_TEST_NO_SKIP": variable, "PYTHONPATH": str(ROOT)} | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=outer | {"SFDDM_TEST_NO_SKIP": variable, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         cwd=folder,
         capture_output=True,
         text=True,

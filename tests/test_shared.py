@@ -29,10 +29,11 @@ def test_asks(tmp_path_factory):
 def test_it_is_made_once(tmp_path: Path, workers: int) -> None:
     for name in ("test_one.py", "test_two.py"):
         (tmp_path / name).write_text(ASKS)
-    made = {"MADE": str(tmp_path / "made"), "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    changes = {"MADE": str(tmp_path / "made"), "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     options = ["-p", "xdist.plugin", "-n", str(workers), "--dist", "loadfile", "-p", "no:cacheprovider", "--rootdir", tmp_path]
     command = [sys.executable, "-m", "pytest", *options, "--import-mode=importlib", tmp_path]
-    result = subprocess.run(command, env=os.environ | made, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env=outer | changes, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     assert "2 passed" in result.stdout
     assert (tmp_path / "made").read_text() == "once\n"

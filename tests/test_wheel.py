@@ -32,7 +32,7 @@ def run(*command: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as a release makes it: from the sdist, so that this is proved to be complete too."""
+    """Build the wheel as a release does: from the sdist, which proves that the sdist is complete too."""
     source = tmp_path_factory.mktemp("source")  # setuptools writes beside what it builds
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -45,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of an environment that holds the wheel alone; its dependencies are those of this environment."""
+    """Install the wheel alone into a new environment and return its `bin`; dependencies come from this environment."""
     environment = tmp_path_factory.mktemp("installed") / "venv"
     venv.create(environment, symlinks=True)
     run(sys.executable, "-m", "pip", "--python", environment, "install", "--no-deps", "--no-index", wheel)

@@ -1,8 +1,12 @@
-"""The services of docker-compose.yml as plain processes, for tests: its commands, environments, mounts and health checks.
+"""Runs the services of docker-compose.yml as plain processes, for tests, with its commands, mounts and health checks.
 
-Nothing of them is written down again. What containers would have of their own is replaced wherever it stands: the address
-`<service>:<port>` becomes a free port of 127.0.0.1, a mounted path a folder of this machine, a program the one installed here.
-Grafana is in no package registry that tests could use, and is left out.
+Everything is read from that file and the Dockerfile. Only what a container would have of its own is replaced:
+
+- the address `<service>:<port>` by a free port of 127.0.0.1,
+- a mounted path by a folder of this machine,
+- a program by the one that is installed here.
+
+Grafana is left out: tests cannot install it from a package registry.
 """
 
 from __future__ import annotations
@@ -33,13 +37,13 @@ _INSTRUCTION = re.compile(r"^\s*(ENV|CMD|HEALTHCHECK)\s+(.*)$")
 
 
 def services() -> dict[str, dict[str, Any]]:
-    """What docker-compose.yml says of each service."""
+    """Return the services of docker-compose.yml by name."""
     found: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     return found
 
 
 def image() -> tuple[dict[str, str], list[str], list[str]]:
-    """Environment, command and health check that the Dockerfile gives the service's image: those of its stage `runtime`."""
+    """Return the environment, command and health check of the Dockerfile's stage `runtime`."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     stage = re.split(r"^FROM .* AS (\w+)$", text, flags=re.MULTILINE)
     runtime = stage[stage.index("runtime") + 1]
@@ -49,10 +53,10 @@ def image() -> tuple[dict[str, str], list[str], list[str]]:
 
 
 class Stack:
-    """One folder of volumes and one free port a service; services start and stop one by one, as `docker compose` has them."""
+    """Starts and stops services one by one, as `docker compose` does. Each has a port; they share a folder of volumes."""
 
     def __init__(self, folder: Path, zoo: Path) -> None:
-        """zoo: stands for the models that the image ships."""
+        """Prepare the folder. zoo: takes the place of the models in the image."""
         self.folder = folder
         self.ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -81,7 +85,7 @@ class Stack:
             time.sleep(0.1)
 
     def stop(self, service: str) -> int:
-        """What `docker compose stop` does; the exit code."""
+        """Stop a service as `docker compose stop` does, and return its exit code."""
         process = self._processes.pop(service)
         process.send_signal(signal.SIGTERM)
         return process.wait(PATIENCE_S)
@@ -91,14 +95,14 @@ class Stack:
             self.stop(service)
 
     def healthy(self, service: str) -> bool:
-        """What its health check says."""
+        """Run the health check of a service."""
         if service == "sfddm":
             _, _, check = image()
             return self._succeeds([sys.executable, *check[1:]], SFDDM_PORT=str(self.ports["sfddm"]))
         check = services()[service]["healthcheck"]["test"][1:]
         if service == "redis":
             return self._succeeds([*_program(check[0]), "-p", str(self.ports["redis"]), *check[1:]])
-        with suppress(httpx.TransportError):  # wget is the image's, so its URL is asked for here
+        with suppress(httpx.TransportError):  # wget is in the image only, so its URL is requested here
             return httpx.get(self._here(check[-1])).status_code == 200
         return False
 
@@ -115,7 +119,7 @@ class Stack:
         return [*_program("prometheus"), *command, f"--web.listen-address=127.0.0.1:{port}"], dict(os.environ)
 
     def _here(self, text: str) -> str:
-        """The text with this machine's addresses and folders, longest path first."""
+        """Replace addresses and paths in a text by those of this machine, the longest path first."""
         for service, port in PORTS.items():
             text = re.sub(rf"\b({service}|127\.0\.0\.1):{port}\b", f"127.0.0.1:{self.ports[service]}", text)
         for path in sorted(self._paths, key=len, reverse=True):
@@ -129,7 +133,7 @@ class Stack:
 
 
 def _program(name: str) -> list[str]:
-    """How this machine runs a program of an image."""
+    """Return the command that runs a program of an image on this machine."""
     if name == "sfddm":
         return [sys.executable, "-c", "from service.cli.main import main; main()"]
     if name.startswith("redis"):
@@ -142,7 +146,7 @@ def _program(name: str) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that the system says are free, all different."""
+    """Return different ports that are free now."""
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in listeners]
     for listener in listeners:

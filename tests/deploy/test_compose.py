@@ -1,4 +1,4 @@
-"""What docker-compose.yml starts works together: the service, a real Redis and a real Prometheus, as it says to run them."""
+"""The services of docker-compose.yml work together: the server, a real Redis and a real Prometheus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.prometheus, pytest.mark.redis]
 
 @pytest.fixture(scope="module")
 def stack(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """All of them, healthy; in the order in which tests need them least: the service does not wait for its Redis."""
+    """Start all services. The server comes first, as it must not wait for its Redis."""
     stack = Stack(tmp_path_factory.mktemp("compose"), tiny_zoo)
     try:
         for service in ("sfddm", "redis", "prometheus"):
@@ -69,14 +69,14 @@ def _query(stack: Stack, expression: str) -> list[float]:
 
 
 def _evaluated(stack: Stack) -> list[dict[str, Any]]:
-    """Every rule, once each has been evaluated."""
+    """Return every rule, or nothing while one is still to be evaluated."""
     groups = httpx.get(f"{stack.url('prometheus')}/api/v1/rules").json()["data"]["groups"]
     rules: list[dict[str, Any]] = [rule for group in groups for rule in group["rules"]]
     return rules if rules and all(rule["health"] != "unknown" for rule in rules) else []
 
 
 def _until(found: Any) -> Any:
-    """What `found` gives, once that is something."""
+    """Call `found` until it returns something, and return that."""
     deadline = time.monotonic() + PATIENCE_S
     while not (value := found()):
         assert time.monotonic() < deadline

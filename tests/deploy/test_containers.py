@@ -1,4 +1,4 @@
-"""Container files, as far as they can be proved without a container engine. test_compose.py runs what they start."""
+"""Container files, checked without a container engine. test_compose.py runs the services, test_image.py the image."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_service_has_a_health_check() -> None:
 
 
 def test_what_runs_may_finish_before_it_is_killed() -> None:
-    """The server drains for drain_s, then gives open connections as long again."""
+    """Allow for both phases: the drain of drain_s, then the same time again for open connections."""
     grace_s = float(services()["sfddm"]["stop_grace_period"].removesuffix("s"))
     assert grace_s > 2 * Settings.model_fields["drain_s"].default
 

@@ -1,4 +1,4 @@
-"""The dashboards are what their generator makes, and say what they show."""
+"""The dashboards equal the generator's output, and every panel has a unit and a description."""
 
 from __future__ import annotations
 

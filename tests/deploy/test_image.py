@@ -1,4 +1,4 @@
-"""The image, built for real on a stand-in for its base (deploy/build_offline.sh), and run as docker-compose.yml says."""
+"""The image: built by podman on a stand-in for its base (deploy/build_offline.sh), and run as docker-compose.yml says."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def container() -> Iterator[str]:
-    """The id of a running container, healthy, with the limits that the compose file gives it."""
+    """Build the image, run it with the limits of the compose file, and give the container's id once it is healthy."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         pytest.skip(f"install Debian's packages {', '.join(missing)}")
@@ -48,7 +48,7 @@ def container() -> Iterator[str]:
     limits += [f"--security-opt={option.split(':')[0]}" for option in service["security_opt"]]
     limits += [f"--tmpfs={path}" for path in service["tmpfs"]]
     limits += [f"--memory={service['deploy']['resources']['limits']['memory']}"]
-    # podman would raise these as not every root may, and run health checks by a systemd that may not be there.
+    # podman's defaults raise limits, which not every root may do, and run health checks by systemd, which may be missing.
     here = ["--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096", "--health-interval=disable"]
     started = podman("--runtime=runc", "run", "--detach", "--network=none", "--volume=/cache", *here, *limits, IMAGE)
     assert started.returncode == 0, started.stderr
@@ -64,7 +64,7 @@ def container() -> Iterator[str]:
 
 
 def inside(container: str, script: str) -> str:
-    """What a shell script says there, whatever its exit code."""
+    """Run a shell script in the container and return its output, whatever its exit code."""
     return podman("exec", container, "sh", "-c", script).stdout.strip()
 
 
@@ -91,7 +91,7 @@ def test_it_holds_no_compiler_no_torch_and_no_cache_of_pip(container: str) -> No
 
 
 def test_the_runtime_calls_nobody(container: str) -> None:
-    """onnxruntime's wheels have telemetry; it complains where it cannot store an identifier."""
+    """Search the log for telemetry: that of ONNX Runtime's wheels complains where it cannot store an identifier."""
     assert "telemetry" not in podman("logs", container).stderr
 
 

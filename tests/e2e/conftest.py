@@ -1,4 +1,4 @@
-"""`sfddm` as its users run it: a process of its own, over the tiny zoo."""
+"""Fixtures that run `sfddm` as its users do: a process of its own, over the tiny zoo."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Server:
 
 @contextmanager
 def serving(log: Path, *arguments: str, program: Sequence[str] = COMMAND, **changes: str) -> Iterator[Server]:
-    """`sfddm serve` on a free port, ready; stopped by SIGTERM if it still runs at the end."""
+    """Run `sfddm serve` on a free port and enter once it is ready. SIGTERM stops it at the end if it still runs."""
     with launched(log, *arguments, program=program, **changes) as server:
         _wait_until(server, lambda: httpx.get(f"{server.url}/readyz").status_code == 200)
         yield server
@@ -56,7 +56,7 @@ def serving(log: Path, *arguments: str, program: Sequence[str] = COMMAND, **chan
 
 @contextmanager
 def launched(log: Path, *arguments: str, program: Sequence[str] = COMMAND, **changes: str) -> Iterator[Server]:
-    """The same as soon as it listens, while models may still be loading; it runs in the folder of its log."""
+    """Run `sfddm serve` in the folder of its log and enter once it listens; models may still be loading."""
     command = [*program, "serve", "--port", "0", *arguments]
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stderr=stderr, env=environment(**changes), text=True, cwd=log.parent)
@@ -73,7 +73,7 @@ def launched(log: Path, *arguments: str, program: Sequence[str] = COMMAND, **cha
 
 
 def _announced(log: Path) -> re.Match[str] | None:
-    """Where it listens, in the words of either log format."""
+    """Find the url in the log, which has one of two formats."""
     return re.search(r'(?:Serving on |"url": ")(http://\S+:\d+)/', log.read_text())
 
 
@@ -94,7 +94,7 @@ def server(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-@pytest.fixture(scope="module")  # not longer: Playwright's event loop would be in the way of asynchronous tests
+@pytest.fixture(scope="module")  # not longer: while Playwright's event loop runs, asynchronous tests cannot start one
 def browser() -> Iterator[Browser]:
     executable = shutil.which("chromium")
     if executable is None:

@@ -1,4 +1,4 @@
-"""`sfddm generate` and `sfddm models` as processes."""
+"""`sfddm generate`, `compare` and `models` as processes."""
 
 from __future__ import annotations
 
