@@ -18,7 +18,7 @@ PYTEST = .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 4
 help:
 	@echo "make run          serve the shipped models on http://127.0.0.1:8000 (PORT=, HOST=)"
 	@echo "make test         lint, check types and run every test"
-	@echo "make test-fast    the tests that need no outside program and train nothing (under two minutes)"
+	@echo "make test-fast    the tests that start no other program and train nothing (under two minutes)"
 	@echo "make pytest       every test, without lint and types"
 	@echo "make lint         ruff and mypy only"
 	@echo "make constraints  resolve all dependencies anew into constraints.txt"
@@ -34,7 +34,7 @@ pytest: .venv-test/.stamp
 	$(PYTEST)
 
 test-fast: .venv-test/.stamp
-	$(PYTEST) -m "not (browser or container or prometheus or redis or training)"
+	$(PYTEST) -m "not (browser or container or e2e or prometheus or redis or training)"
 
 lint: .venv-test/.stamp
 	.venv-test/bin/ruff check .

@@ -15,8 +15,9 @@ import pytest
 
 ROOT = Path(__file__).parent
 BY_FIXTURE = {"browser": "browser", "redis_server": "redis"}
+BY_FOLDER = {"e2e": "e2e", "examples": "e2e", "training": "training"}
 # The longest first: a worker that begins one of these files last would finish long after the others.
-SLOWEST_FIRST = ("container", "prometheus", "training", "browser", "redis")
+SLOWEST_FIRST = ("container", "prometheus", "training", "browser", "e2e", "redis")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
@@ -37,9 +38,7 @@ def _needs(item: pytest.Item) -> set[str]:
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     if parameters.get("store") == "redis" or item.path.stem.startswith("test_redis"):
         found.add("redis")
-    if item.path.is_relative_to(ROOT / "training"):
-        found.add("training")
-    return found
+    return found | {marker for folder, marker in BY_FOLDER.items() if item.path.is_relative_to(ROOT / folder)}
 
 
 def _rank(item: pytest.Item) -> int:

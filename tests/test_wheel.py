@@ -19,6 +19,8 @@ from models.catalogue import default_zoo
 from models.manifest import GRAPH
 from tests.e2e.conftest import PATIENCE_S, ROOT, serving
 
+pytestmark = pytest.mark.e2e
+
 PACKAGES = ("models", "service", "training")
 ZOO = "models/zoo/"
 
