@@ -36,7 +36,16 @@ def test_it_makes_an_image(stack: Stack) -> None:
 
 
 def test_calibrations_are_kept_in_the_volume(stack: Stack) -> None:
-    assert list((stack.folder / "cache" / "calibration").glob("*.json"))
+    kept = stack.folder / "cache" / "calibration"
+
+    def calibrations() -> list[Path]:
+        """List them. The server keeps none that a busy machine disturbed, so where there is none it measures again."""
+        if not (found := list(kept.glob("*.json"))):
+            assert stack.stop("sfddm") == 0
+            stack.start("sfddm")
+        return found
+
+    assert _until(calibrations)
 
 
 def test_prometheus_scrapes_the_service_and_evaluates_its_rules(stack: Stack) -> None:
