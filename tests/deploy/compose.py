@@ -1,12 +1,12 @@
-"""Runs the services of docker-compose.yml as plain processes: with its commands, environments, mounts and health checks.
+"""Runs the services of docker-compose.yml as plain processes, for tests, with its commands, mounts and health checks.
 
-These are read from the file, not repeated here. What exists only in a container is replaced:
+Everything is read from that file and the Dockerfile. Only what a container would have of its own is replaced:
 
 - the address `<service>:<port>` by a free port of 127.0.0.1,
 - a mounted path by a folder of this machine,
-- a program by the one installed here.
+- a program by the one that is installed here.
 
-Grafana is left out: no package registry that tests could use has it.
+Grafana is left out: tests cannot install it from a package registry.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _INSTRUCTION = re.compile(r"^\s*(ENV|CMD|HEALTHCHECK)\s+(.*)$")
 
 
 def services() -> dict[str, dict[str, Any]]:
-    """Return the settings of each service in docker-compose.yml."""
+    """Return the services of docker-compose.yml by name."""
     found: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     return found
 
 
 def image() -> tuple[dict[str, str], list[str], list[str]]:
-    """Return environment, command and health check of the stage `runtime` in the Dockerfile."""
+    """Return the environment, command and health check of the Dockerfile's stage `runtime`."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     stage = re.split(r"^FROM .* AS (\w+)$", text, flags=re.MULTILINE)
     runtime = stage[stage.index("runtime") + 1]
@@ -53,10 +53,10 @@ def image() -> tuple[dict[str, str], list[str], list[str]]:
 
 
 class Stack:
-    """A folder of volumes and a free port for each service. Services start and stop one by one, as with `docker compose`."""
+    """Starts and stops services one by one, as `docker compose` does. Each has a port; they share a folder of volumes."""
 
     def __init__(self, folder: Path, zoo: Path) -> None:
-        """Prepare folders and ports. zoo: replaces the models in the image."""
+        """Prepare the folder. zoo: takes the place of the models in the image."""
         self.folder = folder
         self.ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -74,7 +74,7 @@ class Stack:
         return f"http://127.0.0.1:{self.ports[service]}"
 
     def start(self, service: str) -> None:
-        """Run a service's command and wait until its health check succeeds."""
+        """Run its command and wait until its health check succeeds."""
         command, variables = self._command(service)
         with (self.folder / f"{service}.log").open("ab") as log:
             self._processes[service] = subprocess.Popen(command, cwd=self.folder, env=variables, stderr=log, stdout=log)
@@ -85,7 +85,7 @@ class Stack:
             time.sleep(0.1)
 
     def stop(self, service: str) -> int:
-        """Stop a service as `docker compose stop` does; return its exit code."""
+        """Stop a service as `docker compose stop` does, and return its exit code."""
         process = self._processes.pop(service)
         process.send_signal(signal.SIGTERM)
         return process.wait(PATIENCE_S)
@@ -95,14 +95,14 @@ class Stack:
             self.stop(service)
 
     def healthy(self, service: str) -> bool:
-        """Return true when a service's health check succeeds."""
+        """Run the health check of a service."""
         if service == "sfddm":
             _, _, check = image()
             return self._succeeds([sys.executable, *check[1:]], SFDDM_PORT=str(self.ports["sfddm"]))
         check = services()[service]["healthcheck"]["test"][1:]
         if service == "redis":
             return self._succeeds([*_program(check[0]), "-p", str(self.ports["redis"]), *check[1:]])
-        with suppress(httpx.TransportError):  # wget exists in the image only, so the url is read here
+        with suppress(httpx.TransportError):  # wget is in the image only, so its URL is requested here
             return httpx.get(self._here(check[-1])).status_code == 200
         return False
 
@@ -119,7 +119,7 @@ class Stack:
         return [*_program("prometheus"), *command, f"--web.listen-address=127.0.0.1:{port}"], dict(os.environ)
 
     def _here(self, text: str) -> str:
-        """Replace addresses and paths in a text by those of this machine, longest path first."""
+        """Replace addresses and paths in a text by those of this machine, the longest path first."""
         for service, port in PORTS.items():
             text = re.sub(rf"\b({service}|127\.0\.0\.1):{port}\b", f"127.0.0.1:{self.ports[service]}", text)
         for path in sorted(self._paths, key=len, reverse=True):
@@ -146,7 +146,7 @@ def _program(name: str) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return free ports, all different."""
+    """Return different ports that are free now."""
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in listeners]
     for listener in listeners:

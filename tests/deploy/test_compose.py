@@ -1,4 +1,4 @@
-"""The services of docker-compose.yml work together: the server, a real Redis and a real Prometheus, run as the file says."""
+"""The services of docker-compose.yml work together: the server, a real Redis and a real Prometheus."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import pytest
 from tests.deploy.compose import Stack
 from tests.e2e.conftest import PATIENCE_S
 
+pytestmark = [pytest.mark.prometheus, pytest.mark.redis]
+
 
 @pytest.fixture(scope="module")
 def stack(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Start all services, each until it is healthy. The server starts before Redis, because it must not wait for it."""
+    """Start all services. The server comes first, as it must not wait for its Redis."""
     stack = Stack(tmp_path_factory.mktemp("compose"), tiny_zoo)
     try:
         for service in ("sfddm", "redis", "prometheus"):
@@ -34,7 +36,16 @@ def test_it_makes_an_image(stack: Stack) -> None:
 
 
 def test_calibrations_are_kept_in_the_volume(stack: Stack) -> None:
-    assert list((stack.folder / "cache" / "calibration").glob("*.json"))
+    kept = stack.folder / "cache" / "calibration"
+
+    def calibrations() -> list[Path]:
+        """List them. The server keeps none that a busy machine disturbed, so where there is none it measures again."""
+        if not (found := list(kept.glob("*.json"))):
+            assert stack.stop("sfddm") == 0
+            stack.start("sfddm")
+        return found
+
+    assert _until(calibrations)
 
 
 def test_prometheus_scrapes_the_service_and_evaluates_its_rules(stack: Stack) -> None:
@@ -67,7 +78,7 @@ def _query(stack: Stack, expression: str) -> list[float]:
 
 
 def _evaluated(stack: Stack) -> list[dict[str, Any]]:
-    """Return every rule once all have been evaluated."""
+    """Return every rule, or nothing while one is still to be evaluated."""
     groups = httpx.get(f"{stack.url('prometheus')}/api/v1/rules").json()["data"]["groups"]
     rules: list[dict[str, Any]] = [rule for group in groups for rule in group["rules"]]
     return rules if rules and all(rule["health"] != "unknown" for rule in rules) else []

@@ -1,4 +1,4 @@
-"""Checks of the container files that need no container engine. test_compose.py runs the services."""
+"""Container files, checked without a container engine. test_compose.py runs the services, test_image.py the image."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_service_has_a_health_check() -> None:
 
 
 def test_what_runs_may_finish_before_it_is_killed() -> None:
-    """The server drains for drain_s, then waits as long again for open connections."""
+    """Allow for both phases: the drain of drain_s, then the same time again for open connections."""
     grace_s = float(services()["sfddm"]["stop_grace_period"].removesuffix("s"))
     assert grace_s > 2 * Settings.model_fields["drain_s"].default
 
@@ -90,4 +90,4 @@ def test_grafana_has_no_password_to_guess() -> None:
     variables = services()["grafana"]["environment"]
     assert variables["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
     assert variables["GF_AUTH_BASIC_ENABLED"] == "false"
-    assert "GF_AUTH_ANONYMOUS_ORG_ROLE" not in variables  # absent: Grafana's default is Viewer
+    assert "GF_AUTH_ANONYMOUS_ORG_ROLE" not in variables  # Viewer

@@ -1,4 +1,4 @@
-"""The dashboards are those that generate.py makes, and every panel explains itself."""
+"""The dashboards equal the generator's output, and every panel has a unit and a description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image is built on a stand-in for its base (deploy/build_offline.sh) and runs with the limits of docker-compose.yml."""
+"""The image: built by podman on a stand-in for its base (deploy/build_offline.sh), and run as docker-compose.yml says."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 
 from tests.deploy.compose import services
 from tests.e2e.conftest import PATIENCE_S, ROOT
+
+pytestmark = pytest.mark.container
 
 IMAGE = "localhost/sfddm-offline:cpu"
 PROGRAMS = ("mmdebstrap", "podman", "runc")
@@ -32,7 +34,7 @@ def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def container() -> Iterator[str]:
-    """Start a container with the limits of docker-compose.yml, wait until it is healthy, and return its id."""
+    """Build the image, run it with the limits of the compose file, and give the container's id once it is healthy."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         pytest.skip(f"install Debian's packages {', '.join(missing)}")
@@ -46,19 +48,23 @@ def container() -> Iterator[str]:
     limits += [f"--security-opt={option.split(':')[0]}" for option in service["security_opt"]]
     limits += [f"--tmpfs={path}" for path in service["tmpfs"]]
     limits += [f"--memory={service['deploy']['resources']['limits']['memory']}"]
-    # Podman would raise these limits, which not every root may do, and run health checks by systemd, which may be missing.
+    # podman's defaults raise limits, which not every root may do, and run health checks by systemd, which may be missing.
     here = ["--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096", "--health-interval=disable"]
     started = podman("--runtime=runc", "run", "--detach", "--network=none", "--volume=/cache", *here, *limits, IMAGE)
     assert started.returncode == 0, started.stderr
     name = started.stdout.strip()
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while podman("healthcheck", "run", name).returncode != 0:
-            assert time.monotonic() < deadline, podman("logs", name).stderr
-            time.sleep(0.5)
+        wait_until_healthy(name)
         yield name
     finally:
         podman("rm", "--force", "--volumes", name)
+
+
+def wait_until_healthy(container: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while podman("healthcheck", "run", container).returncode != 0:
+        assert time.monotonic() < deadline, podman("logs", container).stderr
+        time.sleep(0.5)
 
 
 def inside(container: str, script: str) -> str:
@@ -75,9 +81,17 @@ def test_it_runs_as_a_user_who_can_change_nothing_but_the_cache(container: str) 
     assert inside(container, "id -u") == "10001"
     assert inside(container, "find / -xdev -user 10001 2>/dev/null") == "/cache"
     assert inside(container, "find /opt/sfddm -perm /022 -not -type l") == ""
-    assert inside(container, "ls /cache/calibration").count(".json") > 1
     assert "Read-only file system" in podman("exec", container, "touch", "/home/here").stderr
     assert inside(container, "grep -E 'CapBnd|NoNewPrivs' /proc/1/status").split() == ["CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
+
+
+def test_it_keeps_calibrations_in_the_cache(container: str) -> None:
+    """Restart it until two are there: the server keeps no calibration that a busy machine disturbed, and measures again."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (kept := inside(container, "ls /cache/calibration").count(".json")) < 2 and time.monotonic() < deadline:
+        assert podman("restart", container).returncode == 0
+        wait_until_healthy(container)
+    assert kept > 1
 
 
 def test_it_holds_no_compiler_no_torch_and_no_cache_of_pip(container: str) -> None:
@@ -89,7 +103,7 @@ def test_it_holds_no_compiler_no_torch_and_no_cache_of_pip(container: str) -> No
 
 
 def test_the_runtime_calls_nobody(container: str) -> None:
-    """The wheels of onnxruntime have telemetry, which logs a warning where it cannot store an identifier."""
+    """Search the log for telemetry: that of ONNX Runtime's wheels complains where it cannot store an identifier."""
     assert "telemetry" not in podman("logs", container).stderr
 
 

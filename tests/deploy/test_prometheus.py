@@ -1,4 +1,4 @@
-"""promtool accepts and tests the rules; a real Prometheus scrapes the real server, and every expression finds data."""
+"""promtool checks the rules. A real Prometheus scrapes the real service under load: every expression finds data."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from prometheus_client import start_http_server
 from tests.e2e.conftest import PATIENCE_S, ROOT, serving
 from tests.redis_server import RedisServer
 from tests.service.observability.test_gpu import Driver, gpu_registry
+
+pytestmark = pytest.mark.prometheus
 
 DEPLOY = ROOT / "deploy"
 RULES = [DEPLOY / "prometheus" / name for name in ("rules.yml", "alerts.yml")]
@@ -147,12 +149,12 @@ def test_every_alert_has_a_runbook_entry() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[str]:
-    """Run a Prometheus that has scraped a server with Redis under load; return its url."""
+    """Let a Prometheus scrape a service under load, beside a Redis as in docker-compose.yml; give its url."""
     binary, folder = program("prometheus"), tmp_path_factory.mktemp("prometheus")
     experiment = json.dumps({"tiny/steps": {"arms": {"tiny/student-004": 1, "tiny/student-008": 1}}})
     options = ("--zoo", str(tiny_zoo), "--threads", "1")
     setting = {"SFDDM_EXPERIMENTS": experiment, "SFDDM_REDIS_URL": redis_server.url, "SFDDM_LOG_FORMAT": "json"}
-    gpu, _ = start_http_server(0, "127.0.0.1", gpu_registry(Driver()))  # our collector; the driver is a stand-in
+    gpu, _ = start_http_server(0, "127.0.0.1", gpu_registry(Driver()))  # the real collector over a stand-in for the driver
     with serving(folder / "log", *options, **setting) as server:
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -186,7 +188,7 @@ def prometheus(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory, redis_s
 
 
 def recorded(url: str) -> bool:
-    """Return true when every rule has recorded something."""
+    """Return True once every recording rule has a value."""
     try:
         return all(query(url, rule["record"]) for rule in rules() if "record" in rule)
     except httpx.TransportError:

@@ -1,5 +1,6 @@
-"""What the tests in Chromium share: a page whose faults are kept, and what it must satisfy in every look. Screenshots are kept
-in artefacts/page, to be looked at.
+"""Helpers of the tests in Chromium: they collect a page's faults, and check it in every look (viewport and colour scheme).
+
+Screenshots are kept in artefacts/page, for people.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ EVERY_LOOK = tuple(product(VIEWPORTS, SCHEMES))
 BRIEFLY = (("phone", "dark"), ("laptop", "light"))
 LAYOUT_FAULTS = (Path(__file__).parent / "layout_faults.js").read_text()
 TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-# Beside what axe checks by itself: WCAG 2.2's smallest size of what one taps.
+# axe leaves out WCAG 2.2's smallest size of targets unless it is asked.
 AXE = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
 
 expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 class Watched:
-    """Which hosts a page asked, what went wrong in it, and the failed requests, which Chromium itself logs."""
+    """Collects what a page does: the hosts that it asks, its errors, and the failed requests that Chromium logs."""
 
     def __init__(self, page: Page) -> None:
         self.hosts: set[str] = set()
@@ -56,12 +57,12 @@ def button(page: Page, name: str) -> Locator:
 
 
 def look(page: Page, name: str, looks: Iterable[tuple[str, str]] = BRIEFLY) -> None:
-    """A screenshot of each look: nothing is cut off, sticks out or overlaps, and axe finds nothing serious."""
+    """Take a screenshot of each look. Nothing may be cut off, stick out or overlap, and axe must find nothing serious."""
     for viewport, scheme in looks:
         width, height = VIEWPORTS[viewport]
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme=scheme)
-        page.evaluate(TWO_FRAMES)  # the chart follows the width
+        page.evaluate(TWO_FRAMES)  # until the chart has its new width
         page.screenshot(path=SHOTS / f"{name}-{viewport}-{scheme}.png", full_page=True)
         faults = page.evaluate(LAYOUT_FAULTS)
         assert not faults, f"{name}, {viewport}: {faults[:5]}"

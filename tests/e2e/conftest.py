@@ -1,4 +1,4 @@
-"""`sfddm` as its users run it: a process of its own, over the tiny zoo."""
+"""Fixtures that run `sfddm` as its users do: a process of its own, over the tiny zoo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +21,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from service.cli.main import main; main()"]
 PATIENCE_S = 120
+SHARED = ("SFDDM_CACHE_DIR", "SFDDM_PROVIDER")
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a user who has set nothing but `changes`, and the runtime that all tests share."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SFDDM_") or name == "SFDDM_PROVIDER"}
+    """Return the environment of a user who has set nothing but `changes`, and what all tests share."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SFDDM_") or name in SHARED}
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | changes
 
 
@@ -46,19 +47,19 @@ class Server:
 
 
 @contextmanager
-def serving(log: Path, *arguments: str, **changes: str) -> Iterator[Server]:
-    """`sfddm serve` on a free port, ready; stopped by SIGTERM if it still runs at the end."""
-    with launched(log, *arguments, **changes) as server:
+def serving(log: Path, *arguments: str, program: Sequence[str] = COMMAND, **changes: str) -> Iterator[Server]:
+    """Run `sfddm serve` on a free port and enter once it is ready. SIGTERM stops it at the end if it still runs."""
+    with launched(log, *arguments, program=program, **changes) as server:
         _wait_until(server, lambda: httpx.get(f"{server.url}/readyz").status_code == 200)
         yield server
 
 
 @contextmanager
-def launched(log: Path, *arguments: str, **changes: str) -> Iterator[Server]:
-    """The same as soon as it listens, while models may still be loading."""
-    command = [*COMMAND, "serve", "--port", "0", *arguments]
+def launched(log: Path, *arguments: str, program: Sequence[str] = COMMAND, **changes: str) -> Iterator[Server]:
+    """Run `sfddm serve` in the folder of its log and enter once it listens; models may still be loading."""
+    command = [*program, "serve", "--port", "0", *arguments]
     with log.open("w") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, env=environment(**changes), text=True)
+        process = subprocess.Popen(command, stderr=stderr, env=environment(**changes), text=True, cwd=log.parent)
     try:
         server = Server(process, "", log)
         _wait_until(server, lambda: _announced(log) is not None)
@@ -72,7 +73,7 @@ def launched(log: Path, *arguments: str, **changes: str) -> Iterator[Server]:
 
 
 def _announced(log: Path) -> re.Match[str] | None:
-    """Where it listens, in the words of either log format."""
+    """Find the url in the log, which has one of two formats."""
     return re.search(r'(?:Serving on |"url": ")(http://\S+:\d+)/', log.read_text())
 
 
@@ -93,7 +94,7 @@ def server(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-@pytest.fixture(scope="module")  # not longer: Playwright's event loop would be in the way of asynchronous tests
+@pytest.fixture(scope="module")  # not longer: while Playwright's event loop runs, asynchronous tests cannot start one
 def browser() -> Iterator[Browser]:
     executable = shutil.which("chromium")
     if executable is None:

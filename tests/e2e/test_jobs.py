@@ -1,4 +1,4 @@
-"""A job in Redis outlives the process that works on it."""
+"""A job in Redis survives the process that works on it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.e2e.conftest import PATIENCE_S, Server, serving
 from tests.redis_server import RedisServer
+
+pytestmark = pytest.mark.redis
 
 IMAGES = 80
 WITHIN_S = 300
 
 
 def _watch(server: Server, job_id: str, until: str) -> dict[str, Any]:
-    """Poll until the job has begun to store images (`begun`), or is over."""
+    """Poll until the job has stored its first images (`begun`) or has ended (`over`), and return it."""
     deadline = time.monotonic() + WITHIN_S
     with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
         while True:

@@ -1,4 +1,4 @@
-"""The official client, unmodified, sync and async, against a real server."""
+"""OpenAI's own Python client, unmodified, synchronous and asynchronous, against a real server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from PIL import Image
 from tests.e2e.conftest import PATIENCE_S, Server, launched, serving
 from tests.tiny import break_graph
 
-LONG = {"model": "tiny/teacher", "prompt": "dog", "n": 128}  # with the options below 4096 evaluations, one after another
+LONG = {"model": "tiny/teacher", "prompt": "dog", "n": 128}  # 4096 evaluations; with SLOW, one after another
 SLOW = ("--max-n", "512", "--max-batch", "1", "--threads", "1", "--default-model", "tiny/student-004")
 
 
@@ -55,7 +55,7 @@ def wait_until_idle(server: Server) -> None:
 
 
 def keep_busy(server: Server) -> threading.Thread:
-    """Start a long request; returns once its rows run."""
+    """Start a long request, and return once its rows run."""
     sending = {"json": LONG, "timeout": PATIENCE_S}
     busy = threading.Thread(target=httpx.post, args=(f"{server.url}/v1/images/generations",), kwargs=sending)
     busy.start()
@@ -162,7 +162,7 @@ def test_overload_is_retried_after_the_time_that_the_server_names(tiny_zoo: Path
 
 @pytest.mark.anyio
 async def test_a_server_that_starts_is_waited_for(tmp_path: Path) -> None:
-    """The shipped models take seconds to load and calibrate, so the clients' first attempts meet models that are loading."""
+    """Send requests while the shipped models load, which takes seconds: clients retry until they get an answer."""
     options = ("--max-batch", "2", "--threads", "1")
     body = {"prompt": "sneaker", "model": "fashion-mnist/student-004"}
     with launched(tmp_path / "log", *options, SFDDM_CACHE_DIR="") as server, connect(server, max_retries=300) as client:
@@ -196,7 +196,7 @@ async def test_a_model_that_failed_to_load_is_asked_once(tiny_zoo: Path, tmp_pat
 
 
 def test_a_key_is_answered_once(slow: Server) -> None:
-    """The second request with the key meets the first one at work, is told to wait (409), and gets its answer."""
+    """Send one key twice: the second request is told to wait (409) while the first runs, then gets the same answer."""
     with connect(slow, max_retries=100) as client, ThreadPoolExecutor() as pool:
         keyed = {"Idempotency-Key": "sync"}
         first = pool.submit(client.images.generate, **LONG, extra_headers=keyed)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What people see first: the page with the shipped models, /docs, and the report of `sfddm compare`, in a real Chromium."""
+"""The page with the shipped models, /docs, and the report of `sfddm compare`, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from tests.e2e.browsing import EVERY_LOOK, SCHEMES, VIEWPORTS, Watched, button, look, open_page
 from tests.e2e.conftest import Server, serving, sfddm
 
-# Sums up how much things jump without anybody's doing (CLS: https://web.dev/articles/cls; up to 0.1 is good).
+# Adds up how far elements jump without user input (cumulative layout shift: https://web.dev/articles/cls; up to 0.1 is good).
 SUM_OF_JUMPS = """
 window.jumps = 0;
 new PerformanceObserver((list) => {
@@ -41,7 +41,7 @@ def test_a_student_is_done_when_its_teacher_has_barely_begun(page: Page, shipped
     progress = teacher.get_by_role("progressbar", name="Steps of teacher")
     expect(progress).to_be_visible()
     expect(progress).not_to_have_js_property("value", 0)
-    assert progress.evaluate("bar => bar.value") < 0.75  # by the clock, held at what is known
+    assert progress.evaluate("bar => bar.value") < 0.75  # it follows the clock, and stops at the last step that is known
     look(page, "shipped-running")
 
     expect(page.locator("#race [data-state=done]")).to_have_count(5)
@@ -63,7 +63,7 @@ def test_every_measured_quality_can_be_charted(page: Page, shipped: Server) -> N
     assert {"psnr_db", "ssim", "rmse", "class_agreement"} <= set(names)
     beside = ("Quality against", "Walk between")
     charted, walked = (page.get_by_role("region", name=name).evaluate("it => it.offsetHeight") for name in beside)
-    assert walked < 0.75 * charted  # not stretched by the table
+    assert walked < 0.75 * charted  # the table does not stretch its neighbour
     models = httpx.get(f"{shipped.url}/v1/models").json()["data"]
     teacher = next(model for model in models if model["kind"] == "teacher")
     own = teacher["quality"][f"ddim-{teacher['steps']}"]["metrics"]
@@ -72,7 +72,8 @@ def test_every_measured_quality_can_be_charted(page: Page, shipped: Server) -> N
         axis, chosen = page.locator("#chart .start").text_content(), page.locator("#metric option:checked").text_content()
         assert axis is not None
         assert axis.removesuffix(" · logarithmic") in (f"{chosen} · ↑ better", f"{chosen} · ↓ better")
-        assert axis.endswith(" · logarithmic") == (name in ("kid", "fd"))  # which one step and sixteen set far apart
+        logarithmic = name in ("kid", "fd")  # models of one step and of sixteen are far apart there
+        assert axis.endswith(" · logarithmic") == logarithmic
         plans = [plan for model in models for plan in model["quality"].values() if name in plan["metrics"]]
         expect(page.locator("#chart-table tbody tr")).to_have_count(len(plans))
         drawn = len(plans) + (name not in own)  # the teacher is a line where the others are measured against it
@@ -91,8 +92,10 @@ def test_nothing_jumps_while_the_page_loads(page: Page, shipped: Server) -> None
 
 
 def test_intervals_hold_what_they_say(page: Page, server: Server) -> None:
-    """Median: the narrowest order statistics whose binomial coverage is 95 %. Shares: Wilson's, which solves
-    (p - share)^2 = z^2 p (1 - p) / n for p.
+    """Check the page's two intervals against their definitions.
+
+    - Median: the narrowest order statistics whose binomial coverage is 95 %.
+    - Shares: Wilson's interval. Its ends are the p that solve (p - share)^2 = z^2 p (1 - p) / n.
     """
     open_page(page, server)
     for n in range(1, 60):

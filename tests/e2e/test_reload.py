@@ -1,4 +1,4 @@
-"""A server whose models change under load: no request fails, and every image is one of the weights that its answer names."""
+"""Models change under load: no request fails, and every image comes from the weights that its answer names."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reloadable(tmp_path: Path, **changes: str) -> Iterator[tuple[Server, Path]]:
 
 
 def retrain(zoo: Path, seed: int) -> None:
-    """Other weights in the folder of NAME, moved there whole."""
+    """Put other weights into the folder of NAME, by a rename, so that no half-written file is ever read."""
     new = zoo.with_name("new")
     make_model(new, "tiny", "student-008", teacher_steps=32, steps=8, schedule="cosine", classes=CLASSES, seed=seed)
     shutil.rmtree(zoo / NAME)
@@ -63,7 +63,7 @@ def images_by_seed(model: Resolved) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("cache", ["0", "1000000"])
 def test_reloading_under_load_loses_nothing(tmp_path: Path, cache: str) -> None:
-    """Requests and streams of several clients while the weights change again and again, by the admin call and by SIGHUP."""
+    """Change the weights again and again, by the admin call and by SIGHUP, while clients send requests and read streams."""
     expected: dict[str, list[np.ndarray]] = {}
     answers: list[tuple[str, int, np.ndarray]] = []
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""schemathesis against a real server: what /openapi.json promises, it keeps, whatever is sent."""
+"""schemathesis against a real server: every answer is one that /openapi.json promises, whatever is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT /
 
 @pytest.fixture(scope="module")
 def bounded(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose limits and experiment are small enough to be met."""
+    """Run a server with limits so small that schemathesis reaches them."""
     options = ("--zoo", str(tiny_zoo), "--default-model", "tiny/student-004", "--max-n", "2", "--threads", "1")
     experiments = json.dumps({"steps": {"arms": {"tiny/student-004": 1, "tiny/student-008": 1}}})
     log = tmp_path_factory.mktemp("schema") / "log"
@@ -29,8 +29,8 @@ def bounded(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     "bound",
     [
         ("--max-examples", "3", "--phases", "examples,coverage,fuzzing"),
-        # Along the links, from the id in one answer to the next request: a job is posted, watched, cancelled, taken home.
-        # DELETE of an unfinished job cancels it, and a cancelled job may be looked at; a second DELETE forgets it.
+        # Follows links, from the id in one answer to the next request: a job is posted, watched, cancelled, downloaded.
+        # The first DELETE cancels an unfinished job, which can then still be read; the second one deletes it.
         (
             "--max-examples",
             "20",

@@ -1,4 +1,4 @@
-"""`sfddm serve` as a process: curl's view of it, its end, its refusals."""
+"""`sfddm serve` as a process: an image over HTTP, the end by SIGTERM, and each reason not to start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a server as its slowest clients see it: half a body, half a header, an answer nobody waits for."""
+"""The end of a server that has slow clients: half a body, half a header, a request too long for the drain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def everything(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of an answer after which the server closes."""
+    """Read until the server closes the connection; return status, headers and body."""
     data = b""
     while part := connection.recv(65536):
         data += part
@@ -96,7 +96,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("path", ENDLESS)
 def test_what_is_left_at_the_end_of_the_drain_is_told_so(tiny_zoo: Path, tmp_path: Path, path: str) -> None:
-    """Much to do, and a drain of no time: the answer is a 503, and the process ends."""
+    """Stop a busy server whose drain lasts 0 s: the answer is a 503, and the process ends."""
     body = json.dumps(ENDLESS[path]).encode()
     more = ["--max-n", "512", "--max-batch", "1"]
     with serving(tmp_path / "log", *options(tiny_zoo), *more, SFDDM_DRAIN_S="0") as server, connect(server) as connection:
@@ -131,7 +131,7 @@ def _drain_events(server: Server) -> list[dict[str, Any]]:
 
 
 def _wait_until_read(server: Server) -> None:
-    """Until the server has taken in what was sent before: it answers connections in the order of their bytes."""
+    """Wait until the server has read what was sent before: it reads connections in the order in which bytes arrive."""
     for _ in range(3):
         with connect(server) as connection:
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

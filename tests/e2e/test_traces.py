@@ -1,4 +1,4 @@
-"""OpenTelemetry: what a collector receives of a real server, and what a server does without one."""
+"""OpenTelemetry: the spans that a real server sends to a collector, and a server whose collector is away."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CALLER = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
 
 
 class Collector:
-    """An OTLP/HTTP receiver that keeps what it is sent."""
+    """An OTLP/HTTP receiver that keeps the spans it gets."""
 
     def __init__(self) -> None:
         self.resources: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ class Collector:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def trace(self, trace_id: str) -> dict[str, Any]:
-        """The spans of one trace, by name."""
+        """Return the spans of one trace by name."""
         return {span.name: span for span in self.spans if span.trace_id.hex() == trace_id}
 
 
@@ -87,8 +87,8 @@ def test_a_request_is_a_span_and_its_phases_are_its_children(collector: Collecto
             assert client.post(URL, json={"prompt": "a house"}).status_code == 400
             client.get("/metrics")
         assert server.process.poll() is None
-    # The server is gone, so all that it had to send has come.
-    # A stream's line may come after that of the request behind it.
+    # The server has ended, so every span has arrived. The log lines are told apart by their contents, not by their order:
+    # the line of a stream may come after that of the next request.
     said = {(line["outcome"], line.get("images")): line for line in requests_of(server)}
     plain, stream, refused = said["ok", 2], said["ok", 3], said["invalid", None]
     assert plain["trace_id"] == "ab" * 16
