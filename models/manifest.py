@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.plan import Sampler
+from models.files import write_atomically
+from models.plan import SamplerName
 from models.schedule import Float64
 from models.subsequence import Int64
 from models.validation import describe_error
@@ -99,7 +100,7 @@ class Manifest(_Strict):
     classes: list[str] = Field(default_factory=list, description="class names by label; empty: unconditional")
     null_label: int | None = Field(default=None, ge=0, description="label that means no class")
     prediction_type: Literal["epsilon", "v_prediction"]
-    sampler: Sampler = Field(default="ddim", description="how the model's own steps are taken (models.plan)")
+    sampler: SamplerName = Field(default="ddim", description="how the model's own steps are taken (models.plan)")
     clip: tuple[float, float] | None = (-1.0, 1.0)
     dtype: Literal["float16", "float32"]
     parameters: int = Field(gt=0)
@@ -178,4 +179,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json, in UTF-8."""
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    with write_atomically(folder / MANIFEST) as draft:
+        draft.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")

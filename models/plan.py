@@ -115,12 +115,12 @@ def consistency(alpha_bar: Float64, phi: Int64) -> Plan:
     return _plan(phi, here, nothing, np.sqrt(following), nothing, np.sqrt(1 - following))
 
 
-SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}  # what any teacher can be sampled by
+SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}  # the samplers that any teacher takes
 
-Sampler = Literal["ddim", "dpmpp", "consistency"]  # what a model's own steps can be trained for
+SamplerName = Literal["ddim", "dpmpp", "consistency"]  # the samplers that a model's own steps can be trained for
 
 
-def own_plan(sampler: Sampler, alpha_bar: Float64, label_of_step: Int64) -> Plan:
+def own_plan(sampler: SamplerName, alpha_bar: Float64, label_of_step: Int64) -> Plan:
     """A model's plan over all of its own steps. alpha_bar float64 [N + 1]; label_of_step int64 [N], clean end first."""
     steps = len(label_of_step)
     make = consistency if sampler == "consistency" else SAMPLERS[sampler]

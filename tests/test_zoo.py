@@ -10,11 +10,12 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 from models.catalogue import Catalogue, default_zoo, discover
+from models.pictures import to_uint8
+from models.runtime.denoise import denoise, starting_noise
 from service.features.generation import by_quality
 from training.data import FASHION_MNIST_CLASSES
+from training.evaluation.family import Family
 from training.evaluation.images import NoiseStarts
-from training.evaluation.samplers import Family, denoise
-from training.sampling import starting_noise, to_uint8
 from training.torch_model import load_model, save_pipeline
 
 STEPS = {"teacher": 1024, "student-004": 4, "student-008": 8, "student-016": 16, "student-032": 32, "student-064": 64,
@@ -82,8 +83,8 @@ def test_stock_diffusers_agrees_with_what_is_served(
     unet = UNet2DModel.from_pretrained(tmp_path, subfolder="unet")
     scheduler = sampler_of_diffusers.from_pretrained(tmp_path, subfolder="scheduler")  # type: ignore[attr-defined]
     scheduler.set_timesteps(entry.manifest.steps)
-    pairs, label = [(11, i) for i in range(20)], np.arange(20) % 10
-    x, given = starting_noise(pairs, (1, 28, 28)), torch.from_numpy(label)
+    keys, label = [(11, i) for i in range(20)], np.arange(20) % 10
+    x, given = torch.from_numpy(starting_noise(keys, (1, 28, 28))), torch.from_numpy(label)
     with torch.inference_mode():
         for t in scheduler.timesteps:
             prediction = unet(x, t, class_labels=given).sample
@@ -92,8 +93,8 @@ def test_stock_diffusers_agrees_with_what_is_served(
     start = NoiseStarts(11).at(sampler, range(20))
     assert start.label is not None
     assert np.array_equal(start.label, label)
-    served = to_uint8(denoise(sampler.load(), sampler.plan, start.x, start.pairs, start.label))
-    difference = np.abs(served.astype(int) - to_uint8(x).astype(int))
+    served = to_uint8(denoise(sampler.load(), sampler.plan, start.x, keys=start.keys, class_label=start.label))
+    difference = np.abs(served.astype(int) - to_uint8(x.numpy()).astype(int))
     assert (difference <= 1).mean() >= 0.999
     assert served.std() > 50  # pictures, not grey
 

@@ -15,11 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from models.catalogue import Catalogue, Refusal
+from models.pictures import contact_sheet
 from service.api.comparisons import Comparing
 from service.api.models import model_body
 from service.engine.request import Failed, Finished, Generation, ModelFailedError
 from service.features.comparison import Run
-from service.features.encode import FORMATS, ImageFormat, encode, grid
+from service.features.encode import FORMATS, ImageFormat, encode
 from service.features.generation import plan_generation
 from service.features.service import Service, assemble, choose_default, open_catalogue
 from service.schema.comparisons import ComparisonEvent, ComparisonRequest
@@ -145,7 +146,7 @@ def save_images(model: str, pictures: Sequence[Picture], out: Path, scale: int) 
     if out.is_dir():
         name = model.replace("/", "-")
         return [write(out / f"{name}-{p.seed}-{p.index}.png", encode(p.pixels, "png", scale)) for p in pictures]
-    sheet = pictures[0].pixels if len(pictures) == 1 else grid([picture.pixels for picture in pictures])
+    sheet = pictures[0].pixels if len(pictures) == 1 else contact_sheet([picture.pixels for picture in pictures])
     return [write(out, encode(sheet, format_of(out), scale))]
 
 

@@ -30,7 +30,7 @@ def _batch(teacher: TorchModel, phi: NDArray[np.int64], count: int = 24) -> tupl
     t = torch.arange(count) % (len(phi) - 1) + 1
     level = torch.from_numpy(teacher.alpha_bar[phi])[t].float()[:, None, None, None]
     x0 = torch.rand(count, *teacher.shape, generator=generator) * 2 - 1
-    x = noised(x0, torch.randn(x0.shape, generator=generator), level.sqrt(), (1 - level).sqrt())
+    x = noised(x0, eps=torch.randn(x0.shape, generator=generator), signal=level.sqrt(), noise=(1 - level).sqrt())
     return x, t, torch.arange(count) % len(teacher.classes)
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluation.agreement import feature_agreement, pixel_agreement, psnr, ssim
+from models.image_metrics import psnr, ssim
+from training.evaluation.agreement import feature_agreement, pixel_agreement
 
 
 def _image(value: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from training.evaluation.distances import SUBSETS, frechet, interval, kid_subsets, precision_recall
+from training.evaluation.distances import SUBSETS, confidence_interval, frechet, kid_subsets, precision_recall
 
 pytestmark = pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save all:UserWarning")
 DIMENSIONS = 12
@@ -83,13 +83,13 @@ def test_frechet_of_few_images_is_mostly_bias() -> None:
 
 
 def test_kid_interval_excludes_zero_for_other_distributions() -> None:
-    mean, low, high = interval(kid_subsets(features(400, 4, shift=1.0), features(400, 5)))
+    mean, low, high = confidence_interval(kid_subsets(features(400, 4, shift=1.0), features(400, 5)))
     assert 0 < low < mean < high
 
 
 def test_interval_is_students_t() -> None:
     """Ten values with mean 5.5 and deviation 3.0277: half width 2.2622 * 3.0277 / sqrt(10)."""
-    mean, low, high = interval(np.arange(1.0, 11.0))
+    mean, low, high = confidence_interval(np.arange(1.0, 11.0))
     assert (mean, high - mean, mean - low) == pytest.approx((5.5, 2.1659, 2.1659), abs=1e-4)
 
 

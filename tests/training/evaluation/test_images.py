@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from models.catalogue import discover
+from models.pictures import to_uint8
 from models.plan import dpmpp_2m
+from models.runtime.denoise import denoise
 from training.errors import TrainingError
 from training.evaluation import images
+from training.evaluation.family import Family
 from training.evaluation.images import CHUNK, ImageCache, NoisedStarts, NoiseStarts
 from training.evaluation.paths import PathStarts
-from training.evaluation.samplers import Family, Sampler, denoise
-from training.sampling import to_uint8
+from training.evaluation.samplers import Sampler
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_noised_starts_are_the_forward_process(sampler: Sampler, tmp_path: Path)
     """sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps at a kept teacher step, before the row that starts there."""
     x0 = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8)).astype(np.uint8)
     start = NoisedStarts("x", x0, np.array([2, 2, 1, 0]), 16, seed=5).at(sampler, range(1, 3))
-    assert start.first == 2  # of rows at 32, 24, 16, 8
+    assert start.first_row == 2  # of rows at 32, 24, 16, 8
     noise = NoiseStarts(5).at(sampler, range(1, 3)).x
     alpha_bar = sampler.plan.coefficients[2, 0] ** 2
     expected = np.sqrt(alpha_bar) * (x0[1:3] / 127.5 - 1) + np.sqrt(1 - alpha_bar) * noise
@@ -114,7 +116,7 @@ def test_a_multistep_plan_starts_anew_from_a_noised_image(tiny_zoo: Path, tmp_pa
     left = dpmpp_2m(alpha_bar[: starts.step + 1], teacher.phi[:6])
     start = starts.at(teacher, range(2))
     assert (start.first, len(left)) == (3, 5)
-    anew = denoise(teacher.load(), left, start.x, start.pairs, start.label)
+    anew = denoise(teacher.load(), left, start.x, keys=start.keys, class_label=start.label)
     assert np.array_equal(ImageCache(tmp_path).first(teacher, starts, 2), to_uint8(anew))
 
 

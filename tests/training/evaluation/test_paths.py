@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluation.paths import slerp, smoothness
+from models.noise import slerp
+from training.evaluation.paths import smoothness
 
 
 def test_slerp_keeps_the_norm_of_equally_long_ends() -> None:
