@@ -1,4 +1,4 @@
-"""How closely images agree with references made from the same noise: squared error, PSNR and SSIM of each image."""
+"""Metrics of agreement between images and references from the same noise: squared error, PSNR and SSIM of each image."""
 
 from __future__ import annotations
 

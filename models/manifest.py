@@ -1,7 +1,7 @@
-"""manifest.json: everything the service needs to know of a model besides its graph.
+"""manifest.json: everything the service needs to know about a model besides its graph.
 
-The schema is versioned: a reader refuses a version it does not know and unknown fields, so that nothing in a manifest
-is silently ignored.
+The schema is versioned. A reader refuses unknown versions and unknown fields, so that nothing in a manifest is silently
+ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRAPH = "model.onnx"
 SLUG = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 Slug = Annotated[str, Field(pattern=SLUG)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Index = Annotated[int, Field(ge=0, le=2**31 - 1)]  # what fits the int64 tables built from it with room to spare
+Index = Annotated[int, Field(ge=0, le=2**31 - 1)]  # far below the limit of the int64 tables that are built from it
 
 VERSION: Final = 1
 
@@ -54,7 +54,7 @@ class ImageShape(_Strict):
 
 
 class Provenance(_Strict):
-    """Where the weights come from."""
+    """The origin of the weights."""
 
     data: str = Field(description="training data set")
     objective: str = Field(description="`diffusion` for a teacher, the distillation objective for a student")
@@ -71,7 +71,7 @@ class Provenance(_Strict):
 
 
 class Quality(_Strict):
-    """Measured quality of one plan of this model: metric name -> value, and how many images it rests on."""
+    """Measured quality of one plan of this model: metric name -> value, and the number of images measured."""
 
     images: int = Field(gt=0)
     metrics: dict[str, float]
@@ -79,7 +79,7 @@ class Quality(_Strict):
 
 
 class Ranking(_Strict):
-    """Which metric ranks models of a family, and which way."""
+    """The metric that ranks models of a family, and its better direction."""
 
     metric: str
     better: Literal["lower", "higher"]
@@ -111,7 +111,7 @@ class Manifest(_Strict):
 
     @property
     def plan_name(self) -> str:
-        """Its own plan as `quality` calls it: ddim-016, dpmpp-064."""
+        """The name of its own plan in `quality`: ddim-016, dpmpp-064."""
         return f"{self.sampler}-{self.steps:03d}"
 
     @property
@@ -130,7 +130,7 @@ class Manifest(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _known_version(cls, data: Any) -> Any:
-        # First of all: a newer manifest has newer fields, and complaining of those would hide the reason.
+        # Before all other checks: a newer manifest has newer fields, and an error about those would hide the reason.
         version = data.get("manifest_version", VERSION) if isinstance(data, dict) else VERSION
         if version != VERSION:
             raise ValueError(

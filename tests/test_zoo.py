@@ -1,4 +1,4 @@
-"""The shipped models: all of them load, are what they should be, and keep their bars."""
+"""The shipped models: all of them load, have the right facts, and keep their quality bars."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_auto_chooses_among_all_models(zoo: Catalogue) -> None:
 def test_stock_diffusers_agrees_with_what_is_served(
     name: str, sampler_of_diffusers: type, exactly: dict[str, bool], zoo: Catalogue, tmp_path: Path
 ) -> None:
-    """UNet2DModel and scheduler of the exported pipeline, same x_T: at least 99.9 % of 8-bit pixels within 1."""
+    """From the same x_T at least 99.9 % of 8-bit pixels of the exported pipeline are within one level."""
     entry = zoo.entries[f"fashion-mnist/{name}"]
     save_pipeline(load_model(str(entry.folder)), tmp_path)
     unet = UNet2DModel.from_pretrained(tmp_path, subfolder="unet")
@@ -100,7 +100,7 @@ def test_stock_diffusers_agrees_with_what_is_served(
 
 
 def test_students_beat_the_solvers_they_compete_with(zoo: Catalogue) -> None:
-    """Recorded agreement with the teacher's 1024 steps, mean PSNR in dB over hundreds of seeds."""
+    """Compare the recorded agreement with the teacher's 1024 steps: mean PSNR in dB over hundreds of seeds."""
     solvers = zoo.entries["fashion-mnist/teacher"].manifest.quality
     for steps in (4, 8, 16, 32, 64, 128):
         manifest = zoo.entries[f"fashion-mnist/student-{steps:03d}"].manifest

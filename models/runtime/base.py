@@ -84,7 +84,7 @@ class SideBySide(Protocol):
 
     @property
     def abreast(self) -> int:
-        """How many rows may run at once, rows of the other networks on the device included."""
+        """The number of rows that may run at once, rows of the other networks on the device included."""
 
     def step_abreast(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
         """Take the same step as `step`, from any thread and beside other steps."""

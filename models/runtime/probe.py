@@ -33,7 +33,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class RuntimeAgreement:
-    """How 8-bit images differ from a reference: mean PSNR in dB, share of pixels within one level, largest difference."""
+    """Difference of 8-bit images from a reference: mean PSNR in dB, share of pixels within one level, largest difference."""
 
     psnr_db: float
     within_one: float

@@ -48,7 +48,7 @@ def zoo(teacher_run: Path, idx_folder: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def within_one(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
-    """Share of 8-bit pixels that differ by at most one level."""
+    """Return the share of 8-bit pixels that differ by at most one level."""
     return float((np.abs(ours.astype(int) - theirs.astype(int)) <= 1).mean())
 
 
@@ -105,7 +105,7 @@ def test_manifests_are_consistent_and_traceable(zoo: Path) -> None:
     ("name", "pipeline"), [("student-006", "pipeline"), ("student-002", "pipeline-002"), ("student-020", "pipeline-020")]
 )
 def test_vanilla_diffusers_agrees_when_conditional(name: str, pipeline: str, zoo: Path) -> None:
-    """The card's own lines, run as written on our x_T, against the exported graph: DDIM and DPM-Solver++(2M)."""
+    """Run the card's own lines on our x_T and compare with the exported graph: DDIM and DPM-Solver++(2M)."""
     card = (zoo / f"zoo/shapes/{name}/README.md").read_text()
     code = re.search(r"```python\n(.*?)```", card, re.S)
     assert code is not None
@@ -125,7 +125,7 @@ def test_vanilla_diffusers_agrees_when_conditional(name: str, pipeline: str, zoo
 
 
 def test_a_run_is_measured_by_its_own_sampler(zoo: Path) -> None:
-    """... and not from the images that another one of its samplers left in the cache."""
+    """It does not reuse the images that another of its samplers left in the cache."""
     own, ddim = (torch_sampler(f"{zoo / 'student-020'}{variant}") for variant in ("", "@ddim-020"))
     assert own.plan.coefficients[:, 4].any()
     assert not ddim.plan.coefficients[:, 4].any()
@@ -134,7 +134,7 @@ def test_a_run_is_measured_by_its_own_sampler(zoo: Path) -> None:
 
 
 def test_vanilla_pipeline_agrees_when_unconditional(tmp_path: Path) -> None:
-    """DDIMPipeline with the arguments of the card, fed the x_T of our noise."""
+    """Run DDIMPipeline with the arguments of the card on our x_T."""
     torch.manual_seed(1)
     unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
                        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4)  # fmt: skip

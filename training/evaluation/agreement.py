@@ -1,4 +1,4 @@
-"""How closely two sets of images made from the same noise agree, image by image: the paper's semantic consistency."""
+"""Agreement of two sets of images made from the same noise, image by image: the paper's semantic consistency."""
 
 from __future__ import annotations
 

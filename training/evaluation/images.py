@@ -31,7 +31,7 @@ CHUNK = 50  # images computed, kept and resumed together
 
 @dataclass(frozen=True)
 class Start:
-    """Where a batch starts: x float32 [B,C,H,W] before plan row `first_row`, and the images' keys and classes [B]."""
+    """The start of a batch: x float32 [B,C,H,W] before plan row `first_row`, and the images' keys and classes [B]."""
 
     x: Float32
     keys: list[ImageKey]

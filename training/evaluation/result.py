@@ -1,4 +1,4 @@
-"""What a run measures, and its results: one `Result` a model, as the run's JSON holds it."""
+"""The settings of a run, and its results: one `Result` a model, as the run's JSON holds it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Measurements:
-    """What to measure, and on how many images."""
+    """The choice of what to measure, and on how many images."""
 
     images: int = 1000
     teacher_images: int = 300

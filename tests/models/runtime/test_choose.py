@@ -19,7 +19,7 @@ from models.runtime.onnx import CPU, OnnxBackend
 
 
 class Candidate:
-    """A second runtime: ONNX Runtime under another name, whose x_next is `error` away from the truth."""
+    """A second runtime: ONNX Runtime under another name, whose x_next is wrong by `error`."""
 
     fingerprint = "candidate"
 
@@ -74,7 +74,7 @@ def test_the_faster_one_serves_where_its_images_hold_the_bar(
 
 
 class Starts:
-    """A service that starts several times with one folder, on a machine whose measured gain is another each time."""
+    """A service that starts several times with one folder. Each start measures another gain."""
 
     def __init__(self, entry: Entry, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entry, self.folder = entry, folder

@@ -1,4 +1,4 @@
-"""The GPU path at its seam: the options it asks for, and its bound buffers driven for real on the CPU."""
+"""The GPU path without a GPU: its provider options, and its bound buffers on the CPU."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_result_is_the_callers_to_keep(tiny_catalogue: Catalogue) -> None:
 
 
 class Graphs:
-    """A CPU session in the place of one with CUDA graphs: it runs, remembers which graphs it was asked for, and may refuse."""
+    """A CPU session in place of one with CUDA graphs. It records the requested graphs and can refuse to capture."""
 
     def __init__(self, entry: Entry, refused: str = "") -> None:
         self._inner = open_session(entry, str(entry.graph), session_options(1), [CPU])

@@ -1,4 +1,4 @@
-"""OpenVINO behind the narrow interface: the same bytes in any company, and images that agree with float32."""
+"""OpenVINO behind the narrow interface: independent rows, and images that agree with float32."""
 
 from __future__ import annotations
 

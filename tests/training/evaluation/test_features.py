@@ -18,7 +18,7 @@ from training.evaluation.images import CHUNK, ImageCache, NoiseStarts
 
 
 class Mean:
-    """Two features that cost nothing: mean and deviation of the pixels."""
+    """Two cheap features: mean and deviation of the pixels."""
 
     name, key, resize = "mean", "mean", "none"
 
@@ -45,7 +45,7 @@ def test_grey_is_three_equal_channels_and_rows_are_independent() -> None:
 
 
 def test_pixels_are_scaled_as_the_network_was_trained() -> None:
-    """On a photograph, the variances after the first convolution are those that its batch norm kept from ImageNet.
+    """On a photograph the variances after the first convolution are those that its batch norm learnt from ImageNet.
 
     (v - 127)/128 gives them; scaling by ImageNet's mean and deviation gives five times as much, by 1/255 a fifth.
     """

@@ -1,4 +1,4 @@
-"""A whole measurement of a real, tiny family: which rows there are, what they cost and what they are compared with."""
+"""A whole measurement of a real, tiny family: its results, their cost and their references."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measured(family: Family, data: Path, cache: Path, *models: str, reference: s
 
 
 def test_guided_teachers_stand_in_the_table_at_their_cost(family: Family, idx_folder: Path, tmp_path: Path) -> None:
-    """Several scales in one run, beside the plain teacher's solvers; any of them can be the reference."""
+    """One run can hold several scales and the plain teacher's solvers. Any of them can be the reference."""
     models = ("teacher@ddim-008", "guided:2@ddim-004", "guided:3@ddim-004", "guided:2")
     rows = {row.model: row for row in measured(family, idx_folder, tmp_path, *models, reference="guided:2")}
     few, more, all_steps = (rows[f"shapes/{name}"] for name in models[1:])
@@ -42,7 +42,7 @@ def test_guided_teachers_stand_in_the_table_at_their_cost(family: Family, idx_fo
 
 
 def test_a_part_is_measured_as_the_whole_is(family: Family, idx_folder: Path, tmp_path: Path) -> None:
-    """Classes are those of its own image numbers; what belongs to the seeds is measured with the whole only."""
+    """A part's classes follow its own image numbers. Agreement over seeds is measured with the whole only."""
 
     def measured(count: int, first: int = 0) -> Result:
         wanted = Measurements(

@@ -20,7 +20,7 @@ from training.evaluation.verdicts import difference
 
 
 def part(kid: float, first: int, images: int, model: str = "student", scatter: int = 0, **metrics: float) -> Result:
-    """A result whose estimates scatter in their own way."""
+    """Return a result whose estimates have their own scatter."""
     subsets = kid + 0.002 * np.random.default_rng(scatter).standard_normal(10)
     mean, low, high = confidence_interval(subsets)
     made = {"kid": mean, "kid_low": low, "kid_high": high, **metrics}

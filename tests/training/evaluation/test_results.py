@@ -26,7 +26,7 @@ NAMES = {"student": "student", "DDIM": "teacher@ddim", "DPM-Solver++(2M)": "teac
 
 
 def result(method: str, evaluations: int, kid: float, *, psnr: float | None = None, **facts: Any) -> Result:
-    """KID estimates around `kid`, the same scatter for every result, so that differences are sharp."""
+    """Return a result whose KID estimates scatter alike for every result, so that differences are sharp."""
     subsets = kid + 0.002 * np.linspace(-1, 1, 10)
     mean, low, high = confidence_interval(subsets)
     metrics = {"kid": mean, "kid_low": low, "kid_high": high, "same_noise": 0.99}
@@ -101,7 +101,7 @@ def test_a_family_is_ranked_by_kid_once_all_of_it_has_one(tiny_zoo: Path, tmp_pa
 
 
 def test_measurements_add_up_in_a_manifest(tiny_zoo: Path, tmp_path: Path) -> None:
-    """A KID of 200 images stays when agreement is measured without distances on fewer; whoever measures all replaces all."""
+    """A KID of 200 images stays when only agreement is measured on fewer images. Measuring everything replaces everything."""
     zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
     whole = result("student", 4, 0.01, psnr=30.0)
     whole.metrics["class_agreement"] = 0.9
@@ -151,7 +151,7 @@ def test_verdicts_follow_the_numbers() -> None:
 
 
 def test_agreement_is_compared_seed_by_seed() -> None:
-    """A difference of 0.2 dB in images that differ by 10 dB among themselves: sharp where it is alike for all of them."""
+    """0.2 dB between models is significant where it is the same for every image, although the images differ by 10 dB."""
     results = [result("student", 32, 0.01, psnr=40.2), result("DDIM", 32, 0.01, psnr=40.0)]
     found = find(aims(results), "At 16, 32")
     assert (found.verdict, found.evidence) == ("holds where measured", "32: +0.2 dB [+0.2, +0.2] over DDIM")
@@ -235,7 +235,7 @@ def test_series_of_one_method_are_told_apart() -> None:
 
 
 def test_runs_of_other_noises_do_not_share_a_table(tmp_path: Path) -> None:
-    """As an ablation they have a table of their own, and one heading for all of its runs."""
+    """Runs with one ablation heading share one table."""
     report = Report([result("student", 4, 0.01)], FACTS)
     write_run(tmp_path / "runs/a.json", "tiny", report, Measurements(), "a")
     basis = {"features": "F", "resize": "R", "fid": "none"}
@@ -255,7 +255,7 @@ def test_runs_of_other_noises_do_not_share_a_table(tmp_path: Path) -> None:
 
 
 def test_of_a_model_measured_twice_the_larger_measurement_stands(tmp_path: Path) -> None:
-    """And takes from the others what it lacks and does not rest on its N."""
+    """The result takes metrics that it lacks from the others, unless they depend on its N."""
     large = result("student", 4, 0.01)
     small = replace(large, images=10, metrics={**result("student", 4, 0.5).metrics, "path_length": 3.0, "ms_alone": 2.0})
     most = replace(large, images=999, metrics={"psnr_db": 1.0})  # without a KID, which is what rankings rest on
@@ -267,7 +267,7 @@ def test_of_a_model_measured_twice_the_larger_measurement_stands(tmp_path: Path)
 
 
 def test_a_guided_student_is_shown_with_its_guided_teacher(tmp_path: Path) -> None:
-    """Whichever run is read last: the main one measures it too, against the plain teacher."""
+    """The order of reading does not matter, although the main run measures the model too, against the plain teacher."""
     alone = replace(result("student, guided", 16, 0.01, psnr=35.0), reference="tiny/guided:2")
     plain = result("student", 16, 0.01, psnr=40.0)
     write_run(
@@ -289,7 +289,7 @@ def test_reports_from_before_rows_told_their_reference_still_read(tmp_path: Path
 
 
 def test_guided_and_plain_rows_are_not_compared_in_agreement(tmp_path: Path) -> None:
-    """Each pivot has one reference, and the verdict on agreement looks at the plain teacher's alone."""
+    """Each pivot has one reference, and the verdict on agreement uses results against the plain teacher only."""
     plain = [
         result(name, 16, 0.01, psnr=psnr) for name, psnr in (("student", 40.0), ("DDIM", 30.0), ("DPM-Solver++(2M)", 30.0))
     ]
