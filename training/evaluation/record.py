@@ -101,7 +101,8 @@ def record(zoo: Path, results: list[Result], command: str) -> None:
         if after[owner] is not before[owner]:
             folder = catalogue.entries[owner].folder
             write_manifest(folder, after[owner])
-            (folder / "README.md").write_text(model_card(after[owner]))
+            with write_atomically(folder / "README.md") as draft:
+                draft.write_text(model_card(after[owner]))
 
 
 def added(old: Quality | None, new: Quality) -> Quality:

@@ -50,7 +50,7 @@ def test_a_run_survives_its_json(tmp_path: Path) -> None:
     write_run(tmp_path / "r" / "a.json", "tiny", report, Measurements(), "sfddm-train evaluate zoo", "k")
     run = read_run(tmp_path / "r" / "a.json")
     assert run.results == report.results
-    assert (run.family, run.ablation, run.plan["seeds"]) == ("tiny", "k", 200)
+    assert (run.family, run.ablation, run.measurements["seeds"]) == ("tiny", "k", 200)
 
 
 @pytest.mark.parametrize("change", [{"kid_subsets": [0.1]}, {"first_index": "100"}, {"facts": []}, {"unknown": 1}])
