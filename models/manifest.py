@@ -71,7 +71,7 @@ class Provenance(_Strict):
 
 
 class Quality(_Strict):
-    """Measured quality of one plan of this model: metric name -> value, and the number of images measured."""
+    """Measured quality of one plan of this model: metric name -> value, and how many images it rests on."""
 
     images: int = Field(gt=0)
     metrics: dict[str, float]
@@ -79,7 +79,7 @@ class Quality(_Strict):
 
 
 class Ranking(_Strict):
-    """The metric that ranks models of a family, and its better direction."""
+    """Which metric ranks models of a family, and which way."""
 
     metric: str
     better: Literal["lower", "higher"]
