@@ -22,6 +22,7 @@ import onnxruntime as ort
 import psutil
 
 from models.catalogue import default_zoo
+from models.files import write_atomically
 from models.runtime.onnx import CPU, cpu_name, usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,9 +65,8 @@ def _cell(value: object) -> str:
 def save(path: Path | None, result: Mapping[str, Any]) -> None:
     """Write the result as JSON if a path was given. The write is atomic: a program that is stopped leaves the last result."""
     if path is not None:
-        scratch = path.with_suffix(".part")
-        scratch.write_text(json.dumps(result, indent=1))
-        scratch.replace(path)
+        with write_atomically(path) as draft:
+            draft.write_text(json.dumps(result, indent=1))
 
 
 def resume(path: Path | None) -> dict[str, Any]:

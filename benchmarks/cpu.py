@@ -37,7 +37,7 @@ import onnxruntime as ort
 from benchmarks import common
 from benchmarks.common import print_machine, print_table, shown, spread
 from models.catalogue import Entry, default_zoo, discover, variant_plan
-from models.runtime.base import Network
+from models.runtime.base import Network, StepInputs, rows_of
 from models.runtime.onnx import CPU, OnnxBackend, OnnxNetwork, open_session, session_options, usable_cores
 from models.runtime.probe import ROWS, agreement, probe_inputs, sample
 from service.observability.logs import configure_logging
@@ -111,13 +111,13 @@ def variants(entry: Entry, threads: int) -> dict[str, Network]:
     return networks
 
 
-def step_seconds(network: Network, inputs: tuple[Any, ...], steps: int) -> float:
+def step_seconds(network: Network, inputs: StepInputs, steps: int) -> float:
     """Return the median time of a few steps."""
     seconds = []
     for _ in range(steps):
         time.sleep(_PAUSE_S)
         start_s = time.perf_counter()
-        network.step(*inputs)
+        network.step(**inputs)
         seconds.append(time.perf_counter() - start_s)
     return float(np.median(seconds))
 
@@ -150,15 +150,12 @@ def openvino_agreement(entry: Entry, threads: int, most_steps: int) -> dict[str,
     steps = min(entry.manifest.steps, most_steps)
     plan = entry.plan() if steps == entry.manifest.steps else variant_plan(entry.manifest, "ddim", steps)
     found = agreement(sample(other, entry, plan, ROWS), sample(reference, entry, plan, ROWS))
-    x, x0_prev, timestep, label, coefficients = probe_inputs(entry, 64)
-    together = other.step(x, x0_prev, timestep, label, coefficients)[0]
+    inputs = probe_inputs(entry, 64)
+    together = other.step(**inputs)[0]
     differing = []
     for rows in _SIZES:
         part = slice(64 - rows, 64)
-        labels = None if label is None else label[part]
-        if not np.array_equal(
-            other.step(x[part], x0_prev[part], timestep[part], labels, coefficients[part])[0], together[part]
-        ):
+        if not np.array_equal(other.step(**rows_of(inputs, part))[0], together[part]):
             differing.append(rows)
     return {"evaluations": steps, **vars(found), "holds": found.holds, "differing_sizes": differing}
 

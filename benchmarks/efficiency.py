@@ -72,10 +72,10 @@ def bare_loop(entry: Entry, batch: int, seconds: float, threads: int, provider: 
     """Measure images/s and CPU seconds per image of a loop that only evaluates the network, at one batch size."""
     network, inputs = choose_backend(provider, threads=threads).load(entry), probe_inputs(entry, batch)
     network.prepare([batch])
-    network.step(*inputs)
+    network.step(**inputs)
     steps, start_s, cpu_s = 0, time.perf_counter(), time.process_time()
     while (passed_s := time.perf_counter() - start_s) < seconds:
-        network.step(*inputs)
+        network.step(**inputs)
         steps += 1
     images = steps * batch / entry.manifest.steps
     return {"images_per_s": images / passed_s, "cpu_s_per_image": (time.process_time() - cpu_s) / images}

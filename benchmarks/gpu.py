@@ -73,7 +73,7 @@ def nodes_elsewhere(entry: Entry, device: str, precision: Precision) -> dict[str
         options = session_options(usable_cores())
         options.enable_profiling, options.profile_file_prefix = True, f"{folder}/step"
         session = open_session(entry, graph, options, chosen)
-        BoundNetwork(session, entry, precision, device=device).step(*probe_inputs(entry, 2))
+        BoundNetwork(session, entry, precision, device=device).step(**probe_inputs(entry, 2))
         events = json.loads(Path(session.end_profiling()).read_text())
     found: dict[str, int] = {}
     for event in events:
@@ -90,11 +90,11 @@ def curve_cell(network: Network, entry: Entry, sizes: list[int]) -> dict[str, fl
         inputs = probe_inputs(entry, rows)
         try:
             for _ in range(3):
-                network.step(*inputs)
+                network.step(**inputs)
             seconds = []
             for _ in range(_REPEATS):
                 start_s = time.perf_counter()
-                network.step(*inputs)
+                network.step(**inputs)
                 seconds.append(time.perf_counter() - start_s)
             curve[str(rows)] = 1000 * float(np.median(seconds))
         except DeviceMemoryError:
@@ -137,9 +137,9 @@ def random_entry(folder: Path, side: int, widths: tuple[int, ...]) -> Entry:
     """Write a model folder of a network with random weights for side x side colour images."""
     import torch
 
-    from models.export import StepGraph, export_step_graph
+    from models.export import export_step_graph
     from models.manifest import ImageShape
-    from models.network import build_unet
+    from models.network import StepGraph, build_unet
 
     like = discover([default_zoo()]).entries[STUDENT].manifest
     torch.manual_seed(0)

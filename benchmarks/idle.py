@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Unpack
 
 from models.catalogue import Entry
-from models.runtime.base import Float32, Int64, Precision
+from models.runtime.base import Float32, Precision, StepInputs
 
 
 class IdleBackend:
@@ -42,8 +43,6 @@ class IdleNetwork(AnySize):
     def __init__(self, going: threading.Event) -> None:
         self._going = going
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
         self._going.wait()
-        return x, x0_prev
+        return inputs["x"], inputs["x0_prev"]

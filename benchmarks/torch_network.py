@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from diffusers import DDIMPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.idle import AnySize
-from models.export import StepGraph
-from models.runtime.base import Float32, Int64, Precision
+from models.network import StepGraph
+from models.runtime.base import Float32, Precision, StepInputs
 from training.torch_model import load_model, save_pipeline
 
 
@@ -31,21 +32,21 @@ class TorchNetwork(AnySize):
         self._device = device
         self.precision = precision
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
-        given = [x, x0_prev, timestep, coefficients, *([] if class_label is None else [class_label])]
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        given = {
+            name: torch.from_numpy(np.ascontiguousarray(v)).to(self._device) for name, v in inputs.items() if v is not None
+        }
         half = self.precision == "float16"
         with torch.inference_mode(), torch.autocast(self._device, torch.float16, enabled=half):
-            x_next, x0 = self._graph(*(torch.from_numpy(np.ascontiguousarray(value)).to(self._device) for value in given))
+            x_next, x0 = self._graph(**given)
         return x_next.float().cpu().numpy(), x0.float().cpu().numpy()
 
-    def flops_per_row(self, inputs: tuple[Float32, Float32, Int64, Int64 | None, Float32]) -> float:
+    def flops_per_row(self, inputs: StepInputs) -> float:
         """Return the floating point operations of one row's step, counted by PyTorch. For eager networks only."""
         counter = FlopCounterMode(display=False)
         with counter:
-            self.step(*inputs)
-        return counter.get_total_flops() / len(inputs[0])
+            self.step(**inputs)
+        return counter.get_total_flops() / len(inputs["x"])
 
 
 class DiffusersLoop:

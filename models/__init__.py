@@ -1,4 +1,4 @@
-"""What a model is: schedule, sub-sequence, sampling plan, manifest, catalogue, network and step graph.
+"""The definition of a model: schedule, sub-sequence, sampling plan, noise, manifest, catalogue, network and step graph.
 
-Everything here but :mod:`models.network` and :mod:`models.export` is numpy only, so the service never reaches torch.
+Only models.network and models.export import torch. The service reaches neither of them. models.runtime runs a model.
 """

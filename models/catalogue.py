@@ -1,9 +1,9 @@
-"""The catalogue: finds model folders in zoo directories, trusts what verifies, and says why it refuses the rest.
+"""The catalogue: finds model folders in zoo directories, serves those that verify, and says why it refuses the others.
 
     <zoo>/<family>/<name>/{model.onnx, manifest.json, README.md}
 
-Model ids are `<family>/<name>`; a teacher also answers to training-free solver variants,
-`<family>/teacher@ddim-016`, for any step count up to its own.
+Model ids are `<family>/<name>`. A teacher has training-free solver variants too, `<family>/teacher@ddim-016`, for any
+step count up to its own.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from models.manifest import GRAPH, MANIFEST, Manifest, ManifestError, read_manif
 from models.plan import SAMPLERS, Plan, own_plan, relabel
 from models.subsequence import uniform_phi
 
-_MAX_RESOLVED = 256  # plans kept, 56 bytes a step: 14 MB when all of them have 1024
+_MAX_RESOLVED = 256  # plans kept; with 56 bytes a step, 14 MB when all of them have 1024 steps
 _VARIANT = re.compile(r"(?P<sampler>[a-z]+)-(?P<steps>[0-9]{1,6})")
 
 
 class UnknownModelError(LookupError):
-    """No such model or variant; the message says what there is."""
+    """A model or variant that does not exist; the message says what there is."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A verified model folder. version: tells apart the entries that have served one id in this process."""
+    """A verified model folder. version: numbers the entries that have served one id in this process."""
 
     folder: Path
     manifest: Manifest
@@ -41,12 +41,12 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The id of the first version, `<family>/<name>#2` and so on of those that were loaded while serving."""
+        """A name unique among versions: the id, or `<family>/<name>#2` and so on for versions loaded while serving."""
         return self.id if self.version == 1 else f"{self.id}#{self.version}"
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of what the manifest says, the weights' own sha256 among it: equal where nothing has changed."""
+        """Hex sha256 of the manifest, which holds the sha256 of the weights. Equal where nothing has changed."""
         return hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest()
 
     @property
@@ -54,14 +54,14 @@ class Entry:
         return self.folder / GRAPH
 
     def plan(self) -> Plan:
-        """The model's own plan: its own sampler over all of its steps, with its own labels."""
+        """Return the model's own plan: its own sampler over all of its steps, with its own labels."""
         manifest = self.manifest
         return own_plan(manifest.sampler, manifest.alpha_bar_table, manifest.label_table)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A folder that was not trusted, and why. shadowed: nothing is wrong with it, but an earlier zoo has its id."""
+    """A folder that is not served, and why. shadowed: the folder is valid, but an earlier zoo has the same id."""
 
     folder: Path
     reason: str
@@ -70,7 +70,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a model id means: an entry's weights and the plan to run on them."""
+    """The meaning of a model id: an entry's weights and the plan to run on them."""
 
     id: str
     entry: Entry
@@ -80,16 +80,16 @@ class Resolved:
 
 @dataclass
 class Catalogue:
-    """Entries by id, in order of discovery, and what was refused. Belongs to one thread once it is served from."""
+    """Entries by id, in order of discovery, and what was refused. While it serves, only one thread may use it."""
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
     _resolved: dict[str, Resolved] = field(default_factory=dict, repr=False, compare=False)
 
     def resolve(self, model_id: str) -> Resolved:
-        """The entry and plan of `<family>/<name>` or `<family>/<teacher>@<sampler>-<steps>`.
+        """Find the entry and plan of `<family>/<name>` or `<family>/<teacher>@<sampler>-<steps>`.
 
-        One object an id, which requests share. Raises UnknownModelError, never substitutes.
+        Requests with the same id share one object. Raises UnknownModelError; never substitutes another model.
         """
         base, at, variant = model_id.partition("@")
         entry = self.entries.get(base)
@@ -112,13 +112,13 @@ class Catalogue:
         return self._keep(canonical, lambda: Resolved(canonical, entry, sampler, variant_plan(entry.manifest, sampler, steps)))
 
     def replace(self, entries: Mapping[str, Entry], refusals: tuple[Refusal, ...] | None = None) -> None:
-        """Serve these from now on; what was resolved before keeps its entry. refusals: those known now, None: as before."""
+        """Serve these entries from now on. What was resolved before keeps its entry. refusals: None leaves them as they are."""
         self.entries = entries
         self.refusals = self.refusals if refusals is None else refusals
         self._resolved.clear()
 
     def _keep(self, model_id: str, build: Callable[[], Resolved]) -> Resolved:
-        """The Resolved of an id, built once for as long as it is among those used last."""
+        """Return the Resolved of an id. It is built once and kept as long as it is among the most recently used."""
         resolved = self._resolved.pop(model_id, None) or build()
         self._resolved[model_id] = resolved
         if len(self._resolved) > _MAX_RESOLVED:
@@ -127,21 +127,21 @@ class Catalogue:
 
 
 def variant_plan(manifest: Manifest, sampler: str, steps: int) -> Plan:
-    """A teacher's plan with another sampler on a uniform sub-sequence of `steps` steps."""
+    """Return a teacher's plan with another sampler on a uniform sub-sequence of `steps` steps."""
     phi = uniform_phi(manifest.steps, steps)
     plan = SAMPLERS[sampler](manifest.alpha_bar_table, phi)
     return relabel(plan, manifest.label_table[phi[1:] - 1])
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file, as in the manifest's field."""
+    """Return the hex sha256 of a file, as the manifest holds it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(folder: Path) -> Entry:
-    """Read one model folder and check everything checkable. Raises ManifestError with one sentence."""
-    folder = folder.absolute()  # a relative path may lack the two names checked below
+    """Read one model folder and check its manifest, its place and its graph's hash. Raises ManifestError with one sentence."""
+    folder = folder.absolute()  # a relative path may lack the two names that are checked below
     manifest = read_manifest(folder)
     if (manifest.family, manifest.name) != (folder.parent.name, folder.name):
         raise ManifestError(f"{folder} calls itself {manifest.id}; a model folder is <zoo>/<family>/<name>")
@@ -157,9 +157,9 @@ def verify(folder: Path) -> Entry:
 
 
 def discover(zoos: Iterable[Path]) -> Catalogue:
-    """Verify every model folder in the zoos. A folder that fails is refused with its reason; the rest are served.
+    """Verify every model folder in the zoos. A folder that fails is refused with its reason.
 
-    When two zoos hold the same id, the first one wins and the other is refused.
+    When two zoos hold the same id, the first one is served and the other refused.
     """
     entries: dict[str, Entry] = {}
     refusals: list[Refusal] = []
@@ -167,7 +167,7 @@ def discover(zoos: Iterable[Path]) -> Catalogue:
         if not zoo.is_dir():
             refusals.append(Refusal(zoo, f"the zoo {zoo} is not a folder"))
             continue
-        # Either file marks a model folder, so that one without its manifest is reported, not passed over.
+        # Either file marks a model folder, so that a folder without its manifest is reported too.
         for folder in sorted({path.parent for name in (MANIFEST, GRAPH) for path in zoo.glob(f"*/*/{name}")}):
             try:
                 entry = verify(folder)
@@ -183,5 +183,5 @@ def discover(zoos: Iterable[Path]) -> Catalogue:
 
 
 def default_zoo() -> Path:
-    """The zoo that ships with the package."""
+    """Return the zoo that ships with the package."""
     return Path(__file__).parent / "zoo"

@@ -1,4 +1,4 @@
-"""How closely images made from the same noise agree: PSNR and SSIM image by image, as training.evaluation has them."""
+"""Metrics of agreement between images and references from the same noise: squared error, PSNR and SSIM of each image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ _SIGMA, _WINDOW = 1.5, 11
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
-def psnr(images: UInt8, reference: UInt8) -> Float64:
-    """10 log10(255^2 / max(MSE, 1/12)) in dB of each image: uint8 [N,C,H,W] twice -> float64 [N], at most 58.9."""
+def mse(images: UInt8, reference: UInt8) -> Float64:
+    """Return the mean squared error of each image in 8-bit levels: uint8 [N,C,H,W] twice -> float64 [N]."""
     error = (images.astype(np.float64) - reference.astype(np.float64)) ** 2
-    return np.asarray(10 * np.log10(255**2 / np.maximum(error.mean(axis=(1, 2, 3)), _QUANTISATION)), dtype=np.float64)
+    return np.asarray(error.mean(axis=(1, 2, 3)), dtype=np.float64)
+
+
+def rmse(errors: Float64) -> float:
+    """Return the root mean squared error over all pixels of images, in 8-bit levels, from their `mse` [N]."""
+    return float(np.sqrt(errors.mean()))
+
+
+def psnr(images: UInt8, reference: UInt8) -> Float64:
+    """Return 10 log10(255^2 / max(MSE, 1/12)) in dB of each image: uint8 [N,C,H,W] twice -> float64 [N], at most 58.9."""
+    return np.asarray(10 * np.log10(255**2 / np.maximum(mse(images, reference), _QUANTISATION)), dtype=np.float64)
 
 
 def ssim(images: UInt8, reference: UInt8) -> Float64:
-    """Structural similarity of each image (Wang et al. 2004): Gaussian window of 11, sigma 1.5, reflected at the edges.
+    """Return the structural similarity of each image (Wang et al. 2004): Gaussian window of 11, sigma 1.5, reflected edges.
 
     (2 mu_x mu_y + C1)(2 sigma_xy + C2) / ((mu_x^2 + mu_y^2 + C1)(sigma_x^2 + sigma_y^2 + C2)), averaged over pixels and
     channels. uint8 [N,C,H,W] twice -> float64 [N].
@@ -36,7 +46,7 @@ def ssim(images: UInt8, reference: UInt8) -> Float64:
 
 
 def _blur(x: Float64) -> Float64:
-    """The Gaussian mean around every pixel: [N,C,H,W] -> [N,C,H,W]."""
+    """Return the Gaussian mean around every pixel: [N,C,H,W] -> [N,C,H,W]."""
     margin = _WINDOW // 2
     kernel = np.exp(-(np.arange(-margin, margin + 1) ** 2) / (2 * _SIGMA**2))
     x = np.pad(x, ((0, 0), (0, 0), (margin, margin), (margin, margin)), mode="reflect")

@@ -1,7 +1,7 @@
-"""manifest.json: everything the service needs to know of a model besides its graph.
+"""manifest.json: everything the service needs to know about a model besides its graph.
 
-The schema is versioned: a reader refuses a version it does not know and unknown fields, so that nothing in a manifest
-is silently ignored.
+The schema is versioned. A reader refuses unknown versions and unknown fields, so that nothing in a manifest is silently
+ignored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.plan import Sampler
+from models.files import write_atomically
+from models.plan import SamplerName
 from models.schedule import Float64
 from models.subsequence import Int64
 from models.validation import describe_error
@@ -23,7 +24,7 @@ GRAPH = "model.onnx"
 SLUG = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 Slug = Annotated[str, Field(pattern=SLUG)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Index = Annotated[int, Field(ge=0, le=2**31 - 1)]  # what fits the int64 tables built from it with room to spare
+Index = Annotated[int, Field(ge=0, le=2**31 - 1)]  # far below the limit of the int64 tables that are built from it
 
 VERSION: Final = 1
 
@@ -53,7 +54,7 @@ class ImageShape(_Strict):
 
 
 class Provenance(_Strict):
-    """Where the weights come from."""
+    """The origin of the weights."""
 
     data: str = Field(description="training data set")
     objective: str = Field(description="`diffusion` for a teacher, the distillation objective for a student")
@@ -99,7 +100,7 @@ class Manifest(_Strict):
     classes: list[str] = Field(default_factory=list, description="class names by label; empty: unconditional")
     null_label: int | None = Field(default=None, ge=0, description="label that means no class")
     prediction_type: Literal["epsilon", "v_prediction"]
-    sampler: Sampler = Field(default="ddim", description="how the model's own steps are taken (models.plan)")
+    sampler: SamplerName = Field(default="ddim", description="how the model's own steps are taken (models.plan)")
     clip: tuple[float, float] | None = (-1.0, 1.0)
     dtype: Literal["float16", "float32"]
     parameters: int = Field(gt=0)
@@ -110,7 +111,7 @@ class Manifest(_Strict):
 
     @property
     def plan_name(self) -> str:
-        """Its own plan as `quality` calls it: ddim-016, dpmpp-064."""
+        """The name of its own plan in `quality`: ddim-016, dpmpp-064."""
         return f"{self.sampler}-{self.steps:03d}"
 
     @property
@@ -129,7 +130,7 @@ class Manifest(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _known_version(cls, data: Any) -> Any:
-        # First of all: a newer manifest has newer fields, and complaining of those would hide the reason.
+        # Before all other checks: a newer manifest has newer fields, and an error about those would hide the reason.
         version = data.get("manifest_version", VERSION) if isinstance(data, dict) else VERSION
         if version != VERSION:
             raise ValueError(
@@ -178,4 +179,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.json, in UTF-8."""
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    with write_atomically(folder / MANIFEST) as draft:
+        draft.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -1,9 +1,10 @@
-"""The torch side of a model: building networks, turning predictions into clean images, and student initialisation.
+"""The torch side of a model: networks, their predictions, the step graph, and how a student is initialised.
 
-Only training and export import this module; the service never does.
+Only training and export import this module. The service never does.
 
 Notation: x [B,C,H,W] noised image, x0 clean image, eps noise, v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0
-(Salimans & Ho 2022, section 4). All conversions between them live here.
+(Salimans & Ho 2022, section 4). signal = sqrt(alpha_bar) and noise = sqrt(1 - alpha_bar) broadcast against x.
+All conversions between x0, eps and v live here.
 """
 
 from __future__ import annotations
@@ -17,66 +18,94 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from models.plan import COEFFICIENTS
 from models.subsequence import Int64
 
-# Configurations on the hub also carry private entries and leftovers of old versions.
+# Configurations on the hub also carry private entries and entries of older versions of diffusers.
 _UNET_ARGUMENTS = inspect.signature(UNet2DModel.__init__).parameters.keys()
 
 PredictionType = Literal["epsilon", "v_prediction"]
+Clip = tuple[float, float]
 
 
-def x0_from_prediction(prediction: Tensor, x: Tensor, signal: Tensor, noise: Tensor, kind: PredictionType) -> Tensor:
-    """Clean image from a network output: x0 = (x - noise eps)/signal, or x0 = signal x - noise v.
+def x0_from_prediction(
+    prediction: Tensor, *, x: Tensor, signal: Tensor, noise: Tensor, kind: PredictionType, clip: Clip | None
+) -> Tensor:
+    """Return the clean image that a prediction means, clipped to the range `clip` unless that is None.
 
-    signal = sqrt(alpha_bar) and noise = sqrt(1 - alpha_bar), shaped to broadcast against x [B,C,H,W].
+    x0 = (x - noise eps)/signal for epsilon, x0 = signal x - noise v for v.
     """
-    if kind == "v_prediction":
-        return signal * x - noise * prediction
-    return (x - noise * prediction) / signal
+    x0 = signal * x - noise * prediction if kind == "v_prediction" else (x - noise * prediction) / signal
+    return x0 if clip is None else x0.clamp(*clip)
 
 
-def prediction_from_x0(x0: Tensor, x: Tensor, signal: Tensor, noise: Tensor, kind: PredictionType) -> Tensor:
-    """The network output that means x0: v = (signal x - x0)/noise, or eps = (x - signal x0)/noise. Inverse of the above."""
+def prediction_from_x0(x0: Tensor, *, x: Tensor, signal: Tensor, noise: Tensor, kind: PredictionType) -> Tensor:
+    """Return the prediction that means x0: v = (signal x - x0)/noise, or eps = (x - signal x0)/noise."""
     if kind == "v_prediction":
         return (signal * x - x0) / noise
     return (x - signal * x0) / noise
 
 
-def noised(x0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
-    """Forward process x = signal x0 + noise eps (Ho et al. 2020, eq. 4)."""
+def noised(x0: Tensor, *, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """Return x = signal x0 + noise eps, the forward process (Ho et al. 2020, eq. 4)."""
     return signal * x0 + noise * eps
 
 
-def training_target(x0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor, kind: PredictionType) -> Tensor:
-    """What a teacher regresses: eps, or v = signal eps - noise x0."""
+def training_target(x0: Tensor, *, eps: Tensor, signal: Tensor, noise: Tensor, kind: PredictionType) -> Tensor:
+    """Return what a teacher regresses: eps, or v = signal eps - noise x0."""
     if kind == "v_prediction":
         return signal * eps - noise * x0
     return eps
 
 
 def build_unet(config: dict[str, Any]) -> UNet2DModel:
-    """A UNet2DModel from its diffusers configuration; entries that are none of its arguments are ignored."""
+    """Build a UNet2DModel from its diffusers configuration. Entries that the class does not take are ignored."""
     return UNet2DModel(**{key: value for key, value in config.items() if key in _UNET_ARGUMENTS})
 
 
 def unet_config(network: UNet2DModel) -> dict[str, Any]:
-    """The configuration that `build_unet` takes, JSON-able and without diffusers' private entries."""
+    """Return the configuration that `build_unet` takes: values JSON can hold, without diffusers' private entries."""
     return {key: value for key, value in network.config.items() if not key.startswith("_")}
 
 
 def predict(network: nn.Module, x: Tensor, timestep: Tensor, class_label: Tensor | None) -> Tensor:
-    """One network evaluation. x [B,C,H,W], timestep int64 [B], class_label int64 [B] or None -> [B,C,H,W]."""
+    """Evaluate a network once. x [B,C,H,W], timestep int64 [B], class_label int64 [B] or None -> [B,C,H,W]."""
     if class_label is None:
         return network(x, timestep, return_dict=False)[0]  # type: ignore[no-any-return]
     return network(x, timestep, class_labels=class_label, return_dict=False)[0]  # type: ignore[no-any-return]
 
 
-def student_from_teacher(teacher: UNet2DModel, timesteps: Int64) -> UNet2DModel:
-    """A student that starts as its teacher: student label t - 1 embeds exactly as teacher label phi_t - 1.
+class StepGraph(nn.Module):
+    """The denoise step as a torch module: one network evaluation and one row of a plan (models.plan).
 
-    The student is a UNet2DModel with `time_embedding_type="learned"` and `num_train_timesteps` = T' whose embedding
-    rows are the teacher's embeddings at the kept steps, so an untrained student *is* the teacher on the sub-sequence
-    (SFDDM, section 3.4) and survives `save_pretrained`. timesteps: teacher labels phi_t - 1, int64 [T'].
+        x0     = clip(x0 from the prediction)
+        x_next = a x + b x0 + c x0_prev
+
+    Inputs x, x0_prev float32 [B,C,H,W], timestep int64 [B], coefficients float32 [B,5] (models.plan.COEFFICIENTS),
+    class_label int64 [B] for conditional models. Outputs x_next, x0 float32 [B,C,H,W]. Rows are independent.
+    """
+
+    def __init__(self, network: nn.Module, prediction_type: PredictionType, clip: Clip | None, *, conditional: bool) -> None:
+        super().__init__()
+        self.network, self.prediction_type, self.clip, self.conditional = network, prediction_type, clip, conditional
+
+    # The order of the arguments is the order of the exported graph's inputs.
+    def forward(
+        self, x: Tensor, x0_prev: Tensor, timestep: Tensor, coefficients: Tensor, class_label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Take one denoise step: (x_next, x0)."""
+        signal, noise, a, b, c = (coefficients[:, i].reshape(-1, 1, 1, 1) for i in range(len(COEFFICIENTS)))
+        prediction = predict(self.network, x, timestep, class_label if self.conditional else None)
+        x0 = x0_from_prediction(prediction, x=x, signal=signal, noise=noise, kind=self.prediction_type, clip=self.clip)
+        return a * x + b * x0 + c * x0_prev, x0
+
+
+def student_from_teacher(teacher: UNet2DModel, timesteps: Int64) -> UNet2DModel:
+    """Return a student that starts as its teacher: student label t - 1 embeds exactly as teacher label phi_t - 1.
+
+    The student is a UNet2DModel with `time_embedding_type="learned"` and `num_train_timesteps` = T'. Its embedding rows
+    are the teacher's embeddings at the kept steps. An untrained student therefore *is* the teacher on the sub-sequence
+    (SFDDM, section 3.4), and `save_pretrained` keeps it so. timesteps: teacher labels phi_t - 1, int64 [T'].
     """
     config = dict(teacher.config)
     config.update(time_embedding_type="learned", num_train_timesteps=len(timesteps))

@@ -1,7 +1,7 @@
 """Noise keyed by (seed, image index, step), so that every model starts one seed from the same x_T.
 
-Counter-based (Philox 4x64; Salmon et al. 2011): the key is (seed, image index), the counter's high word the step. Noise
-never depends on batch slot, company or time.
+The generator is counter-based (Philox 4x64; Salmon et al. 2011): its key is (seed, image index), the high word of its counter
+the step. Noise never depends on the place in a batch, on other rows or on time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MAX_WORD = 2**64 - 1  # a word of Philox's key and counter
 
 
 def _normal(seed: int, index: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    # Philox itself wraps negative words round, which would give two seeds one noise.
+    # Philox wraps negative words round, so that two seeds would get the same noise.
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be between 0 and {MAX_SEED}, got {seed}")
     if not 0 <= index <= _MAX_WORD:
@@ -25,7 +25,7 @@ def _normal(seed: int, index: int, step: int, shape: tuple[int, ...]) -> NDArray
 
 
 def initial_noise(seed: int, index: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """x_T of one image: standard normal float32 of `shape` (C, H, W).
+    """Draw x_T of one image: standard normal float32 of `shape` (C, H, W).
 
     Raises ValueError for a seed outside 0 ... MAX_SEED or a negative index.
     """
@@ -33,9 +33,9 @@ def initial_noise(seed: int, index: int, shape: tuple[int, ...]) -> NDArray[np.f
 
 
 def slerp(a: NDArray[np.float32], b: NDArray[np.float32], fraction: float) -> NDArray[np.float32]:
-    """Spherical interpolation (Shoemake 1985; Song et al. 2021, arXiv 2010.02502, appendix D.5): unit noise stays unit noise.
+    """Interpolate between two noises on the sphere: sin((1 - f) w) / sin w a + sin(f w) / sin w b, w the angle between them.
 
-    sin((1 - f) w) / sin w a + sin(f w) / sin w b, with w the angle between a and b; exactly a at 0 and exactly b at 1.
+    Unit noise stays unit noise (Shoemake 1985; Song et al. 2021, arXiv 2010.02502, appendix D.5). Exactly a at 0, b at 1.
     float32 of one shape twice -> float32 of that shape. Raises ValueError for a fraction outside 0 ... 1.
     """
     if not 0 <= fraction <= 1:
@@ -45,14 +45,14 @@ def slerp(a: NDArray[np.float32], b: NDArray[np.float32], fraction: float) -> ND
     left, right = a.astype(np.float64), b.astype(np.float64)
     cosine = (left * right).sum() / (np.linalg.norm(left) * np.linalg.norm(right))
     angle = np.arccos(np.clip(cosine, -1, 1))
-    if np.sin(angle) < 1e-6:  # the same noise twice: every point between is that noise
+    if np.sin(angle) < 1e-6:  # the same noise twice: every point between them is that noise
         return a
     between = (np.sin((1 - fraction) * angle) * left + np.sin(fraction * angle) * right) / np.sin(angle)
     return np.asarray(between, dtype=np.float32)
 
 
 def step_noise(seed: int, index: int, row: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """z of plan row `row` (counted from 0 at the noisy end) for a stochastic plan: standard normal float32 of `shape`.
+    """Draw z of plan row `row`, counted from 0 at the noisy end, for a stochastic plan: standard normal float32 of `shape`.
 
     Raises ValueError for a seed outside 0 ... MAX_SEED or a negative index or row.
     """

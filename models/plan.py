@@ -2,9 +2,9 @@
 
     x_next = a x + b x0 + c x0_prev + s z
 
-with x0 the clean image predicted at this step (clipped to the model's range), x0_prev the one predicted at the step
-before (zero at the start) and z fresh unit noise. A plan is the table of its rows from pure noise to the image; the
-engine runs rows and never knows which sampler made them.
+x0 is the clean image predicted at this step (clipped to the model's range), x0_prev the one predicted at the step before
+(zero at the start), and z fresh unit noise. A plan is the table of its rows from pure noise to the image. The engine runs
+rows and never knows which sampler made them.
 
 Notation: alpha_bar_t = cumulative signal level; signal = sqrt(alpha_bar), noise = sqrt(1 - alpha_bar); "next" is the
 row's destination, t-1 on the sub-sequence; lambda = log(signal / noise).
@@ -25,7 +25,7 @@ COEFFICIENTS = ("signal", "noise", "a", "b", "c")  # columns of the step graph's
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Rows from noise to image.
+    """The rows of a sampler, from noise to image.
 
     label         int64 [N]    network label of each row (timestep input)
     coefficients  float64 [N, 5]  signal, noise, a, b, c of each row; the step graph's input
@@ -41,12 +41,12 @@ class Plan:
 
     @property
     def deterministic(self) -> bool:
-        """Whether no row adds fresh noise."""
+        """True where no row adds fresh noise."""
         return not self.s.any()
 
 
 def _rows(alpha_bar: Float64, phi: Int64) -> tuple[Float64, Float64]:
-    """(alpha_bar at each row's start, at its destination), noisy end first: float64 [T'] each."""
+    """Return (alpha_bar at each row's start, at its destination), noisy end first: float64 [T'] each."""
     kept = student_alpha_bar(alpha_bar, phi)[::-1]
     return kept[:-1], kept[1:]
 
@@ -57,7 +57,7 @@ def _plan(phi: Int64, here: Float64, a: Float64, b: Float64, c: Float64, s: Floa
 
 
 def relabel(plan: Plan, label_of_step: Int64) -> Plan:
-    """The same plan with other network labels; label_of_step [N] is given for steps t = 1 ... N, clean end first.
+    """Return the same plan with other network labels. label_of_step [N] is for steps t = 1 ... N, clean end first.
 
     Raises ValueError when there is not one label a row.
     """
@@ -67,7 +67,7 @@ def relabel(plan: Plan, label_of_step: Int64) -> Plan:
 
 
 def _posterior(alpha_bar: Float64, phi: Int64, eta: float) -> Plan:
-    """DDIM, eq. 12 of Song et al. 2021: x_next = signal' x0 + sqrt(1 - alpha_bar' - sigma^2) eps + sigma z.
+    """Plan eq. 12 of DDIM (Song et al. 2021): x_next = signal' x0 + sqrt(1 - alpha_bar' - sigma^2) eps + sigma z.
 
     sigma = eta sqrt((1 - alpha_bar')/(1 - alpha_bar)) sqrt(1 - alpha_bar/alpha_bar'), and eps re-derived from the
     (clipped) x0 as (x - signal x0)/noise, which gives a = sqrt(1 - alpha_bar' - sigma^2)/noise and b = signal' - a signal.
@@ -80,17 +80,17 @@ def _posterior(alpha_bar: Float64, phi: Int64, eta: float) -> Plan:
 
 
 def ddim(alpha_bar: Float64, phi: Int64) -> Plan:
-    """Deterministic DDIM on the sub-sequence phi (Song et al. 2021, eta = 0; SFDDM section 3.4 with sigma = 0)."""
+    """Plan deterministic DDIM on the sub-sequence phi (Song et al. 2021, eta = 0; SFDDM section 3.4 with sigma = 0)."""
     return _posterior(alpha_bar, phi, eta=0.0)
 
 
 def ddpm(alpha_bar: Float64, phi: Int64) -> Plan:
-    """Ancestral sampling with the posterior variance beta-tilde (Ho et al. 2020, eq. 6-7; "fixed_small"): eta = 1."""
+    """Plan ancestral sampling with the posterior variance beta-tilde (Ho et al. 2020, eq. 6-7; "fixed_small"): eta = 1."""
     return _posterior(alpha_bar, phi, eta=1.0)
 
 
 def dpmpp_2m(alpha_bar: Float64, phi: Int64) -> Plan:
-    """DPM-Solver++(2M), midpoint form (Lu et al. 2022, arXiv 2211.01095, algorithm 2), first order at both ends.
+    """Plan DPM-Solver++(2M), midpoint form (Lu et al. 2022, arXiv 2211.01095, algorithm 2), first order at both ends.
 
     With h = lambda' - lambda, r = h_previous / h and D = x0 + (x0 - x0_prev)/(2 r):
     x_next = (noise'/noise) x - signal' (exp(-h) - 1) D. The last row goes to alpha_bar = 1, where x_next = x0.
@@ -109,19 +109,19 @@ def dpmpp_2m(alpha_bar: Float64, phi: Int64) -> Plan:
 
 
 def consistency(alpha_bar: Float64, phi: Int64) -> Plan:
-    """Stochastic multistep consistency sampling, x_next = signal' x0 + noise' z (Song et al. 2023, 2303.01469, alg. 1)."""
+    """Plan stochastic multistep consistency sampling, x_next = signal' x0 + noise' z (Song et al. 2023, 2303.01469, alg. 1)."""
     here, following = _rows(alpha_bar, phi)
     nothing = np.zeros_like(here)
     return _plan(phi, here, nothing, np.sqrt(following), nothing, np.sqrt(1 - following))
 
 
-SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}  # what any teacher can be sampled by
+SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}  # the samplers that any teacher takes
 
-Sampler = Literal["ddim", "dpmpp", "consistency"]  # what a model's own steps can be trained for
+SamplerName = Literal["ddim", "dpmpp", "consistency"]  # the samplers that a model's own steps can be trained for
 
 
-def own_plan(sampler: Sampler, alpha_bar: Float64, label_of_step: Int64) -> Plan:
-    """A model's plan over all of its own steps. alpha_bar float64 [N + 1]; label_of_step int64 [N], clean end first."""
+def own_plan(sampler: SamplerName, alpha_bar: Float64, label_of_step: Int64) -> Plan:
+    """Plan all of a model's own steps. alpha_bar float64 [N + 1]; label_of_step int64 [N], clean end first."""
     steps = len(label_of_step)
     make = consistency if sampler == "consistency" else SAMPLERS[sampler]
     return relabel(make(alpha_bar, uniform_phi(steps, steps)), label_of_step)

@@ -6,7 +6,7 @@ Notation (paper -> code; SFDDM, arXiv 2405.14961, which writes alpha_t for the *
     beta_t       betas[t - 1]            variance added at step t = 1 ... T
     alpha_t      alpha_bar[t]            prod_{s <= t} (1 - beta_s), alpha_bar[0] = 1
 
-A table is built once in float64; everything downstream (plans, student betas) is derived from it.
+A table is built once in float64. Plans and student betas are computed from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the last step of
 
 
 def linear_betas(steps: int) -> Float64:
-    """beta_t from 1e-4 to 0.02 in equal steps (Ho et al. 2020, section 4), rescaled by 1000/T for other T.
+    """Return beta_t from 1e-4 to 0.02 in equal steps (Ho et al. 2020, section 4), rescaled by 1000/T for other T.
 
     Returns float64 [T]. T = 1000 is the original; the rescaling keeps alpha_bar[T] within 2 to 5e-5 for T from 100 up.
     """
@@ -34,7 +34,7 @@ def linear_betas(steps: int) -> Float64:
 
 
 def cosine_betas(steps: int, offset: float = 0.008) -> Float64:
-    """beta_t = min(1 - f(t)/f(t-1), 0.999) with f(t) = cos^2((t/T + s)/(1 + s) pi/2) (Nichol & Dhariwal 2021, eq. 17).
+    """Return beta_t = min(1 - f(t)/f(t-1), 0.999) with f(t) = cos^2((t/T + s)/(1 + s) pi/2) (Nichol & Dhariwal 2021, eq. 17).
 
     Returns float64 [T].
     """
@@ -44,7 +44,7 @@ def cosine_betas(steps: int, offset: float = 0.008) -> Float64:
 
 
 def sigmoid_betas(steps: int) -> Float64:
-    """beta_t = sigmoid(u) (0.02 - 1e-4) + 1e-4, u from -6 to 6 (Xu et al. 2022, GeoDiff), rescaled by 1000/T.
+    """Return beta_t = sigmoid(u) (0.02 - 1e-4) + 1e-4, u from -6 to 6 (Xu et al. 2022, GeoDiff), rescaled by 1000/T.
 
     Returns float64 [T].
     """
@@ -54,10 +54,10 @@ def sigmoid_betas(steps: int) -> Float64:
 
 
 def alpha_bar_from_betas(betas: Float64) -> Float64:
-    """alpha_bar[t] = prod_{s <= t} (1 - beta_s), alpha_bar[0] = 1.
+    """Return alpha_bar[t] = prod_{s <= t} (1 - beta_s), alpha_bar[0] = 1.
 
     betas: [T], each in (0, 1). Returns float64 [T + 1].
-    Raises ValueError for betas outside (0, 1), or so many of them that nothing of the signal is left.
+    Raises ValueError for betas outside (0, 1), or for so many of them that no signal is left.
     """
     betas = np.asarray(betas, dtype=np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
@@ -69,7 +69,7 @@ def alpha_bar_from_betas(betas: Float64) -> Float64:
 
 
 def alpha_bar_table(name: str, steps: int) -> Float64:
-    """The cumulative signal level of a named schedule: float64 [T + 1], alpha_bar[0] = 1, strictly decreasing.
+    """Return the cumulative signal level of a named schedule: float64 [T + 1], alpha_bar[0] = 1, strictly decreasing.
 
     Raises ValueError for an unknown name or a step count below 1.
     """

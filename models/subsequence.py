@@ -1,9 +1,9 @@
-"""Sub-sequences phi: which teacher steps a student keeps (SFDDM, section 3.3).
+"""Sub-sequences phi: the teacher steps that a student keeps (SFDDM, section 3.3).
 
     phi: 0 = phi_0 < phi_1 < ... < phi_T' = T          student step t is teacher step phi_t
 
 Any strictly increasing phi is a valid student: T' need not divide T. (The authors' released code keeps
-{0, c, ..., T - c}, so it never trains at the noisiest step although it samples from it; we keep phi_T' = T.)
+{0, c, ..., T - c}. It samples from the noisiest step but never trains there. We keep phi_T' = T.)
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Int64 = NDArray[np.int64]
 
 
 def check_phi(phi: Sequence[int] | Int64, steps: int) -> Int64:
-    """Validate phi against a teacher of `steps` steps; returns it as int64 [T' + 1].
+    """Check phi against a teacher of `steps` steps and return it as int64 [T' + 1].
 
-    Raises ValueError saying which rule is broken: starts at 0, strictly increasing, ends at T.
+    phi must start at 0, be strictly increasing and end at T. Raises ValueError that says which rule is broken.
     """
     table = np.asarray(phi)
     if table.ndim != 1 or table.size < 2:
@@ -45,7 +45,7 @@ def _check_steps(steps: int, student_steps: int) -> None:
 
 
 def uniform_phi(steps: int, student_steps: int) -> Int64:
-    """phi_t = round(t T / T'): int64 [T' + 1]. T' may be any number from 1 to T.
+    """Return phi_t = round(t T / T'): int64 [T' + 1]. T' may be any number from 1 to T.
 
     Halves round to even, as in Python's round and diffusers' "trailing" spacing. Raises ValueError for T' outside 1 ... T.
     """
@@ -55,7 +55,7 @@ def uniform_phi(steps: int, student_steps: int) -> Int64:
 
 
 def concentrated_phi(steps: int, student_steps: int, *, start: float, end: float, share: float = 0.5) -> Int64:
-    """phi with at least `share` of the steps spread evenly inside (start T, end T] and the rest evenly outside.
+    """Return phi with at least `share` of the steps spread evenly inside (start T, end T] and the rest evenly outside.
 
     start, end: fractions of the teacher's range, 0 = clean end, 1 = noisy end, rounded to teacher steps; for instance
     start=0.6, end=1 puts half of the steps in the noisiest 40 %. phi is uniform in each piece, so a region takes as many
@@ -87,16 +87,16 @@ def concentrated_phi(steps: int, student_steps: int, *, start: float, end: float
 
 
 def student_alpha_bar(alpha_bar: Float64, phi: Int64) -> Float64:
-    """alpha_bar'[t] = alpha_bar[phi_t] (SFDDM, section 3.3): float64 [T' + 1]."""
+    """Return alpha_bar'[t] = alpha_bar[phi_t] (SFDDM, section 3.3): float64 [T' + 1]."""
     return np.asarray(alpha_bar[check_phi(phi, len(alpha_bar) - 1)], dtype=np.float64)
 
 
 def student_betas(alpha_bar: Float64, phi: Int64) -> Float64:
-    """beta'_t = 1 - alpha_bar[phi_t] / alpha_bar[phi_{t-1}] (SFDDM, section 3.3): float64 [T']."""
+    """Return beta'_t = 1 - alpha_bar[phi_t] / alpha_bar[phi_{t-1}] (SFDDM, section 3.3): float64 [T']."""
     kept = student_alpha_bar(alpha_bar, phi)
     return 1 - kept[1:] / kept[:-1]
 
 
 def labels(phi: Int64) -> Int64:
-    """Network labels of the kept teacher steps, phi_t - 1 for t = 1 ... T': int64 [T'] (networks count from zero)."""
+    """Return network labels of the kept teacher steps, phi_t - 1 for t = 1 ... T': int64 [T'] (networks count from zero)."""
     return np.asarray(phi[1:] - 1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, as sentences for whoever sent it: the field, what it must be, and what it was."""
+"""Pydantic's errors as sentences for the sender: the field, what it must be, and what it was."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-_SHOWN_ERRORS: Final = 3
-_SHOWN_CHARACTERS: Final = 60
+_MAX_ERRORS: Final = 3  # named in one sentence, which stays readable
+_MAX_CHARACTERS: Final = 60  # of a value
 
-# By pydantic's error type; the names in braces are those of its context. What is not listed keeps pydantic's own words.
+# By pydantic's error type. Names in braces come from the error's context. Other types keep pydantic's own words.
 _MUST: Final[Mapping[str, str]] = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
@@ -34,7 +34,7 @@ _MUST: Final[Mapping[str, str]] = {
     "model_type": "must be an object",
     "string_pattern_mismatch": "must match the pattern {pattern}",
     "string_too_long": "must have at most {max_length} characters",
-    "string_too_short": "must not be empty; fill it in or leave it out",  # none here has a longer minimum
+    "string_too_short": "must not be empty; fill it in or leave it out",  # no field here has a longer minimum
     "string_type": "must be a string",
     "string_unicode": "must be valid Unicode",
     "too_long": "must have at most {max_length} entries",
@@ -45,44 +45,44 @@ _INPUT_SAYS_NOTHING: Final = frozenset({"extra_forbidden", "missing", "string_to
 
 
 def reason_of(error: ErrorDetails, *, secret: bool = False) -> str:
-    """One of a ValidationError's errors without its field: `must be at least 1, got 0`. secret: leave out what it was."""
+    """Describe one error of a ValidationError without its field: `must be at least 1, got 0`. secret: leave out the value."""
     kind, context = error["type"], error.get("ctx", {})
     if kind not in _MUST:
         message = error["msg"].removeprefix("Value error, ").removesuffix(".")
         return message[:1].lower() + message[1:] if message[1:2].islower() else message
     must = _MUST[kind].format(**context)
     if isinstance(error["input"], str):
-        must = must.replace(" entries", " characters")  # pydantic counts a secret's as those of a list
+        must = must.replace(" entries", " characters")  # pydantic calls a secret's characters entries
     return must if secret or kind in _INPUT_SAYS_NOTHING else f"{must}, got {_shown(error['input'], kind)}"
 
 
 def place_of(error: ErrorDetails) -> str:
-    """The field, with dots between the names and numbers that lead to it; empty for the whole."""
+    """Return the path of the field, names and numbers joined by dots; empty for the whole body."""
     return ".".join(str(part) for part in error["loc"] if part != "[key]")
 
 
 def describe_error(error: ValidationError, secrets: Collection[str] = ()) -> str:
-    """A pydantic error as one sentence: `field: reason; field: reason`, cut short where a whole table is wrong.
+    """Describe a pydantic error in one sentence, `field: reason; field: reason`, with the first few of many fields.
 
-    secrets: fields whose values are not told.
+    secrets: fields whose values are left out.
     """
     parts = []
     for item in error.errors(include_url=False):
         place = place_of(item)
         reason = reason_of(item, secret=place in secrets)
         parts.append(f"{place}: {reason}" if place else reason)
-    if len(parts) > _SHOWN_ERRORS:
-        parts[_SHOWN_ERRORS:] = [f"and {len(parts) - _SHOWN_ERRORS} more"]
+    if len(parts) > _MAX_ERRORS:
+        parts[_MAX_ERRORS:] = [f"and {len(parts) - _MAX_ERRORS} more"]
     return "; ".join(parts)
 
 
 def _shown(value: Any, kind: str) -> str:
-    """What was sent, short and printable."""
+    """Show a value, short and printable."""
     if isinstance(value, str) and kind == "string_too_long":
         return str(len(value))
     if value is None or isinstance(value, str | int | float):
-        text = json.dumps(value if not isinstance(value, str) else value[: _SHOWN_CHARACTERS + 1])
-        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+        text = json.dumps(value if not isinstance(value, str) else value[: _MAX_CHARACTERS + 1])
+        return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
     if isinstance(value, Sequence | Mapping):
         if kind in ("too_long", "too_short"):
             return str(len(value))

@@ -1,4 +1,4 @@
-"""The shipped models: all of them load, are what they should be, and keep their bars."""
+"""The shipped models: all of them load, have the right facts, and keep their quality bars."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 from models.catalogue import Catalogue, default_zoo, discover
+from models.pictures import to_uint8
+from models.runtime.denoise import denoise, starting_noise
 from service.features.generation import by_quality
 from training.data import FASHION_MNIST_CLASSES
+from training.evaluation.family import Family
 from training.evaluation.images import NoiseStarts
-from training.evaluation.samplers import Family, denoise
-from training.sampling import starting_noise, to_uint8
 from training.torch_model import load_model, save_pipeline
 
 STEPS = {"teacher": 1024, "student-004": 4, "student-008": 8, "student-016": 16, "student-032": 32, "student-064": 64,
@@ -76,14 +77,14 @@ def test_auto_chooses_among_all_models(zoo: Catalogue) -> None:
 def test_stock_diffusers_agrees_with_what_is_served(
     name: str, sampler_of_diffusers: type, exactly: dict[str, bool], zoo: Catalogue, tmp_path: Path
 ) -> None:
-    """UNet2DModel and scheduler of the exported pipeline, same x_T: at least 99.9 % of 8-bit pixels within 1."""
+    """From the same x_T at least 99.9 % of 8-bit pixels of the exported pipeline are within one level."""
     entry = zoo.entries[f"fashion-mnist/{name}"]
     save_pipeline(load_model(str(entry.folder)), tmp_path)
     unet = UNet2DModel.from_pretrained(tmp_path, subfolder="unet")
     scheduler = sampler_of_diffusers.from_pretrained(tmp_path, subfolder="scheduler")  # type: ignore[attr-defined]
     scheduler.set_timesteps(entry.manifest.steps)
-    pairs, label = [(11, i) for i in range(20)], np.arange(20) % 10
-    x, given = starting_noise(pairs, (1, 28, 28)), torch.from_numpy(label)
+    keys, label = [(11, i) for i in range(20)], np.arange(20) % 10
+    x, given = torch.from_numpy(starting_noise(keys, (1, 28, 28))), torch.from_numpy(label)
     with torch.inference_mode():
         for t in scheduler.timesteps:
             prediction = unet(x, t, class_labels=given).sample
@@ -92,14 +93,14 @@ def test_stock_diffusers_agrees_with_what_is_served(
     start = NoiseStarts(11).at(sampler, range(20))
     assert start.label is not None
     assert np.array_equal(start.label, label)
-    served = to_uint8(denoise(sampler.load(), sampler.plan, start.x, start.pairs, start.label))
-    difference = np.abs(served.astype(int) - to_uint8(x).astype(int))
+    served = to_uint8(denoise(sampler.load(), sampler.plan, start.x, keys=start.keys, class_label=start.label))
+    difference = np.abs(served.astype(int) - to_uint8(x.numpy()).astype(int))
     assert (difference <= 1).mean() >= 0.999
     assert served.std() > 50  # pictures, not grey
 
 
 def test_students_beat_the_solvers_they_compete_with(zoo: Catalogue) -> None:
-    """Recorded agreement with the teacher's 1024 steps, mean PSNR in dB over hundreds of seeds."""
+    """Compare the recorded agreement with the teacher's 1024 steps: mean PSNR in dB over hundreds of seeds."""
     solvers = zoo.entries["fashion-mnist/teacher"].manifest.quality
     for steps in (4, 8, 16, 32, 64, 128):
         manifest = zoo.entries[f"fashion-mnist/student-{steps:03d}"].manifest

@@ -1,14 +1,13 @@
 """Complete checkpoints in one safetensors file, written atomically.
 
 Tensors are named `<part>/<name>` (model/, ema/, optimizer/, random/); the header's metadata carries the JSON of
-everything else (step, configuration). A checkpoint is written beside its destination, flushed to disk and renamed over
-it, so a killed process or a full disk leaves the previous one intact; what a killed one left beside it, the next overwrites.
+everything else (step, configuration). A checkpoint is written by models.files.write_atomically, so a killed process or a full
+disk leaves the previous one intact.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.files import remove_drafts, write_atomically
 from training.errors import CheckpointError
 
 
 def save(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-    """Write `parts` (part -> name -> tensor) and JSON-able `facts` to `path`, atomically.
+    """Write `parts` (part -> name -> tensor) and JSON-able `facts` to `path` of a run, atomically.
 
+    Drafts of `path` that a killed process left are removed, because one process writes a run.
     Raises CheckpointError when the disk refuses.
     """
-    tensors = {f"{part}/{name}": t.detach().cpu().contiguous() for part, named in parts.items() for name, t in named.items()}
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        remove_drafts(path)
+        write(path, parts, facts)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot write {path}: {error}; free some space or choose another folder, then go on with --resume"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
+    """Write what `save` does, also while other processes write the same path. Raises OSError or SafetensorError."""
+    tensors = {f"{part}/{name}": t.detach().cpu().contiguous() for part, named in parts.items() for name, t in named.items()}
+    with write_atomically(path) as draft:
+        save_file(tensors, draft, metadata={"facts": json.dumps(facts)})
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

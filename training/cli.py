@@ -312,7 +312,9 @@ def export(
 ) -> None:
     """Write a model folder (ONNX step graph, manifest, card) that the service can serve."""
     from training.export import export as run
+    from training.logs import log_only_warnings
 
+    log_only_warnings()
     folder = run(model, zoo, family, name, half=not float32, pipeline=pipeline, steps=steps)
     typer.echo(f"wrote {folder}" + (f" and {pipeline}" if pipeline else ""))
 

@@ -15,7 +15,7 @@ from diffusers import UNet2DModel
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.network import build_unet, student_from_teacher
-from models.plan import Sampler, own_plan
+from models.plan import SamplerName, own_plan
 from models.subsequence import Int64, check_phi, concentrated_phi, student_alpha_bar, uniform_phi
 from training.data import ImageSource, open_source
 from training.errors import TrainingError
@@ -121,7 +121,7 @@ def distill(config: DistillConfig, run: Path, *, resume: bool = False) -> None:
     objective = make_objective(config, teacher, student, phi)
     labels = np.arange(len(phi) - 1)
     alpha_bar = student_alpha_bar(teacher.alpha_bar, phi)
-    sampler: Sampler = "consistency" if config.objective == "consistency" else config.sampler
+    sampler: SamplerName = "consistency" if config.objective == "consistency" else config.sampler
     facts = model_facts(
         student,
         kind="student",

@@ -1,4 +1,4 @@
-"""From a trained model to the folders others read: the model folder of the service and the stock diffusers pipeline."""
+"""Export of a trained model: the model folder that the service reads, and a stock diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.catalogue import sha256_of
-from models.export import StepGraph, export_step_graph, round_weights
+from models.catalogue import Entry, sha256_of
+from models.export import export_step_graph, round_weights
 from models.manifest import GRAPH, SLUG, ImageShape, Manifest, Provenance, write_manifest
-from models.network import unet_config
+from models.network import StepGraph, unet_config
 from models.plan import COEFFICIENTS
+from models.runtime.base import BackendError, StepInputs
+from models.runtime.onnx import OnnxBackend
 from training.card import model_card
 from training.errors import TrainingError
 from training.loop import utc_now
-from training.onnx_model import OnnxModel
 from training.torch_model import TorchModel, load_model, save_pipeline, stock_scheduler
 
 CHECKED_BATCHES = (1, 2, 3, 64)
@@ -38,9 +39,10 @@ def export(
 ) -> Path:
     """Write `zoo`/`family`/`name` from the model at `spec`, and the diffusers pipeline when a folder is named for it.
 
-    steps: keep a uniform sub-sequence of so many of the model's own steps (a consistency student's 1, 2 or 4).
-    The graph is compared with torch at batches 1, 2, 3 and 64 before the folder appears.
-    Raises TrainingError when they disagree or a name is none for a folder, CheckpointError when there is nothing to load.
+    half: store the weights as float16. steps: keep a uniform sub-sequence of so many of the model's own steps, as for
+    a consistency student's 1, 2 or 4. The exported graph runs in the service's runtime and is compared with torch at
+    batches 1, 2, 3 and 64 before the folder appears.
+    Raises TrainingError when they disagree or a name is not allowed, CheckpointError when there is nothing to load.
     """
     for option, value in (("--family", family), ("--name", name)):
         if not re.fullmatch(SLUG, value):
@@ -62,12 +64,12 @@ def export(
         draft.mkdir()
         graph = StepGraph(model.network, model.prediction_type, model.clip, conditional=bool(model.classes))
         export_step_graph(graph, model.shape, draft / GRAPH, half=half)
-        difference = compare(graph, draft / GRAPH, model)
+        manifest = _manifest(model, family, name, dtype, sha256_of(draft / GRAPH))
+        difference = difference_from_torch(graph, Entry(draft, manifest), model)
         if not difference <= TOLERANCE:
             raise TrainingError(
                 f"the exported graph differs from torch by {difference:.2g}, more than {TOLERANCE}; report this"
             )
-        manifest = _manifest(model, family, name, dtype, sha256_of(draft / GRAPH))
         write_manifest(draft, manifest)
         (draft / "README.md").write_text(model_card(manifest))
         folder.mkdir(exist_ok=True)
@@ -80,20 +82,34 @@ def export(
 
 
 @torch.inference_mode()
-def compare(graph: StepGraph, path: Path, model: TorchModel) -> float:
-    """Largest absolute difference between the torch and the ONNX step graph over the checked batch sizes."""
-    onnx_model, worst = OnnxModel(path), 0.0
+def difference_from_torch(graph: StepGraph, entry: Entry, model: TorchModel) -> float:
+    """Return the largest absolute difference between the torch graph and the exported one as it is served.
+
+    All checked batch sizes count. Raises TrainingError when the exported graph does not run.
+    """
+    try:
+        served = OnnxBackend().load(entry)
+    except BackendError as error:
+        raise TrainingError(f"the exported graph does not run: {error}; report this") from error
+    worst = 0.0
     generator = np.random.default_rng(0)
     for batch in CHECKED_BATCHES:
         x, x0_prev = (generator.standard_normal((batch, *model.shape), dtype=np.float32) for _ in range(2))
         timestep = generator.choice(model.labels, batch)
         coefficients = generator.uniform(0, 1, (batch, len(COEFFICIENTS))).astype(np.float32)
-        # An epsilon model divides by the signal level: keep that away from zero here, as its noisiest step does.
+        # An epsilon model divides by the signal level: keep it as far from zero as at the model's noisiest step.
         coefficients[:, 0] = np.maximum(coefficients[:, 0], np.sqrt(model.alpha_bar[-1]))
         label = generator.integers(0, len(model.classes), batch) if model.classes else None
-        ours = onnx_model.step(x, x0_prev, timestep, coefficients, label)
-        tensors = [torch.from_numpy(array) for array in (x, x0_prev, timestep, coefficients)]
-        theirs = graph(*tensors, None if label is None else torch.from_numpy(label))
+        inputs: StepInputs = {
+            "x": x,
+            "x0_prev": x0_prev,
+            "timestep": timestep,
+            "class_label": label,
+            "coefficients": coefficients,
+        }
+        ours = served.step(**inputs)
+        arrays: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
+        theirs = graph(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         worst = max(worst, *(float(np.abs(a - b.numpy()).max()) for a, b in zip(ours, theirs, strict=True)))
     return worst
 
@@ -135,14 +151,14 @@ def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str
 
 
 def _portable(value: Any) -> Any:
-    """A setting as it may leave this machine: an absolute path keeps its last two names, `family/teacher`."""
+    """Return a setting that may leave this machine: an absolute path keeps only its last two names, `family/teacher`."""
     if isinstance(value, str) and Path(value).is_absolute():
         return "/".join(Path(value).parts[-2:])
     return value
 
 
 def _commit() -> str:
-    """The commit of this code, marked when the tree differs from it; `unknown` outside a checkout."""
+    """Return the commit of this code, marked when the tree differs from it; `unknown` outside a checkout."""
     try:
         arguments = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         here = Path(__file__).parent

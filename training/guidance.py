@@ -54,7 +54,7 @@ class GuidedNetwork(nn.Module):
 
 
 def guided_model(model: TorchModel, scale: float, weak: TorchModel | None = None) -> TorchModel:
-    """`model` guided with scale w away from `weak`, or classifier-free without one. It samples with run_plan like any model.
+    """`model` guided with scale w away from `weak`, or classifier-free without one. It samples like any model.
 
     Raises TrainingError when the scale is not finite, `weak` is another diffusion than `model`, or there is no null label to
     guide away from.

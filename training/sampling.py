@@ -1,20 +1,21 @@
-"""Running a plan on a torch network: the reference that exported graphs and the service are compared with."""
+"""Sampling with a network in torch: the step interface of models.runtime, and contact sheets of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from models.network import PredictionType, predict, x0_from_prediction
-from models.noise import initial_noise, step_noise
+from models.image_metrics import UInt8
+from models.network import Clip, PredictionType, StepGraph
+from models.pictures import channels_last, contact_sheet, to_uint8
 from models.plan import SAMPLERS, Plan, relabel
+from models.runtime.base import Float32, StepInputs
+from models.runtime.denoise import denoise, starting_noise
 from models.subsequence import uniform_phi
 from training.errors import TrainingError
 from training.progress import Progress
@@ -23,62 +24,36 @@ if TYPE_CHECKING:
     from training.torch_model import TorchModel
 
 SAMPLE_BATCH = 50
+_SHEET_GAP = 2  # white pixels between the images of a sheet and around them
 
 
-def starting_noise(pairs: Sequence[tuple[int, int]], shape: tuple[int, int, int]) -> Tensor:
-    """x_T for (seed, image index) pairs: float32 [B,C,H,W]."""
-    return torch.from_numpy(np.stack([initial_noise(seed, index, shape) for seed, index in pairs]))
+class TorchNetwork:
+    """A torch network as a models.runtime.denoise.StepNetwork, on the device where its weights are."""
+
+    def __init__(self, network: nn.Module, prediction_type: PredictionType, clip: Clip | None) -> None:
+        # The graph passes labels on where it is given any, so it serves unconditional networks too.
+        self._graph = StepGraph(network, prediction_type, clip, conditional=True)
+
+    @torch.inference_mode()
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        """Take one denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each."""
+        device = next(self._graph.parameters()).device
+        label = inputs["class_label"]
+        x_next, x0 = self._graph(
+            x=torch.from_numpy(inputs["x"]).to(device),
+            x0_prev=torch.from_numpy(inputs["x0_prev"]).to(device),
+            timestep=torch.from_numpy(inputs["timestep"]).to(device),
+            coefficients=torch.from_numpy(inputs["coefficients"]).to(device),
+            class_label=None if label is None else torch.from_numpy(label).to(device),
+        )
+        return x_next.float().cpu().numpy(), x0.float().cpu().numpy()
 
 
-@torch.inference_mode()
-def run_plan(
-    network: nn.Module,
-    plan: Plan,
-    prediction_type: PredictionType,
-    pairs: Sequence[tuple[int, int]],
-    shape: tuple[int, int, int],
-    class_label: Tensor | None,
-    *,
-    clip: tuple[float, float] | None = (-1.0, 1.0),
-    on_step: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Images for (seed, index) pairs: float32 [B,C,H,W] in [-1, 1]. `on_step(images)` follows each evaluation."""
-    device = next(network.parameters()).device
-    x = starting_noise(pairs, shape).to(device)
-    x0_prev = torch.zeros_like(x)
-    label = None if class_label is None else class_label.to(device)
-    for row in range(len(plan)):
-        signal, noise, a, b, c = (float(value) for value in plan.coefficients[row])
-        timestep = torch.full((len(pairs),), int(plan.label[row]), dtype=torch.int64, device=device)
-        prediction = predict(network, x, timestep, label).float()
-        x0 = x0_from_prediction(prediction, x, torch.tensor(signal), torch.tensor(noise), prediction_type)
-        if clip is not None:
-            x0 = x0.clamp(*clip)
-        x = a * x + b * x0 + c * x0_prev
-        if plan.s[row] > 0:
-            fresh = np.stack([step_noise(seed, index, row, shape) for seed, index in pairs])
-            x = x + float(plan.s[row]) * torch.from_numpy(fresh).to(device)
-        x0_prev = x0
-        if on_step is not None:
-            on_step(len(pairs))
-    return x
-
-
-def to_uint8(images: Tensor | NDArray[np.float32]) -> NDArray[np.uint8]:
-    """[-1, 1] to 8 bits: round((x + 1) 127.5), uint8 of the same shape."""
-    array = images.cpu().numpy() if isinstance(images, Tensor) else images
-    return np.clip(np.rint((array + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
-def grid(images: NDArray[np.uint8], columns: int, pad: int = 2) -> NDArray[np.uint8]:
-    """A contact sheet: uint8 [N,C,H,W] to [H', W', C] on white, row by row."""
-    count, bands, height, width = images.shape
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + pad) + pad, columns * (width + pad) + pad, bands), 255, dtype=np.uint8)
-    for i, image in enumerate(images):
-        top, left = pad + (i // columns) * (height + pad), pad + (i % columns) * (width + pad)
-        sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    return sheet
+def save_sheet(images: UInt8, out: Path, *, columns: int) -> None:
+    """Write images, uint8 [N,C,H,W], as one PNG with so many of them in a row."""
+    sheet = contact_sheet(images, columns=columns, gap=_SHEET_GAP, border=_SHEET_GAP)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(channels_last(sheet)).save(out)
 
 
 def sample_grid(
@@ -96,34 +71,36 @@ def sample_grid(
 
     Raises TrainingError for a sampler, a step count or a label that the model does not have.
     """
-    if sampler is not None and sampler not in SAMPLERS:
-        raise TrainingError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
     if label is not None and not 0 <= label < len(model.classes):
         raise TrainingError(f"the label must be below {len(model.classes)}, the number of the model's classes")
+    plan = _plan(model, sampler, steps)
+    network = TorchNetwork(model.network, model.prediction_type, model.clip)
+    images = []
+    with Progress("sample", count * len(plan), unit="evaluations") as progress:
+        for start in range(0, count, SAMPLE_BATCH):
+            numbers = np.arange(start, min(start + SAMPLE_BATCH, count))
+            keys = [(seed, int(number)) for number in numbers]
+            classes = np.full_like(numbers, label) if label is not None else numbers % max(len(model.classes), 1)
+            made = denoise(
+                network,
+                plan,
+                starting_noise(keys, model.shape),
+                keys=keys,
+                class_label=classes if model.classes else None,
+                on_step=progress.advance,
+            )
+            images.append(to_uint8(made))
+    save_sheet(np.concatenate(images), out, columns=columns)
+
+
+def _plan(model: TorchModel, sampler: str | None, steps: int | None) -> Plan:
+    """Return a sampler's plan over so many of the model's steps; None: the model's own sampler, all of its steps."""
+    if sampler is not None and sampler not in SAMPLERS:
+        raise TrainingError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
     try:
         phi = uniform_phi(model.steps, steps or model.steps)
     except ValueError as error:
         raise TrainingError(str(error)) from error
     if sampler is None:
-        plan = model.subsampled(len(phi) - 1).plan()
-    else:
-        plan = relabel(SAMPLERS[sampler](model.alpha_bar, phi), model.labels[phi[1:] - 1])
-    classes = [index % len(model.classes) if label is None else label for index in range(count)] if model.classes else None
-    images = []
-    with Progress("sample", count * len(plan), unit="evaluations") as progress:
-        for start in range(0, count, SAMPLE_BATCH):
-            pairs = [(seed, index) for index in range(start, min(start + SAMPLE_BATCH, count))]
-            part = None if classes is None else torch.tensor(classes[start : start + SAMPLE_BATCH])
-            made = run_plan(
-                model.network,
-                plan,
-                model.prediction_type,
-                pairs,
-                model.shape,
-                part,
-                clip=model.clip,
-                on_step=progress.advance,
-            )
-            images.append(to_uint8(made))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid(np.concatenate(images), columns).squeeze()).save(out)
+        return model.subsampled(len(phi) - 1).plan()
+    return relabel(SAMPLERS[sampler](model.alpha_bar, phi), model.labels[phi[1:] - 1])

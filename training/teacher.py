@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import UNet2DModel
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from models.network import PredictionType, build_unet, noised, predict, training_target, unet_config
+from models.pictures import to_uint8
 from models.plan import Plan, ddim
+from models.runtime.denoise import denoise, starting_noise
 from models.schedule import Float64, ScheduleName, alpha_bar_table
 from models.subsequence import Int64, uniform_phi
 from training.data import open_source
 from training.errors import TrainingError
 from training.loop import LoopConfig, Loss, fit, make_accelerator
-from training.sampling import grid, run_plan, to_uint8
+from training.sampling import TorchNetwork, save_sheet
 
 
 class UNetShape(BaseModel):
@@ -116,8 +117,8 @@ def teacher_loss(config: TeacherConfig, alpha_bar: Float64, null_label: int | No
         x0 = mirrored(x0, torch.rand(batch, generator=generator)[share], config.flip)
         signal, noise = (table[t].to(x0)[:, None, None, None] for table in (signal_table, noise_table))
         given = None if null_label is None else torch.where(dropped, null_label, label)
-        prediction = predict(network, noised(x0, eps, signal, noise), (t - 1).to(x0.device), given).float()
-        target = training_target(x0, eps, signal, noise, config.prediction_type)
+        prediction = predict(network, noised(x0, eps=eps, signal=signal, noise=noise), (t - 1).to(x0.device), given).float()
+        target = training_target(x0, eps=eps, signal=signal, noise=noise, kind=config.prediction_type)
         return torch.nn.functional.mse_loss(prediction, target)
 
     return loss_of
@@ -210,15 +211,14 @@ def sample_writer(
     clip: tuple[float, float] | None = (-1.0, 1.0),
 ) -> Callable[[nn.Module, Path], None]:
     """sample(network, path): a grid of two images of each class (or 20), always from the same noise."""
-    pairs = [(0, index) for index in range(2 * min(classes, 10) or 20)]
-    label = torch.tensor([index % classes for _, index in pairs]) if classes else None
+    keys = [(0, index) for index in range(2 * min(classes, 10) or 20)]
+    noise = starting_noise(keys, shape)
+    label = np.arange(len(keys), dtype=np.int64) % classes if classes else None
 
     def sample(network: nn.Module, path: Path) -> None:
         network.eval()
-        images = to_uint8(run_plan(network, plan, prediction_type, pairs, shape, label, clip=clip))
+        images = denoise(TorchNetwork(network, prediction_type, clip), plan, noise, keys=keys, class_label=label)
         network.train()
-        sheet = grid(images, columns=10)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet.squeeze()).save(path)
+        save_sheet(to_uint8(images), path, columns=10)
 
     return sample

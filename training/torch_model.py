@@ -19,7 +19,7 @@ from models.catalogue import verify
 from models.export import read_weights
 from models.manifest import MANIFEST, ManifestError
 from models.network import PredictionType, build_unet
-from models.plan import Plan, Sampler, own_plan
+from models.plan import Plan, SamplerName, own_plan
 from models.schedule import Float64, alpha_bar_from_betas
 from models.subsequence import Int64, uniform_phi
 from training import checkpoint
@@ -49,7 +49,7 @@ class TorchModel:
     null_label: int | None = None
     clip: tuple[float, float] | None = (-1.0, 1.0)
     provenance: dict[str, Any] = field(default_factory=dict)
-    sampler: Sampler = "ddim"
+    sampler: SamplerName = "ddim"
     evaluations: int = 1  # network evaluations of one prediction; 2 for a guided model (training.guidance)
     guidance: str | None = None
 

@@ -12,8 +12,8 @@ equation from tau_0 to tau_k, so solved for its clean image it lands on the walk
 
     x0* = sum_i w_i D_i,      w_i = (r_{i+1} - r_i) / (r_k - r_0),      and the last D_i alone where phi_{t-1} = 0.
 
-Formed like this nothing is divided by the vanishing signal of the noisy end. The x0_i are clipped to the model's range, which
-D_i and x0* may overshoot.
+In this form nothing is divided by the vanishing signal of the noisy end. The x0_i are clipped to the model's range. D_i and
+x0* may lie outside it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Solver = Literal["ddim", "dpmpp"]
 
 
 def walk_table(phi: Int64, k: int) -> Int64:
-    """tau for every student step t = 1 ... T': int64 [T', k + 1] from phi_t down to phi_{t-1}, evenly spaced.
+    """Return tau for every student step t = 1 ... T': int64 [T', k + 1] from phi_t down to phi_{t-1}, evenly spaced.
 
-    Where the interval is shorter than k the walk first stays at phi_t; those sub-steps weigh nothing.
+    Where the interval is shorter than k, the walk first stays at phi_t. Those sub-steps have weight 0.
     """
     table = np.empty((len(phi) - 1, k + 1), dtype=np.int64)
     for row, (low, high) in enumerate(itertools.pairwise(phi)):
@@ -47,7 +47,7 @@ def walk_table(phi: Int64, k: int) -> Int64:
 
 
 def walk_weights(alpha_bar: Float64, tau: Int64) -> Float64:
-    """w_i ~ r(tau_{i+1}) - r(tau_i), each row summing to one: float64 [T', k]; the last alone where tau_k = 0."""
+    """Return w_i ~ r(tau_{i+1}) - r(tau_i), each row summing to one: float64 [T', k]. Only the last counts where tau_k = 0."""
     with np.errstate(divide="ignore"):
         r = np.sqrt(alpha_bar[tau]) / np.sqrt(1 - alpha_bar[tau])
     weights = np.diff(np.where(np.isinf(r), 0, r), axis=1)
@@ -58,10 +58,10 @@ def walk_weights(alpha_bar: Float64, tau: Int64) -> Float64:
 
 
 def multistep_gain(alpha_bar: Float64, tau: Int64) -> Float64:
-    """1 / (2 rho_i) of each 2M sub-step: float64 [T', k]; zero where it is first order: the first move, and onto the image."""
+    """Return 1 / (2 rho_i) of each 2M sub-step: float64 [T', k]. Zero in first order: the first move, and onto the image."""
     gain = np.zeros((len(tau), tau.shape[1] - 1))
     kept = alpha_bar[tau[:, :-1]]
-    h = np.diff(0.5 * np.log(kept / (1 - kept)), axis=1)  # [T', k - 1]; the destination of the last sub-step follows below
+    h = np.diff(0.5 * np.log(kept / (1 - kept)), axis=1)  # [T', k - 1]; the last sub-step's span is added below
     end = alpha_bar[tau[:, -1]]
     for row in range(len(tau)):
         spans = h[row]
@@ -75,7 +75,7 @@ def multistep_gain(alpha_bar: Float64, tau: Int64) -> Float64:
 
 
 class Walk:
-    """The walks of a teacher for every student step, ready for batches that mix student steps."""
+    """The walks of a teacher for every student step. A batch may mix student steps."""
 
     def __init__(self, teacher: TorchModel, phi: Int64, k: int, solver: Solver = "ddim") -> None:
         self.teacher, self.k = teacher, k
@@ -102,15 +102,13 @@ class Walk:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(x0*, x*_{phi_{t-1}}) for student steps t (1 ... T', int64 [B]) from x = x_{phi_t} [B,C,H,W]."""
-        row, columns, clip = t - 1, self._columns.to(x), self.teacher.clip
+        """Walk from x = x_{phi_t} [B,C,H,W] to (x0*, x*_{phi_{t-1}}) for student steps t in 1 ... T', int64 [B]."""
+        row, columns, kind = t - 1, self._columns.to(x), self.teacher.prediction_type
         target, previous = torch.zeros_like(x), torch.zeros_like(x)
         for i in range(self.k):
             signal, noise, a, b, gain, weight = columns[:, row, i, None, None, None]
             prediction = predict(self.teacher.network, x, self._labels[row, i].to(x.device), label).float()
-            x0 = x0_from_prediction(prediction, x, signal, noise, self.teacher.prediction_type)
-            if clip is not None:
-                x0 = x0.clamp(*clip)
+            x0 = x0_from_prediction(prediction, x=x, signal=signal, noise=noise, kind=kind, clip=self.teacher.clip)
             direction = x0 + gain * (x0 - previous)
             target = target + weight * direction
             x, previous = a * x + b * direction, x0

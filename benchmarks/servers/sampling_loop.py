@@ -10,14 +10,16 @@ import base64
 import os
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
 from models.catalogue import default_zoo, discover
-from models.noise import initial_noise
+from models.pictures import channels_last, to_uint8
+from models.runtime.base import Float32, StepInputs
+from models.runtime.denoise import denoise, starting_noise
 
 MODELS = os.environ.get("BENCH_MODELS", "fashion-mnist/student-016").split(",")
 THREADS = int(os.environ.get("BENCH_THREADS", "2"))
@@ -48,24 +50,18 @@ class SamplingLoop:
 
     def __call__(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         """Return an answer for each request {seed, class_label}: a PNG in base64."""
-        rows = len(requests)
-        x = np.stack([initial_noise(request["seed"], 0, self._image) for request in requests])
-        x0 = np.zeros_like(x)
+        keys = [(request["seed"], 0) for request in requests]
         label = np.array([request["class_label"] for request in requests], dtype=np.int64)
-        for step in range(len(self._plan)):
-            feeds = {
-                "x": x,
-                "x0_prev": x0,
-                "timestep": np.repeat(self._plan.label[step : step + 1], rows),
-                "class_label": label,
-                "coefficients": np.repeat(self._plan.coefficients[step : step + 1].astype(np.float32), rows, axis=0),
-            }
-            x, x0 = self._session.run(["x_next", "x0"], feeds)
-        pixels = np.clip(np.rint((x + 1) * np.float32(127.5)), 0, 255).astype(np.uint8)
-        return [{"b64_json": _png(image)} for image in pixels]
+        images = denoise(self, self._plan, starting_noise(keys, self._image), keys=keys, class_label=label)
+        return [{"b64_json": _png(image)} for image in to_uint8(images)]
+
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        """Take one denoise step in the bare session."""
+        x_next, x0 = self._session.run(["x_next", "x0"], dict(inputs))
+        return x_next, x0
 
 
 def _png(pixels: np.ndarray) -> str:
     file = BytesIO()
-    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(file, "png")
+    Image.fromarray(channels_last(pixels)).save(file, "png")
     return base64.b64encode(file.getvalue()).decode()

@@ -1,1 +1,1 @@
-"""Where networks run: one narrow interface and the runtimes behind it."""
+"""How a model runs: one narrow interface to a device, the runtimes behind it, and the walk through a plan."""

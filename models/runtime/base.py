@@ -1,9 +1,9 @@
-"""The narrow interface between the engine and a runtime: load a model folder, evaluate one denoise step for a batch."""
+"""The narrow interface to a runtime: load a model folder, then take denoise steps for batches of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,43 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 
 class BackendError(Exception):
-    """A model that cannot be run here; the message is one sentence that says why."""
+    """A model that cannot run here; the message is one sentence that says why."""
 
 
 class DeviceMemoryError(Exception):
     """The device has no room for a batch of this size; a smaller one may fit."""
 
 
+class StepInputs(TypedDict):
+    """The inputs of one denoise step of B rows, as `Network.step` takes them.
+
+    x, x0_prev      float32 [B,C,H,W]
+    timestep        int64 [B]
+    class_label     int64 [B], None for unconditional models
+    coefficients    float32 [B,5], columns models.plan.COEFFICIENTS
+    """
+
+    x: Float32
+    x0_prev: Float32
+    timestep: Int64
+    class_label: Int64 | None
+    coefficients: Float32
+
+
+def rows_of(inputs: StepInputs, rows: slice) -> StepInputs:
+    """Return some rows of a step's inputs."""
+    label = inputs["class_label"]
+    return {
+        "x": inputs["x"][rows],
+        "x0_prev": inputs["x0_prev"][rows],
+        "timestep": inputs["timestep"][rows],
+        "class_label": None if label is None else label[rows],
+        "coefficients": inputs["coefficients"][rows],
+    }
+
+
 class Network(Protocol):
-    """One model's weights on a device. Rows are independent: a row's result does not depend on its company."""
+    """One model's weights on a device. Rows are independent: a row's result does not depend on the other rows of its batch."""
 
     @property
     def provider(self) -> str:
@@ -32,39 +60,34 @@ class Network(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """What the network's matrix products compute in; inputs, outputs and plan arithmetic are always float32."""
+        """The precision of the network's matrix products. Inputs, outputs and plan arithmetic are always float32."""
 
     def prepare(self, buckets: Sequence[int]) -> None:
-        """Get ready for batches of exactly these sizes: buffers, captured graphs. Once, in the thread that calls `step`.
+        """Make buffers and capture graphs for batches of exactly these sizes. Call it once, in the thread that calls `step`.
 
-        Other sizes still run, if more slowly. Raises DeviceMemoryError, or whatever the runtime raises.
+        Other sizes still run, but slower. Raises DeviceMemoryError, or whatever the runtime raises.
         """
 
     def padded(self, rows: int) -> int:
-        """How many rows the device computes when asked for `rows`."""
+        """Return how many rows the device computes when asked for `rows`."""
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
-        """One denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each; the caller's to keep.
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        """Take one denoise step of B rows: (x_next, x0), float32 [B,C,H,W] each, which the caller may keep.
 
-        x, x0_prev: [B,C,H,W]; timestep, class_label: [B], class_label None for unconditional models;
-        coefficients: [B,5], columns models.plan.COEFFICIENTS. Raises DeviceMemoryError, or whatever the runtime raises.
+        Raises DeviceMemoryError, or whatever the runtime raises.
         """
 
 
 @runtime_checkable
 class SideBySide(Protocol):
-    """A network whose rows may run at the same time as those of others, each as quickly as it does alone."""
+    """A network whose rows may run at the same time as rows of other networks, each as fast as alone."""
 
     @property
     def abreast(self) -> int:
-        """How many rows at once, together with those of the other networks on the device."""
+        """The number of rows that may run at once, rows of the other networks on the device included."""
 
-    def step_abreast(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
-        """What `step` gives, from any thread and beside others."""
+    def step_abreast(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        """Take the same step as `step`, from any thread and beside other steps."""
 
 
 class Backend(Protocol):
@@ -72,11 +95,11 @@ class Backend(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What a step's speed depends on beside the model: runtime, version, provider, device, threads."""
+        """Everything a step's speed depends on besides the model: runtime, version, provider, device, threads."""
 
     @property
     def loads_beside_steps(self) -> bool:
-        """Whether `load` may run in one thread while networks loaded before step in another."""
+        """True where `load` may run in one thread while loaded networks take steps in another."""
 
     def load(self, entry: Entry) -> Network:
         """Load an entry's graph. Raises BackendError with the reason."""

@@ -1,7 +1,7 @@
-"""Which runtime serves here: a GPU where there is one, else the fastest on this CPU whose images hold the bar.
+"""The choice of a runtime: a GPU where there is one, else the fastest on this CPU whose images keep the agreement bar.
 
-Where two runtimes can serve, each model's choice is measured once and remembered beside the calibrations, so that a restart
-gives the bytes that it gave before.
+Where two runtimes can serve, each model's choice is measured once and remembered beside the calibrations. A restart
+therefore gives the same bytes as before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.catalogue import Entry
 from models.runtime.base import Backend, BackendError, Network
 from models.runtime.cuda import CUDA, CudaBackend, find_gpu
 from models.runtime.onnx import CPU, OnnxBackend
-from models.runtime.probe import ROWS, Agreement, agrees, probe_inputs
+from models.runtime.probe import ROWS, RuntimeAgreement, agrees, probe_inputs
 from models.runtime.remembered import recall, remember
 
 log = structlog.get_logger(__name__)
@@ -30,9 +30,9 @@ OPENVINO = "OpenVINO"
 PROVIDERS = (CPU, CUDA, OPENVINO)
 
 _KIND = "choice"
-_WORTH_IT = 1.1  # how many times faster the lower precision must be
+_MIN_GAIN = 1.1  # lower precision must be so many times faster to be worth its error
 _ROUNDS = 7
-_STEADY = 2.0  # how far apart the rounds' ratios may be, largest over smallest; a busy machine's are farther
+_MAX_SPREAD = 2.0  # largest ratio over smallest; on a busy machine the rounds differ more
 
 
 def choose_backend(
@@ -42,9 +42,9 @@ def choose_backend(
     gpu_memory: int | None = None,
     cache_dir: Path | None = None,
 ) -> Backend:
-    """The backend of a provider, or the best one that this machine offers when provider is None.
+    """Return the backend of a provider, or the best one of this machine when provider is None.
 
-    threads: CPU threads that evaluate; gpu_memory: most bytes of device memory for one model; cache_dir: where choices
+    threads: CPU threads that evaluate. gpu_memory: most bytes of device memory for one model. cache_dir: where choices
     between runtimes are remembered from run to run, None: nowhere.
     Raises BackendError for a provider that is unknown or not installed.
     """
@@ -91,28 +91,29 @@ def _logged(backend: Backend, provider: str, reason: str) -> Backend:
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether the candidate serves a model, and what was measured.
+    """The choice between two runtimes for one model, and what it was decided by.
 
-    times_faster: a step of the reference over one of the candidate's, round by round; agreement: of the candidate's images,
-    where it was fast enough to look at them.
+    candidate: True where the candidate serves the model.
+    times_faster: seconds of a step of the reference over the candidate's, one ratio a round.
+    agreement: of the candidate's images with the reference's; None where the candidate was too slow to look at them.
     """
 
     candidate: bool
     reason: str
     times_faster: list[float]
-    agreement: Agreement | None = None
+    agreement: RuntimeAgreement | None = None
 
     @property
     def steady(self) -> bool:
-        """Whether the rounds are alike enough to decide for the runs to come."""
-        return max(self.times_faster) <= _STEADY * min(self.times_faster)
+        """True where the rounds are alike enough to decide for later starts too."""
+        return max(self.times_faster) <= _MAX_SPREAD * min(self.times_faster)
 
 
 class FasterOf:
-    """Of two backends, the second for each model where it is faster and its images agree with the first's."""
+    """A backend that loads each model into the faster of two, if the faster one's images agree with the reference's."""
 
     def __init__(self, reference: Backend, candidate: Backend, cache_dir: Path | None = None) -> None:
-        """cache_dir: where choices are remembered; without one they are measured at each start."""
+        """Choose between a reference and a candidate. cache_dir: where choices are remembered; None: measure at each start."""
         self._reference, self._candidate, self._cache_dir = reference, candidate, cache_dir
 
     @property
@@ -124,10 +125,10 @@ class FasterOf:
         return self._reference.loads_beside_steps and self._candidate.loads_beside_steps
 
     def load(self, entry: Entry) -> Network:
-        """The better network, as remembered or else as measured. Raises BackendError when the reference cannot run the entry.
+        """Load the entry into the better backend, by the remembered choice or by measuring.
 
-        What was measured on a busy machine is not remembered, nor is a candidate that fails: the reference serves, and the
-        next start tries again.
+        A choice measured on a busy machine is not remembered. Where the candidate fails, the reference serves, nothing is
+        remembered and the next start tries again. Raises BackendError when the reference cannot run the entry.
         """
         key = {"model": entry.id, "sha256": entry.manifest.sha256, "backends": self.fingerprint}
         choice = recall(self._cache_dir, _KIND, key, _choice_of)
@@ -135,7 +136,7 @@ class FasterOf:
             return _chosen(entry, self._reference.load(entry), f"remembered: {choice.reason}")
         try:
             candidate = self._candidate.load(entry)
-        except Exception as error:  # whatever the candidate raises, the reference serves
+        except Exception as error:  # whatever the candidate raises, the reference can serve
             return _chosen(entry, self._reference.load(entry), f"the other runtime failed: {error}")
         if choice is not None:
             return _chosen(entry, candidate, f"remembered: {choice.reason}")
@@ -154,7 +155,7 @@ class FasterOf:
 def _measured(candidate: Network, reference: Network, entry: Entry) -> Choice:
     ratios = _times_faster(candidate, reference, entry)
     gain = median(ratios)
-    if gain < _WORTH_IT:
+    if gain < _MIN_GAIN:
         return Choice(False, f"{candidate.provider} takes {1 / gain:.2f} times as long", ratios)
     found = agrees(candidate, reference, entry)
     if not found.holds:
@@ -163,8 +164,8 @@ def _measured(candidate: Network, reference: Network, entry: Entry) -> Choice:
 
 
 def _choice_of(stored: Mapping[str, Any]) -> Choice:
-    """The choice among remembered fields."""
-    agreement = None if stored["agreement"] is None else Agreement(**stored["agreement"])
+    """Read a choice from remembered fields."""
+    agreement = None if stored["agreement"] is None else RuntimeAgreement(**stored["agreement"])
     return Choice(bool(stored["candidate"]), str(stored["reason"]), list(map(float, stored["times_faster"])), agreement)
 
 
@@ -174,14 +175,14 @@ def _chosen(entry: Entry, network: Network, reason: str) -> Network:
 
 
 def _times_faster(candidate: Network, reference: Network, entry: Entry) -> list[float]:
-    """Seconds of the reference over the candidate's for one batch, in several rounds of one step each."""
+    """Return seconds of the reference over the candidate's for one batch, in several rounds of one step each."""
     inputs = probe_inputs(entry, ROWS)
 
     def seconds(network: Network) -> float:
         start_s = time.perf_counter()
-        network.step(*inputs)
+        network.step(**inputs)
         return time.perf_counter() - start_s
 
-    for network in (candidate, reference):  # the first step of a size is another matter
-        network.step(*inputs)
+    for network in (candidate, reference):  # the first step of a size takes longer
+        network.step(**inputs)
     return [seconds(reference) / seconds(candidate) for _ in range(_ROUNDS)]

@@ -1,12 +1,12 @@
 """ONNX Runtime on an NVIDIA GPU.
 
-Every batch size has buffers of its own on the device, bound once: a step copies its inputs there, runs, and copies the
-results back. Fixed addresses and shapes are also what CUDA graphs need, so a size's graph is captured when its buffers are
-bound and replayed with one launch instead of one per kernel (ONNX Runtime's `enable_cuda_graph`; a run names its graph by
+Every batch size has its own buffers on the device, bound once. A step copies its inputs there, runs, and copies the results
+back. CUDA graphs need such fixed addresses and shapes. A size's graph is therefore captured when its buffers are bound, and
+then replayed with one launch instead of one per kernel (ONNX Runtime's `enable_cuda_graph`; a run names its graph by
 `gpu_graph_id`). Where the runtime refuses (a node that cannot run on the GPU) or capture fails, the model runs without.
 
-The runtime keeps captured graphs for the thread that captured them, and no other thread may allocate on the GPU meanwhile:
-load, prepare and step belong to one thread.
+The runtime keeps captured graphs for the thread that captured them, and during a capture no other thread may allocate on the
+GPU. load, prepare and step therefore belong to one thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import onnxruntime as ort
@@ -24,7 +24,7 @@ import structlog
 
 from models.catalogue import Entry
 from models.plan import COEFFICIENTS
-from models.runtime.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
+from models.runtime.base import BackendError, DeviceMemoryError, Float32, Precision, StepInputs
 from models.runtime.onnx import (
     CPU,
     OUTPUTS,
@@ -54,7 +54,7 @@ class Gpu:
 
 
 def find_gpu() -> Gpu | None:
-    """The first GPU that the CUDA driver shows this process, None without a driver or a GPU."""
+    """Find the first GPU that the CUDA driver shows this process; None without a driver or a GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -68,7 +68,7 @@ def find_gpu() -> Gpu | None:
 
 
 def provider_options(*, graphs: bool, precision: Precision, memory: int | None, nhwc: bool) -> dict[str, str]:
-    """Options of the CUDA provider. memory: most bytes of one session's arena, None: no limit but the card's."""
+    """Return the options of the CUDA provider. memory: most bytes of one session's arena, None: no limit but the card's."""
     options = {
         "cudnn_conv_algo_search": "HEURISTIC",  # the default benchmarks every new batch size while requests wait
         "arena_extend_strategy": "kSameAsRequested",  # the default doubles, which several models on one card cannot afford
@@ -87,7 +87,7 @@ class CudaBackend:
     def __init__(
         self, *, precision: Precision | None = None, memory: int | None = None, graphs: bool = True, nhwc: bool = False
     ) -> None:
-        """precision: float16 or float32; None: float16 for each model whose images stay within the agreement bar.
+        """Open the GPU. precision: float16 or float32; None: float16 for each model whose images keep the agreement bar.
 
         memory: most bytes of device memory for one model's arena. graphs: capture CUDA graphs. nhwc: channels last.
         Raises BackendError where there is no GPU.
@@ -108,10 +108,10 @@ class CudaBackend:
 
     @property
     def loads_beside_steps(self) -> bool:
-        return False  # while a graph is captured, what other threads do on the device breaks it
+        return False  # other threads that use the device break a graph's capture
 
     def load(self, entry: Entry) -> BoundNetwork:
-        """A network on the GPU. Raises BackendError when it does not load, breaks the contract or leaves the GPU."""
+        """Load the entry onto the GPU. Raises BackendError when it does not load, breaks the contract or does not run there."""
         if self._precision == "float32":
             return self._open(entry, str(entry.graph), "float32")
         from models.runtime.half import half_graph  # needs onnx, which serving on a CPU does without
@@ -162,7 +162,7 @@ class _Bound:
 class BoundNetwork:
     """A session whose inputs and outputs are bound to buffers on `device`, one set for each batch size.
 
-    Once prepared, a batch is filled up to the next prepared size. `device` "cpu" runs the same path without a GPU.
+    After `prepare` a batch is padded up to the next prepared size. `device` "cpu" runs the same path without a GPU.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class BoundNetwork:
         device: str,
         without_graphs: Callable[[], ort.InferenceSession] | None = None,
     ) -> None:
-        """without_graphs: opens the same session without CUDA graphs, for when capture fails; None: it has none as it is."""
+        """Bind a session. without_graphs: opens it again without CUDA graphs when a capture fails; None: it has no graphs."""
         self._session, self._precision, self._device = session, precision, device
         self._without_graphs = without_graphs
         self._graph_ids = itertools.count(1)  # a graph outlives its buffers, so no id is used again
@@ -200,16 +200,14 @@ class BoundNetwork:
     def padded(self, rows: int) -> int:
         return padded_size(self._buckets, rows)
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
-        rows = len(x)
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        rows = len(inputs["x"])
         size = self.padded(rows)
         bound = self._buffers(size)
-        for name, value in step_feeds(x, x0_prev, timestep, class_label, coefficients, size).items():
+        for name, value in step_feeds(size, **inputs).items():
             bound.inputs[name].update_inplace(value)
         self._run(bound.binding, bound.graph)
-        # A copy from another device is new memory; on the CPU `numpy` shows the buffer that the next step overwrites.
+        # From another device `numpy` gives new memory. On the CPU it gives the buffer itself, which the next step overwrites.
         x_next, x0 = (np.array(value.numpy()[:rows], copy=self._device == "cpu" or None) for value in bound.outputs)
         return x_next, x0
 
@@ -223,7 +221,7 @@ class BoundNetwork:
             raise
 
     def _buffers(self, rows: int) -> _Bound:
-        """The buffers of a batch size: bound, warmed up and captured on first use."""
+        """Return the buffers of a batch size. The first use binds them, warms up and captures the graph."""
         if rows not in self._bound:
             try:
                 bound = self._bind(rows)
@@ -238,7 +236,7 @@ class BoundNetwork:
         return self._bound[rows]
 
     def _captures(self, bound: _Bound) -> bool:
-        """Whether the graph of these buffers can be captured; if not, a session without graphs takes over."""
+        """Try to capture the graph of these buffers. Where that fails, a session without graphs takes over."""
         assert self._without_graphs is not None
         try:
             self._run(bound.binding, bound.graph)
@@ -246,7 +244,7 @@ class BoundNetwork:
             raise
         except Exception as error:
             log.warning("cuda_graphs_off", model=self._id, reason=first_line(error))
-            self._bound.clear()  # what is bound to the session that is given up
+            self._bound.clear()  # they are bound to the session that is given up
             self._session, self._without_graphs = self._without_graphs(), None
             return False
         return True

@@ -1,9 +1,13 @@
 """A float16 step graph from a float32 one: matrix products in half precision, what is fragile stays float32.
 
-Float32 stay: normalisations (sums over many values), the sinusoid of the timestep (labels reach the thousands, where
-float16 counts in steps of one), and the plan arithmetic, which is whatever depends on `coefficients`, since the network
-does not. The conversion runs when a model is loaded, so a model folder stays one graph with one hash; it needs the
-package `onnx`, which comes with the extra `gpu`.
+What stays float32:
+
+- normalisations, which are sums over many values
+- the sinusoid of the timestep: labels reach the thousands, where float16 counts in steps of one
+- the plan's arithmetic: everything that depends on `coefficients`, which the network does not
+
+The conversion runs when a model is loaded, so a model folder stays one graph with one hash. It needs the package `onnx`,
+which comes with the extra `gpu`.
 """
 
 from __future__ import annotations
@@ -18,11 +22,11 @@ _SINUSOIDS = ("Sin", "Cos")
 
 
 def half_graph(path: Path) -> bytes:
-    """The graph at `path`, serialised, with float16 where that is safe; inputs and outputs keep their types."""
+    """Return the graph at `path` with float16 where that is safe, serialised. Inputs and outputs keep their types."""
     model = onnx.load(path)
-    for number, node in enumerate(model.graph.node):  # the converter knows nodes by name
+    for number, node in enumerate(model.graph.node):  # the converter finds nodes by name
         node.name = node.name or f"node{number}"
-    # Its package adds itself to sys.path when imported as a whole; the typed import would drag every transformer model in.
+    # By name, because `from onnxruntime.transformers import float16` would import every transformer model of that package.
     converter = importlib.import_module("onnxruntime.transformers.float16")
     kept = [*_downstream(model.graph, "coefficients"), *_upstream(model.graph, _SINUSOIDS)]
     without_half = [*converter.DEFAULT_OP_BLOCK_LIST, *_NORMS]  # the defaults: what has no float16 kernel
@@ -33,7 +37,7 @@ def half_graph(path: Path) -> bytes:
 
 
 def _skip_round_trips(graph: onnx.GraphProto) -> None:
-    """Let what is cast to float16 and back be read from where it came; the converter puts such pairs between kept nodes."""
+    """Bypass pairs of casts to float16 and back, which the converter puts between nodes that stay float32."""
     narrowed = {node.output[0]: node.input[0] for node in graph.node if _casts_to(node, onnx.TensorProto.FLOAT16)}
     for node in graph.node:
         if _casts_to(node, onnx.TensorProto.FLOAT):
@@ -45,7 +49,7 @@ def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
 
 
 def _downstream(graph: onnx.GraphProto, name: str) -> list[str]:
-    """Names of the nodes that depend on the value `name`; the graph's nodes are in topological order."""
+    """List the nodes that depend on the value `name`. The graph's nodes are in topological order."""
     reached, nodes = {name}, []
     for node in graph.node:
         if reached.intersection(node.input):
@@ -55,7 +59,7 @@ def _downstream(graph: onnx.GraphProto, name: str) -> list[str]:
 
 
 def _upstream(graph: onnx.GraphProto, kinds: tuple[str, ...]) -> list[str]:
-    """Names of the nodes of these kinds and of all that they are computed from."""
+    """List the nodes of these kinds and all nodes that they are computed from."""
     needed: set[str] = set()
     nodes = []
     for node in reversed(graph.node):

@@ -1,10 +1,9 @@
 """ONNX Runtime on the CPU: runs the step graph of a model folder.
 
-A batch with a row or more for every thread is split between as many one-thread evaluations side by side, which share
-nothing and wait for nothing; `python -m benchmarks.cpu` measures what that gains. Smaller batches get all threads for their one
-evaluation.
+A batch with at least one row for every thread is split: each thread evaluates its part alone, so that no thread waits for
+another (`python -m benchmarks.cpu` measures the gain). A smaller batch is one evaluation of all threads.
 
-Full graph optimisation (NCHWc convolutions), threads that do not spin while they wait, one arena a session:
+Sessions use full graph optimisation (NCHWc convolutions), threads that do not spin while they wait, and one arena each.
 benchmarks/cpu.py measures these choices, docs/performance.md has its numbers.
 """
 
@@ -15,7 +14,7 @@ import os
 import platform
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import onnxruntime as ort
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from models.catalogue import Entry
 from models.plan import COEFFICIENTS
-from models.runtime.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
+from models.runtime.base import BackendError, DeviceMemoryError, Float32, Precision, StepInputs
 from models.runtime.probe import probe_inputs
 
 log = structlog.get_logger(__name__)
@@ -33,8 +32,8 @@ CPU = "CPUExecutionProvider"
 OUTPUTS = ("x_next", "x0")
 
 _PROBE_ROWS = 4
-_BALANCED = 0.75  # share of the threads that must be busy on average while a split batch runs
-# How ONNX Runtime, CUDA, cuBLAS, cuDNN and the C++ library say that memory ran out; none has an exception of its own.
+_MIN_BUSY = 0.75  # average share of threads that a split must keep busy; below it all threads share one evaluation
+# The words by which ONNX Runtime, CUDA, cuBLAS, cuDNN and C++ say that memory ran out. None has its own exception.
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "_alloc_failed", "bad_alloc", "bad allocation")
 
 
@@ -42,7 +41,7 @@ class OnnxBackend:
     """Loads step graphs into ONNX Runtime sessions on the CPU."""
 
     def __init__(self, *, threads: int | None = None) -> None:
-        """threads: CPU threads that evaluate, None: every core this process may use."""
+        """Open the CPU. threads: CPU threads that evaluate, None: every core this process may use."""
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         self._threads = threads or usable_cores()
@@ -57,7 +56,7 @@ class OnnxBackend:
         return True
 
     def load(self, entry: Entry) -> OnnxNetwork:
-        """Sessions for the entry's graph. Raises BackendError when it does not load or breaks the step graph contract."""
+        """Open sessions for the entry's graph. Raises BackendError when it does not load or breaks the step graph contract."""
         wide = open_session(entry, str(entry.graph), session_options(self._threads), [CPU])
         if self._threads == 1:
             return OnnxNetwork(entry, wide)
@@ -66,9 +65,9 @@ class OnnxBackend:
 
 
 class OnnxNetwork:
-    """A session of all threads and one of a single thread, of which several evaluations may run at once.
+    """A session of all threads, and one of a single thread in which several evaluations may run at once.
 
-    A batch of one is run as two rows where the runtime would otherwise compute it differently.
+    A batch of one runs as two rows where the runtime computes a single row differently.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class OnnxNetwork:
         threads: int = 1,
         helpers: Executor | None = None,
     ) -> None:
-        """helpers run all parts of a split batch but one; without `narrow` and them no batch is split."""
+        """Use both sessions where `narrow` and `helpers` are given: helpers run all parts of a split batch but one."""
         self._wide, self._narrow, self._threads, self._helpers = wide, narrow, threads, helpers
         self._smallest = 1
         try:
@@ -88,8 +87,8 @@ class OnnxNetwork:
             raise BackendError(f"{entry.graph} loads but does not run: {first_line(error)}") from error
 
     def _settle(self, entry: Entry) -> None:
-        """Keep to what gives a row the same bytes in any company."""
-        feeds = step_feeds(*probe_inputs(entry, _PROBE_ROWS), _PROBE_ROWS)
+        """Find which ways to run a batch give a row the same bytes, and use only those."""
+        feeds = step_feeds(_PROBE_ROWS, **probe_inputs(entry, _PROBE_ROWS))
         alone = [{name: value[row : row + 1] for name, value in feeds.items()} for row in range(_PROBE_ROWS)]
 
         def run(session: ort.InferenceSession, parts: list[dict[str, NDArray[Any]]]) -> bytes:
@@ -99,8 +98,8 @@ class OnnxNetwork:
         if self._narrow is not None and run(self._narrow, [feeds]) != together:
             self._narrow = None
             log.info("rows_not_split", model=entry.id, reason="one thread does not give the same bytes as several")
-        # The runtime has a vector-matrix kernel that sums in another order than its matrix kernels. It is not reached
-        # while the weights are constants packed at load, as on x86 with full optimisation; elsewhere this notices.
+        # The runtime has a vector-matrix kernel that sums in another order than its matrix kernels. It is not used where
+        # the weights are constants packed at load, as on x86 with full optimisation. Elsewhere this check finds it.
         if any(session is not None and run(session, alone) != together for session in (self._wide, self._narrow)):
             self._smallest = 2
             log.info("single_rows_padded", model=entry.id, reason="a batch of one does not give the same bytes as a larger one")
@@ -114,40 +113,36 @@ class OnnxNetwork:
         return "float32"
 
     def prepare(self, buckets: Sequence[int]) -> None:
-        """Nothing to do: a session takes every batch size, and its arena keeps what the largest one needed."""
+        """Do nothing: a session takes every batch size, and its arena keeps what the largest one needed."""
 
     def padded(self, rows: int) -> int:
         return max(rows, self._smallest)
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
-        size = self.padded(len(x))
-        feeds = step_feeds(x, x0_prev, timestep, class_label, coefficients, size)
-        x_next, x0 = self._run(feeds, self._parts(size))
-        return x_next[: len(x)], x0[: len(x)]
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        rows = len(inputs["x"])
+        size = self.padded(rows)
+        x_next, x0 = self._run(step_feeds(size, **inputs), self._parts(size))
+        return x_next[:rows], x0[:rows]
 
     @property
     def abreast(self) -> int:
         return 1 if self._narrow is None or self._smallest > 1 else self._threads
 
-    def step_abreast(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
-        """One denoise step with a thread for every row."""
-        feeds = step_feeds(x, x0_prev, timestep, class_label, coefficients, len(x))
-        return self._run(feeds, [slice(row, row + 1) for row in range(len(x))])
+    def step_abreast(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        """Take one denoise step with a thread for every row."""
+        rows = len(inputs["x"])
+        return self._run(step_feeds(rows, **inputs), [slice(row, row + 1) for row in range(rows)])
 
     def _parts(self, size: int) -> list[slice | None]:
-        """A part of the batch for every thread, or the whole for all when it has too few rows or would leave threads idle."""
+        """Split a batch into one part a thread, or [None], the whole, where it has too few rows or a thread would be idle."""
         longest = -(-size // self._threads)
-        if self._narrow is None or size // self._threads < self._smallest or size < _BALANCED * longest * self._threads:
+        if self._narrow is None or size // self._threads < self._smallest or size < _MIN_BUSY * longest * self._threads:
             return [None]
         edges = [size * part // self._threads for part in range(self._threads + 1)]
         return [slice(*part) for part in itertools.pairwise(edges)]
 
     def _run(self, feeds: dict[str, NDArray[Any]], parts: list[slice | None]) -> tuple[Float32, Float32]:
-        """One evaluation: all threads on the whole batch where that is its only part, else a thread for each."""
+        """Evaluate a batch: all threads on the whole, or one thread on each of its parts."""
         try:
             if parts == [None]:
                 x_next, x0 = self._wide.run(OUTPUTS, feeds)
@@ -158,7 +153,7 @@ class OnnxNetwork:
             raise
 
     def _side_by_side(self, parts: list[dict[str, NDArray[Any]]]) -> tuple[Float32, Float32]:
-        """Evaluations at the same time, one of them in this thread."""
+        """Evaluate parts at the same time, one of them in this thread."""
         assert self._narrow is not None
         assert self._helpers is not None
         running = [self._helpers.submit(self._narrow.run, OUTPUTS, part) for part in parts[1:]]
@@ -172,18 +167,18 @@ class OnnxNetwork:
 
 
 def session_options(threads: int) -> ort.SessionOptions:
-    """Options of a session that computes with `threads` CPU threads."""
+    """Return the options of a session that computes with `threads` CPU threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors; everything else is said here
+    options.log_severity_level = 3  # errors only; this package logs the rest itself
     return options
 
 
 def open_session(entry: Entry, graph: str | bytes, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
-    """A session whose graph keeps the step graph contract. Raises BackendError when it does not load or breaks it."""
+    """Open a session and check the step graph contract. Raises BackendError when the graph does not load or breaks it."""
     try:
         session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # the runtime's exceptions share no public base class
@@ -193,32 +188,28 @@ def open_session(entry: Entry, graph: str | bytes, options: ort.SessionOptions, 
 
 
 def padded_size(buckets: Sequence[int], rows: int) -> int:
-    """The smallest of the ascending batch sizes that holds `rows`; `rows` itself beyond the largest."""
+    """Return the smallest of the ascending batch sizes that holds `rows`, or `rows` itself beyond the largest."""
     return next((bucket for bucket in buckets if bucket >= rows), rows)
 
 
-def step_feeds(
-    x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32, size: int
-) -> dict[str, NDArray[Any]]:
-    """The step graph's inputs by name, filled up to `size` rows with copies of the first row."""
-    feeds: dict[str, NDArray[Any]] = {"x": x, "x0_prev": x0_prev, "timestep": timestep, "coefficients": coefficients}
-    if class_label is not None:
-        feeds["class_label"] = class_label
-    missing = size - len(x)
+def step_feeds(size: int, **inputs: Unpack[StepInputs]) -> dict[str, NDArray[Any]]:
+    """Return the step graph's inputs by name, padded to `size` rows with copies of the first row."""
+    feeds: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
+    missing = size - len(inputs["x"])
     if missing:
         feeds = {name: np.concatenate([value, np.repeat(value[:1], missing, axis=0)]) for name, value in feeds.items()}
     return feeds
 
 
 def raise_if_out_of_memory(error: Exception) -> None:
-    """Raise DeviceMemoryError from a runtime's error that means so; return from any other."""
+    """Raise DeviceMemoryError where a runtime's error means that memory ran out."""
     message = str(error).lower()
     if isinstance(error, MemoryError) or any(words in message for words in _OUT_OF_MEMORY):
         raise DeviceMemoryError(first_line(error)) from error
 
 
 def _check_contract(session: ort.InferenceSession, entry: Entry) -> None:
-    """Inputs, outputs, types and image shape are those of the step graph contract, or BackendError."""
+    """Raise BackendError unless names, types and image shape are those of the step graph contract."""
     manifest = entry.manifest
     image: list[Any] = ["tensor(float)", *manifest.image.chw]
     expected: dict[str, list[Any]] = {
@@ -229,12 +220,12 @@ def _check_contract(session: ort.InferenceSession, entry: Entry) -> None:
     }
     if manifest.classes:
         expected["class_label"] = ["tensor(int64)"]
-    _compare(entry, "input", expected, {node.name: [node.type, *node.shape[1:]] for node in session.get_inputs()})
+    _check_nodes(entry, "input", expected, {node.name: [node.type, *node.shape[1:]] for node in session.get_inputs()})
     found = {node.name: [node.type] for node in session.get_outputs()}  # exporters often leave output shapes open
-    _compare(entry, "output", {name: ["tensor(float)"] for name in OUTPUTS}, found)
+    _check_nodes(entry, "output", {name: ["tensor(float)"] for name in OUTPUTS}, found)
 
 
-def _compare(entry: Entry, kind: str, expected: dict[str, list[Any]], found: dict[str, list[Any]]) -> None:
+def _check_nodes(entry: Entry, kind: str, expected: dict[str, list[Any]], found: dict[str, list[Any]]) -> None:
     for name in expected.keys() | found.keys():
         if expected.get(name) != found.get(name):
             raise BackendError(
@@ -244,14 +235,14 @@ def _compare(entry: Entry, kind: str, expected: dict[str, list[Any]], found: dic
 
 
 def usable_cores() -> int:
-    """Cores this process may run on, which containers and taskset narrow."""
+    """Count the cores this process may run on. Containers and taskset allow fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """What the processor calls itself, as Linux tells it; its architecture elsewhere."""
+    """Return the processor's name on Linux, its architecture elsewhere."""
     try:
         with open("/proc/cpuinfo") as lines:
             named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -261,5 +252,5 @@ def cpu_name() -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, its type where it says nothing."""
+    """Return the first line of an error's message, or its type where it has none."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,23 +1,23 @@
-"""OpenVINO on a CPU with bf16 units: about as narrow as float16, at float32's range, and faster than float32.
+"""OpenVINO on a CPU with bf16 units. bfloat16 has the range of float32 in 16 bits and computes faster than float32.
 
-A graph is compiled once per batch size: with a free batch dimension OpenVINO cannot fuse the scale and shift behind its
-normalisations, which cost more than the convolutions did. A batch is filled up to the next size that was prepared.
-Rows give the same bytes at every batch size and in any company; a model for which that is not so is refused.
+A graph is compiled once for each batch size. With a free batch dimension OpenVINO cannot fuse the scale and shift behind
+its normalisations, which then cost more than the convolutions. A batch is padded up to the next prepared size.
+A row must give the same bytes at every batch size and beside any other rows. A model that does not is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import openvino as ov
 import structlog
 
 from models.catalogue import Entry
-from models.runtime.base import BackendError, Float32, Int64, Precision
+from models.runtime.base import BackendError, Float32, Precision, StepInputs
 from models.runtime.onnx import first_line, padded_size, raise_if_out_of_memory, step_feeds, usable_cores
-from models.runtime.probe import ROWS, same_alone
+from models.runtime.probe import ROWS, rows_are_independent
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,7 @@ class OpenVinoBackend:
     """Compiles step graphs for the CPU."""
 
     def __init__(self, *, threads: int | None = None, precision: Precision = "bfloat16") -> None:
-        """threads: CPU threads per network evaluation, None: every core this process may use.
+        """Open OpenVINO on the CPU. threads: CPU threads per evaluation, None: every core this process may use.
 
         Raises BackendError where the CPU has no units for `precision`.
         """
@@ -51,7 +51,7 @@ class OpenVinoBackend:
         return True
 
     def load(self, entry: Entry) -> OpenVinoNetwork:
-        """A network for the entry's graph. Raises BackendError when it does not run, or rows feel their company."""
+        """Load the entry's graph. Raises BackendError when it does not run, or when rows are not independent."""
         hints = {
             "INFERENCE_PRECISION_HINT": _HINTS[self._precision],
             "INFERENCE_NUM_THREADS": self._threads,
@@ -60,16 +60,16 @@ class OpenVinoBackend:
         }
         network = OpenVinoNetwork(self._core, entry, self._precision, hints)
         try:
-            invariant = same_alone(network, entry, ROWS)
+            independent = rows_are_independent(network, entry, ROWS)
         except Exception as error:  # the runtime raises RuntimeError for everything
             raise BackendError(f"OpenVINO cannot run {entry.graph}: {first_line(error)}") from error
-        if not invariant:
+        if not independent:
             raise BackendError(f"OpenVINO gives {entry.id} other bytes alone than in a batch")
         return network
 
 
 class OpenVinoNetwork:
-    """One model, compiled for each batch size that is asked for; once prepared, for those sizes only."""
+    """One model, compiled for each batch size that is asked for. After `prepare` only for the prepared sizes."""
 
     def __init__(self, core: ov.Core, entry: Entry, precision: Precision, hints: dict[str, Any]) -> None:
         self._core, self._graph, self._hints = core, entry.graph, hints
@@ -94,18 +94,16 @@ class OpenVinoNetwork:
     def padded(self, rows: int) -> int:
         return padded_size(self._buckets, rows)
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
-        rows = len(x)
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        rows = len(inputs["x"])
         size = self.padded(rows)
         try:
             request = self._request(size)
-            request.infer(step_feeds(x, x0_prev, timestep, class_label, coefficients, size))
+            request.infer(step_feeds(size, **inputs))
         except Exception as error:
             raise_if_out_of_memory(error)
             raise
-        # The request writes its next results into the same tensors.
+        # Copies, because the request writes its next results into the same tensors.
         x_next, x0 = (np.array(request.get_tensor(name).data[:rows]) for name in ("x_next", "x0"))
         return x_next, x0
 

@@ -1,9 +1,13 @@
-"""What a network is asked before it is trusted: do rows feel their company, and do its images agree with float32?
+"""Checks a network must pass before it is trusted: independent rows, and images that agree with float32.
 
-The agreement bar for anything that computes in fewer bits. Images of the same seeds must be closer to the float32 ones
-than a viewer or a metric could tell: at least 45 dB in the mean (student-016, the usual one, is 38.5 dB from its teacher's
-images and student-032 42.0 dB, so up to there the provider's error stays below the distillation's), and 99 % of all pixels
-within one 8-bit level, which rounding alone can cost. Sixteen images through at most sixteen evaluations decide it at load.
+The agreement bar holds for anything that computes in fewer bits. Images from the same seeds must be so close to the
+float32 ones that neither a viewer nor a metric could tell them apart:
+
+- at least 45 dB PSNR in the mean. student-016, the usual model, is 38.5 dB from its teacher's images and student-032
+  42.0 dB, so up to there the provider's error stays below the error of distillation.
+- 99 % of all pixels within one 8-bit level, the difference that rounding alone can make.
+
+Sixteen images through at most sixteen evaluations decide it when the model is loaded.
 """
 
 from __future__ import annotations
@@ -11,23 +15,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.catalogue import Entry, variant_plan
+from models.image_metrics import UInt8, psnr
 from models.noise import initial_noise
+from models.pictures import to_uint8
 from models.plan import COEFFICIENTS, Plan
-from models.runtime.base import Float32, Int64, Network
+from models.runtime.base import Int64, Network, StepInputs, rows_of
+from models.runtime.denoise import denoise, starting_noise
 
 MIN_PSNR_DB = 45.0
 MIN_WITHIN_ONE = 0.99
 ROWS = 16
-_EVALUATIONS = 16
-_QUANTISATION = 1 / 12  # variance of the rounding to 8 bits: PSNR stops at 58.9 dB
+_MAX_EVALUATIONS = 16  # a start waits for two networks to take so many
+_SEED = 0
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How 8-bit images differ from a reference: mean PSNR in dB, share of pixels within one level, largest difference."""
+class RuntimeAgreement:
+    """Difference of 8-bit images from a reference: mean PSNR in dB, share of pixels within one level, largest difference."""
 
     psnr_db: float
     within_one: float
@@ -41,58 +47,60 @@ class Agreement:
         return f"{self.psnr_db:.1f} dB, {self.within_one:.2%} of pixels within one level, at most {self.largest} levels apart"
 
 
-def probe_inputs(entry: Entry, rows: int) -> tuple[Float32, Float32, Int64, Int64 | None, Float32]:
-    """Inputs of one step, every row another image, step and class: x, x0_prev, timestep, class_label, coefficients."""
+def probe_inputs(entry: Entry, rows: int) -> StepInputs:
+    """Return the inputs of one step in which every row has another image, step and class."""
     manifest = entry.manifest
-    x = np.stack([initial_noise(0, row, manifest.image.chw) for row in range(rows)])
-    timestep = np.resize(np.asarray(manifest.labels, dtype=np.int64), rows)
-    label = np.arange(rows, dtype=np.int64) % len(manifest.classes) if manifest.classes else None
-    return x, x, timestep, label, np.full((rows, len(COEFFICIENTS)), 0.5, dtype=np.float32)
+    x = np.stack([initial_noise(_SEED, row, manifest.image.chw) for row in range(rows)])
+    return {
+        "x": x,
+        "x0_prev": x,
+        "timestep": np.resize(np.asarray(manifest.labels, dtype=np.int64), rows),
+        "class_label": _class_labels(entry, rows),
+        "coefficients": np.full((rows, len(COEFFICIENTS)), 0.5, dtype=np.float32),
+    }
 
 
-def same_alone(network: Network, entry: Entry, rows: int) -> bool:
-    """Whether a batch of `rows` rows gives the same bytes as each of its rows by itself."""
-    x, x0_prev, timestep, label, coefficients = probe_inputs(entry, rows)
+def rows_are_independent(network: Network, entry: Entry, rows: int) -> bool:
+    """Check that a batch of `rows` rows gives the same bytes as each of its rows alone."""
+    inputs = probe_inputs(entry, rows)
 
     def run(part: slice) -> bytes:
-        class_label = None if label is None else label[part]
-        return network.step(x[part], x0_prev[part], timestep[part], class_label, coefficients[part])[0].tobytes()
+        return network.step(**rows_of(inputs, part))[0].tobytes()
 
     return run(slice(None)) == b"".join(run(slice(row, row + 1)) for row in range(rows))
 
 
-def sample(network: Network, entry: Entry, plan: Plan, rows: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Images of `seed` with indices 0 ... rows - 1, one batch at every step: uint8 [rows,C,H,W]. Deterministic plans only."""
-    manifest = entry.manifest
-    x = np.stack([initial_noise(seed, row, manifest.image.chw) for row in range(rows)])
-    x0 = np.zeros_like(x)
-    label = np.arange(rows, dtype=np.int64) % len(manifest.classes) if manifest.classes else None
-    for step in range(len(plan)):
-        coefficients = np.repeat(plan.coefficients[step : step + 1].astype(np.float32), rows, axis=0)
-        x, x0 = network.step(x, x0, np.repeat(plan.label[step : step + 1], rows), label, coefficients)
-    levels: Float32 = np.rint((x + 1) * np.float32(127.5))
-    return np.clip(levels, 0, 255).astype(np.uint8)
+def sample(network: Network, entry: Entry, plan: Plan, rows: int) -> UInt8:
+    """Return images 0 ... rows - 1 of one seed, all in one batch: uint8 [rows,C,H,W]."""
+    keys = [(_SEED, index) for index in range(rows)]
+    noise = starting_noise(keys, entry.manifest.image.chw)
+    return to_uint8(denoise(network, plan, noise, keys=keys, class_label=_class_labels(entry, rows)))
 
 
 def short_plan(entry: Entry) -> Plan:
-    """The model's own plan, or strided DDIM where that has too many evaluations to wait for."""
-    if entry.manifest.steps <= _EVALUATIONS:
+    """Return the model's own plan, or strided DDIM where its own takes too many evaluations to wait for."""
+    if entry.manifest.steps <= _MAX_EVALUATIONS:
         return entry.plan()
-    return variant_plan(entry.manifest, "ddim", _EVALUATIONS)
+    return variant_plan(entry.manifest, "ddim", _MAX_EVALUATIONS)
 
 
-def agreement(images: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Agreement:
+def agreement(images: UInt8, reference: UInt8) -> RuntimeAgreement:
     """Compare uint8 [N,C,H,W] with a reference of the same shape."""
     difference = np.abs(images.astype(np.int64) - reference.astype(np.int64))
-    error = np.maximum((difference**2).mean(axis=(1, 2, 3)), _QUANTISATION)
-    return Agreement(
-        psnr_db=float(np.mean(10 * np.log10(255**2 / error))),
+    return RuntimeAgreement(
+        psnr_db=float(np.mean(psnr(images, reference))),
         within_one=float((difference <= 1).mean()),
         largest=int(difference.max()),
     )
 
 
-def agrees(network: Network, reference: Network, entry: Entry) -> Agreement:
-    """Compare a network's images with a float32 reference's, from the same seeds through a short plan."""
+def agrees(network: Network, reference: Network, entry: Entry) -> RuntimeAgreement:
+    """Compare a network's images with those of a float32 reference, from the same seeds through a short plan."""
     plan = short_plan(entry)
     return agreement(sample(network, entry, plan, ROWS), sample(reference, entry, plan, ROWS))
+
+
+def _class_labels(entry: Entry, rows: int) -> Int64 | None:
+    """Return class i mod classes for row i, None for an unconditional model."""
+    classes = len(entry.manifest.classes)
+    return np.arange(rows, dtype=np.int64) % classes if classes else None

@@ -1,18 +1,19 @@
-"""Measurements that outlive the process: a JSON file for each, named by the hash of everything that it depends on.
+"""Measurements that outlive the process: one JSON file each, named by the hash of everything it depends on.
 
-A folder that is lost, damaged or read-only costs a warning and the next start its measuring, never a failure.
+A folder that is lost, damaged or read-only never fails a start. It costs a warning, and the next start measures again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
+
+from models.files import write_atomically
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +22,10 @@ Key = Mapping[str, str | float]
 
 
 def recall(folder: Path | None, kind: str, key: Key, read: Callable[[Mapping[str, Any]], T]) -> T | None:
-    """What `read` makes of the fields remembered under this key; None where there are none that make sense to it."""
+    """Return what `read` builds from the fields remembered under a key.
+
+    None where nothing is remembered, or where `read` refuses what is there.
+    """
     if folder is None:
         return None
     path = _place(folder, kind, key)
@@ -38,15 +42,13 @@ def recall(folder: Path | None, kind: str, key: Key, read: Callable[[Mapping[str
 
 
 def remember(folder: Path | None, kind: str, key: Key, fields: Mapping[str, Any]) -> None:
-    """Keep these fields, which JSON can hold, under this key."""
+    """Store these fields, which JSON can hold, under a key."""
     if folder is None:
         return
     path = _place(folder, kind, key)
-    temporary = path.with_suffix(f".{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"key": key, **fields}, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with write_atomically(path) as draft:
+            draft.write_text(json.dumps({"key": key, **fields}, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         log.warning(f"{kind}_not_kept", path=str(path), error=str(error))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
+from models.pictures import contact_sheet
 from service.cli.output import pixels_of
 from service.features.encode import encode
 from service.schema.comparisons import ComparisonResponse, ModelResult
@@ -48,13 +48,7 @@ def _ratio(value: float) -> str:
 def grid_png(comparison: ComparisonResponse, scale: int = 1, gap: int = 2) -> bytes:
     """Return a PNG with one row per model and one column per noise, `gap` white pixels apart."""
     rows = [[pixels_of(image) for image in result.images] for result in comparison.results]
-    channels, height, width = rows[0][0].shape
-    shape = (channels, len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap)
-    sheet = np.full(shape, 255, dtype=np.uint8)
-    for row, images in enumerate(rows):
-        for column, image in enumerate(images):
-            top, left = row * (height + gap), column * (width + gap)
-            sheet[:, top : top + height, left : left + width] = image
+    sheet = contact_sheet([image for images in rows for image in images], columns=len(rows[0]), gap=gap)
     return encode(sheet, "png", scale)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.pictures import contact_sheet
 from service.cli.failures import CommandError
-from service.features.encode import FORMATS, ImageFormat, encode, grid
+from service.features.encode import FORMATS, ImageFormat, encode
 from service.schema.images import ImageBody
 
 
@@ -46,7 +47,7 @@ def save_images(model: str, pictures: Sequence[Picture], out: Path, scale: int) 
     if out.is_dir():
         name = model.replace("/", "-")
         return [write(out / f"{name}-{p.seed}-{p.index}.png", encode(p.pixels, "png", scale)) for p in pictures]
-    sheet = pictures[0].pixels if len(pictures) == 1 else grid([picture.pixels for picture in pictures])
+    sheet = pictures[0].pixels if len(pictures) == 1 else contact_sheet([picture.pixels for picture in pictures])
     return [write(out, encode(sheet, _format_of(out), scale))]
 
 

@@ -23,7 +23,7 @@ import structlog
 
 from models.catalogue import Entry
 from models.noise import initial_noise
-from models.runtime.base import BackendError, DeviceMemoryError, Network
+from models.runtime.base import BackendError, DeviceMemoryError, Network, StepInputs
 from models.runtime.remembered import recall, remember
 from service.engine.config import EngineConfig
 from service.engine.costs import StepCosts
@@ -156,12 +156,15 @@ def _step_s(network: Network, entry: Entry, rows: int, clock: Callable[[], float
     """Measure the seconds of the model's first plan row for so many images."""
     plan, manifest = entry.plan(), entry.manifest
     x = np.repeat(initial_noise(0, 0, manifest.image.chw)[None], rows, axis=0)
-    timestep = np.repeat(plan.label[:1], rows)
-    class_label = np.zeros(rows, dtype=np.int64) if manifest.classes else None
-    coefficients = np.repeat(plan.coefficients[:1].astype(np.float32), rows, axis=0)
-    x0_prev = np.zeros_like(x)
+    inputs: StepInputs = {
+        "x": x,
+        "x0_prev": np.zeros_like(x),
+        "timestep": np.repeat(plan.label[:1], rows),
+        "class_label": np.zeros(rows, dtype=np.int64) if manifest.classes else None,
+        "coefficients": np.repeat(plan.coefficients[:1].astype(np.float32), rows, axis=0),
+    }
     start = clock()
-    network.step(x, x0_prev, timestep, class_label, coefficients)
+    network.step(**inputs)
     return clock() - start
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from models.runtime.base import DeviceMemoryError, Float32, Int64, Network, SideBySide
+from models.runtime.base import DeviceMemoryError, Float32, Network, SideBySide, StepInputs
 from service.engine.request import RowFailedError
 from service.engine.row import Output, Row
 
@@ -43,7 +43,7 @@ def evaluate(network: Network, rows: Sequence[Row], now_s: float, *, abreast: bo
         for row in rows:
             row.start(now_s)
         step = network.step_abreast if abreast and isinstance(network, SideBySide) else network.step
-        x_next, x0 = step(*gather(rows))
+        x_next, x0 = step(**gather(rows))
     except Exception as error:  # whatever a runtime raises must not stop the engine
         return _halved(network, rows, now_s, error)
     computed = network.padded(len(rows))
@@ -54,14 +54,16 @@ def evaluate(network: Network, rows: Sequence[Row], now_s: float, *, abreast: bo
     return Evaluation(outputs)
 
 
-def gather(rows: Sequence[Row]) -> tuple[Float32, Float32, Int64, Int64 | None, Float32]:
-    """Return the step graph's inputs for started rows of one entry: x, x0_prev, timestep, class_label, coefficients."""
-    x = _stack([row.x for row in rows])
-    x0_prev = _stack([row.x0_prev for row in rows])
-    timestep = np.array([row.plan.label[row.step] for row in rows], dtype=np.int64)
+def gather(rows: Sequence[Row]) -> StepInputs:
+    """Return the inputs of one step for started rows of one entry."""
     labels = [row.spec.class_label for row in rows if row.spec.class_label is not None]
-    coefficients = _stack([row.plan.coefficients[row.step] for row in rows])
-    return x, x0_prev, timestep, np.array(labels, dtype=np.int64) if labels else None, coefficients
+    return {
+        "x": _stack([row.x for row in rows]),
+        "x0_prev": _stack([row.x0_prev for row in rows]),
+        "timestep": np.array([row.plan.label[row.step] for row in rows], dtype=np.int64),
+        "class_label": np.array(labels, dtype=np.int64) if labels else None,
+        "coefficients": _stack([row.plan.coefficients[row.step] for row in rows]),
+    }
 
 
 def _stack(arrays: Sequence[Any]) -> Float32:

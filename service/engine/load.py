@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, Unpack
 
 import structlog
 
 from models.catalogue import Entry
-from models.runtime.base import Backend, Float32, Int64, Network, Precision
+from models.runtime.base import Backend, Float32, Network, Precision, StepInputs
 from service.engine.calibrate import calibrate
 from service.engine.config import EngineConfig
 from service.engine.costs import StepCosts
@@ -119,12 +119,10 @@ class _NetworkInTurns:
     def padded(self, rows: int) -> int:
         return self._network.padded(rows)
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
         def measured() -> tuple[Float32, Float32]:
             start_s = self._clock()
-            result = self._network.step(x, x0_prev, timestep, class_label, coefficients)
+            result = self._network.step(**inputs)
             self._device_s += self._clock() - start_s
             return result
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.catalogue import Resolved
 from models.noise import initial_noise, slerp, step_noise
+from models.pictures import to_uint8
 from models.plan import Plan
 from models.runtime.base import Float32, Network
 from service.engine.request import Device, Event, Failed, Finished, ImageSpec, Preview, RowFailedError, Timing
@@ -130,7 +130,7 @@ class Row:
             return None
         assert self.x0_prev is not None
         number = due.index(self.step)
-        return Preview(self.position, self.spec, pixels(self.x0_prev), number, self.step, len(self.plan))
+        return Preview(self.position, self.spec, to_uint8(self.x0_prev), number, self.step, len(self.plan))
 
     def finish(self, now_s: float, network: Network) -> Finished:
         """Return the finished image. Call it after the last step. network: made the image."""
@@ -143,10 +143,4 @@ class Row:
             estimated_s=self.ticket.estimated_s,
         )
         device = Device(network.provider, network.precision, self._smallest, self._largest)
-        return Finished(self.position, self.spec, pixels(self.x), timing, device)
-
-
-def pixels(x: Float32) -> NDArray[np.uint8]:
-    """Return round((x + 1) 127.5), clipped to 0 ... 255, as uint8 of the same shape. x is in [-1, 1]."""
-    levels: Float32 = np.rint((x + 1) * np.float32(127.5))
-    return np.clip(levels, 0, 255).astype(np.uint8)
+        return Finished(self.position, self.spec, to_uint8(self.x), timing, device)

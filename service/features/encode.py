@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from models.pictures import channels_last
 
 ImageFormat = Literal["png", "webp", "jpeg"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -50,8 +50,7 @@ def encode(pixels: NDArray[np.uint8], image_format: ImageFormat, scale: int = 1,
     is given; JPEG drops alpha and has quality 95 unless given.
     """
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-    squeezed = pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)
-    image = Image.fromarray(np.ascontiguousarray(squeezed), _MODES[pixels.shape[0]])
+    image = Image.fromarray(channels_last(pixels), _MODES[pixels.shape[0]])
     if image_format == "jpeg" and image.mode.endswith("A"):
         image = image.convert(image.mode.removesuffix("A"))
     file = io.BytesIO()
@@ -60,17 +59,3 @@ def encode(pixels: NDArray[np.uint8], image_format: ImageFormat, scale: int = 1,
         options = {"quality": quality, "subsampling": 0} if image_format == "jpeg" else {"quality": quality}
     image.save(file, format=image_format, **options)
     return file.getvalue()
-
-
-def grid(images: Sequence[NDArray[np.uint8]], *, gap: int = 2) -> NDArray[np.uint8]:
-    """Images of one shape, uint8 [C,H,W], on a near-square sheet, `gap` white pixels apart: uint8 [C,H',W']."""
-    if not images:
-        raise ValueError("a grid needs at least one image")
-    columns = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / columns)
-    channels, height, width = images[0].shape
-    sheet = np.full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=np.uint8)
-    for place, image in enumerate(images):
-        top, left = (place // columns) * (height + gap), (place % columns) * (width + gap)
-        sheet[:, top : top + height, left : left + width] = image
-    return sheet

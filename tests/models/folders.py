@@ -1,4 +1,4 @@
-"""Model folders with a few bytes for a graph: what manifest and catalogue need, which never open the graph."""
+"""Model folders whose graph is a few bytes, because manifest and catalogue never open the graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEACHER_STEPS = 100
 
 
 def fields(name: str = "teacher", *, steps: int = TEACHER_STEPS, graph: bytes = b"graph", **changes: Any) -> dict[str, Any]:
-    """A valid manifest as plain data; `changes` replace or add fields."""
+    """Return a valid manifest as plain data. `changes` replace or add fields."""
     phi = uniform_phi(TEACHER_STEPS, steps)
     return {
         "manifest_version": 1,

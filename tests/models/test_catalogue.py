@@ -1,4 +1,4 @@
-"""The catalogue: trusts what verifies, says why it refuses the rest, goes on; and resolves ids without ever guessing."""
+"""The catalogue: it serves folders that verify, says why it refuses others, and resolves ids without guessing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.models.folders import TEACHER_STEPS, fields, write_folder
 
 
 def only_reason(catalogue: Catalogue, folder: Path) -> str:
-    """The reason of the one refusal, which is of `folder`."""
+    """Return the reason of the only refusal, which must be of `folder`."""
     assert [refusal.folder for refusal in catalogue.refusals] == [folder]
     return catalogue.refusals[0].reason
 
 
 @pytest.fixture
 def zoo(tmp_path: Path) -> Path:
-    """tiny/teacher (100 steps) and tiny/student-016."""
+    """Write tiny/teacher (100 steps) and tiny/student-016."""
     write_folder(tmp_path, "teacher")
     write_folder(tmp_path, "student-016", steps=16)
     return tmp_path
@@ -93,7 +93,7 @@ def test_a_damaged_graph_is_refused(zoo: Path, damage: bytes) -> None:
 
 @pytest.mark.parametrize(("name", "other"), [(GRAPH, MANIFEST), (MANIFEST, GRAPH)])
 def test_half_a_model_folder_is_refused(zoo: Path, name: str, other: str) -> None:
-    """Whichever half is missing: it is reported, not passed over."""
+    """A folder without its manifest or without its graph is reported."""
     folder = zoo / "tiny" / "teacher"
     (folder / name).unlink()
     catalogue = discover([zoo])
@@ -133,7 +133,7 @@ def test_a_manifest_that_is_a_folder_is_refused(zoo: Path) -> None:
 
 @pytest.mark.parametrize("field", ["family", "name"])
 def test_a_manifest_cannot_point_elsewhere(zoo: Path, tmp_path_factory: pytest.TempPathFactory, field: str) -> None:
-    """A name that walks out of the zoo is refused before anything it points at is opened."""
+    """A name that leads out of the zoo is refused before any file there is opened."""
     target = write_folder(tmp_path_factory.mktemp("elsewhere"), "teacher")
     folder = zoo / "tiny" / "teacher"
     walk = "/".join([*[".."] * 8, *target.parts[1:]])
@@ -164,7 +164,7 @@ def test_verify_raises_for_what_is_no_model(tmp_path: Path) -> None:
 
 
 def test_sha256(tmp_path: Path) -> None:
-    """The value of FIPS 180-2, appendix B.1."""
+    """The expected value is from FIPS 180-2, appendix B.1."""
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
@@ -182,7 +182,7 @@ def test_resolve_a_model(zoo: Path) -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp", "ddpm"])
 @pytest.mark.parametrize("steps", [1, 7, 16, TEACHER_STEPS])
 def test_resolve_a_variant(zoo: Path, sampler: str, steps: int) -> None:
-    """The teacher's weights with that sampler on a uniform sub-sequence of the teacher's own steps."""
+    """A variant is the teacher's weights with that sampler on a uniform sub-sequence of the teacher's own steps."""
     catalogue = discover([zoo])
     resolved = catalogue.resolve(f"tiny/teacher@{sampler}-{steps:03d}")
     teacher = catalogue.entries["tiny/teacher"]
@@ -208,7 +208,7 @@ def test_a_students_plan_is_the_teachers_strided_plan(zoo: Path) -> None:
 
 
 def test_labels_of_the_manifest_reach_every_plan(tmp_path: Path) -> None:
-    """A network whose labels run otherwise (shifted, say) is asked for them, in its own plan and in variants."""
+    """A network with other labels (shifted ones) gets its own labels, in its own plan and in variants."""
     write_folder(tmp_path, "teacher", labels=[t + 7 for t in range(TEACHER_STEPS)])
     catalogue = discover([tmp_path])
     table = catalogue.entries["tiny/teacher"].manifest.alpha_bar_table

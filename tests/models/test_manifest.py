@@ -1,4 +1,4 @@
-"""The manifest: what it holds survives the disk, and what it refuses it refuses in one sentence."""
+"""The manifest: its values come back from the disk unchanged, and each refusal is one sentence."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_unknown_fields_are_refused_by_name(tmp_path: Path, place: tuple[str, ..
 
 @pytest.mark.parametrize("version", [2, 0, "2", None, "1"])
 def test_unknown_version_says_what_to_do(tmp_path: Path, version: object) -> None:
-    """And nothing else, though a newer manifest has fields of its own."""
+    """The error names the version alone, although a newer manifest has new fields too."""
     message = refusal(tmp_path, fields(manifest_version=version, flavour="vanilla"))
     assert f"manifest_version {version!r} is not the version 1 that this program reads" in message
     assert "export it again" in message

@@ -24,7 +24,7 @@ indices = st.integers(0, 2**32)
     ],
 )
 def test_initial_noise_has_known_values(seed: int, index: int, expected: list[float]) -> None:
-    """A seed is a promise to clients: should a numpy release change these, images change, and this is where it shows."""
+    """Clients rely on seeds. If a numpy release changes these values, images change, and this test fails."""
     np.testing.assert_array_equal(initial_noise(seed, index, (1, 2, 2)).ravel(), np.float32(expected))
 
 
@@ -60,12 +60,12 @@ def test_seed_and_index_are_not_interchangeable() -> None:
 
 
 def test_neighbouring_seeds_at_the_far_end_differ() -> None:
-    """Seeds are integers all the way: no float rounding at 2^53."""
+    """Seeds are never floats, which would round at 2^53."""
     assert not np.array_equal(initial_noise(MAX_SEED, 0, (16,)), initial_noise(MAX_SEED - 1, 0, (16,)))
 
 
 def test_streams_do_not_overlap_or_correlate() -> None:
-    """x_T and the steps of neighbouring keys: no shared value runs, correlations no larger than chance."""
+    """x_T and the steps of neighbouring keys share no run of values, and their correlations are no larger than chance."""
     keys = list(itertools.product((0, 1, MAX_SEED), (0, 1), range(3)))
     streams = [initial_noise(s, i, (4096,)) if row == 0 else step_noise(s, i, row - 1, (4096,)) for s, i, row in keys]
     correlation = np.corrcoef(streams) - np.eye(len(streams))
@@ -98,7 +98,7 @@ def test_negative_index_and_row_are_refused() -> None:
 
 @given(seeds, seeds, st.floats(0, 1))
 def test_slerp_stays_on_the_sphere(seed: int, other: int, fraction: float) -> None:
-    """Song et al. 2021, eq. 67: what lies between two noises is as long as they are, and as far from each as it should be."""
+    """Song et al. 2021, eq. 67: a point between two noises has their length and the right angle to each."""
     a, b = initial_noise(seed, 0, SHAPE), initial_noise(other, 0, SHAPE)
     between = slerp(a, b, fraction)
     assert between.dtype == np.float32

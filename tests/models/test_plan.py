@@ -1,4 +1,4 @@
-"""What every plan must satisfy, whoever made it: identities of the tables, and convergence where the answer is known."""
+"""Properties that every sampler's plan must have: identities of its table, and convergence where the answer is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.subsequence import check_phi, labels, uniform_phi
 
 @st.composite
 def plans(draw: st.DrawFn, samplers: tuple[str, ...] = tuple(SAMPLERS)) -> tuple[np.ndarray, np.ndarray, Plan]:
-    """(alpha_bar, phi, plan) of any sampler on any phi of any schedule."""
+    """Draw (alpha_bar, phi, plan) of any sampler on any phi of any schedule."""
     steps = draw(st.integers(50, 400))
     phi = check_phi(np.array([0, *sorted(draw(st.sets(st.integers(1, steps - 1), max_size=40))), steps]), steps)
     alpha_bar = alpha_bar_table(draw(st.sampled_from(SCHEDULES)), steps)
@@ -86,7 +86,7 @@ def test_ancestral_noise_is_the_posterior_variance(made: tuple[np.ndarray, np.nd
 
 
 def gaussian_error(plan: Plan, variance: float, alpha_bar: np.ndarray) -> float:
-    """Error of a plan on x0 ~ N(0, variance), where the best prediction is linear in x and the flow is known exactly.
+    """Return the error of a plan on x0 ~ N(0, variance), where the best prediction is linear in x and the flow is known.
 
     The probability-flow ODE keeps x / sqrt(v), v = alpha_bar variance + 1 - alpha_bar.
     """

@@ -1,4 +1,4 @@
-"""Plans against diffusers' schedulers, every intermediate x of every walk.
+"""Plans compared with diffusers' schedulers at every x of every walk.
 
 Both sides call one smooth network whose predictions run past the clip range in places. Each case is tried with the
 scheduler's own float32 tables ("stock") and with ours put in their place in float64 ("exact"), which leaves only the
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 
 def make_network(prediction: str, alpha_bar: np.ndarray) -> Network:
-    """A smooth, label-dependent "denoiser": float64 [2, 1, 4, 4] -> the same; label counts teacher steps from zero."""
+    """Denoise smoothly and dependent on the label: float64 [2, 1, 4, 4] -> the same. label counts teacher steps from zero."""
     pattern = np.linspace(-1.5, 1.5, 32).reshape(2, 1, 4, 4)
 
     def network(x: np.ndarray, label: int) -> np.ndarray:
@@ -59,12 +59,12 @@ def start() -> np.ndarray:
 
 
 def fresh(row: int) -> torch.Generator:
-    """The generator diffusers draws row's noise from; the walk below draws the same."""
+    """Return the generator from which diffusers draws a row's noise. Our walk draws the same numbers."""
     return torch.Generator().manual_seed(1000 + row)
 
 
 def walk(plan: Plan, network: Network, prediction: str) -> list[np.ndarray]:
-    """Every x of a plan: the definition in models.plan, written out."""
+    """Return every x of a plan, by the definition in models.plan."""
     x, previous, visited = start(), np.zeros((2, 1, 4, 4)), []
     for row, (label, (signal, noise, a, b, c), s) in enumerate(zip(plan.label, plan.coefficients, plan.s, strict=True)):
         out = network(x, int(label))
@@ -77,7 +77,7 @@ def walk(plan: Plan, network: Network, prediction: str) -> list[np.ndarray]:
 
 
 def follow(scheduler: Any, network: Network, label_of: Int64, step: Callable[[int], dict[str, Any]]) -> list[np.ndarray]:
-    """Every x of a diffusers scheduler; label_of[i] is the network's label of its i-th time step."""
+    """Return every x of a diffusers scheduler. label_of[i] is the network's label of its i-th time step."""
     x, visited = torch.from_numpy(start()), []
     for row, (t, label) in enumerate(zip(scheduler.timesteps, label_of, strict=True)):
         out = torch.from_numpy(network(x.numpy(), int(label)))
@@ -87,7 +87,7 @@ def follow(scheduler: Any, network: Network, label_of: Int64, step: Callable[[in
 
 
 def put(scheduler: Any, alpha_bar: np.ndarray, tables: str) -> Any:
-    """The scheduler with its own float32 tables, or with ours."""
+    """Return the scheduler with its own float32 tables, or with ours."""
     if tables == "exact":
         scheduler.alphas_cumprod = torch.from_numpy(alpha_bar[1:].copy())
     return scheduler
@@ -102,9 +102,9 @@ def compare(ours: list[np.ndarray], theirs: list[np.ndarray], atol: float) -> No
 
 
 def tolerance(tables: str, schedule: str, prediction: str, *, exact: float) -> float:
-    """`exact` with our tables. float32 betas are good to 3e-4 over a walk, except that a cosine alpha_bar_T of 2e-9
+    """Return `exact` with our tables, else the error that diffusers' float32 betas cause over a walk.
 
-    comes out some percent wrong, and x0 = (x - noise eps)/signal shows it.
+    That is 3e-4 but for a cosine alpha_bar_T of 2e-9, which is some percent wrong and divides in x0 = (x - noise eps)/signal.
     """
     if tables == "exact":
         return exact
@@ -112,7 +112,7 @@ def tolerance(tables: str, schedule: str, prediction: str, *, exact: float) -> f
 
 
 def student_cases() -> Iterator[tuple[str, str, str, int | None]]:
-    """(schedule, prediction, tables, T') worth comparing.
+    """List the (schedule, prediction, tables, T') to compare.
 
     Left out: few eps-predicting steps of the cosine schedule on float32 betas. 1 - beta'_T' is some 1e-8 there, which
     rounds to 0 or to twice that, and no x0 is left to compare.
@@ -127,7 +127,7 @@ def student_cases() -> Iterator[tuple[str, str, str, int | None]]:
 @tables
 @pytest.mark.parametrize("kept", [*DIVISORS, T])
 def test_ddim_on_a_divisor(schedule: str, prediction: str, tables: str, kept: int) -> None:
-    """The teacher's scheduler, trailing spacing."""
+    """Return the teacher's scheduler with trailing spacing."""
     alpha_bar, phi = alpha_bar_table(schedule, T), uniform_phi(T, kept)
     network = make_network(prediction, alpha_bar)
     scheduler = DDIMScheduler(T, beta_schedule=THEIRS[schedule], prediction_type=prediction, timestep_spacing="trailing")
@@ -138,7 +138,7 @@ def test_ddim_on_a_divisor(schedule: str, prediction: str, tables: str, kept: in
 
 @pytest.mark.parametrize(("schedule", "prediction", "tables", "kept"), list(student_cases()))
 def test_ddim_on_any_phi(schedule: str, prediction: str, tables: str, kept: int | None) -> None:
-    """The student as stock diffusers runs it: T' steps with the student's betas. None: a concentrated phi."""
+    """Build the student as stock diffusers runs it: T' steps with the student's betas. None: a concentrated phi."""
     alpha_bar = alpha_bar_table(schedule, T)
     phi = uniform_phi(T, kept) if kept else concentrated_phi(T, 20, start=0.6, end=1.0)
     kept = len(phi) - 1

@@ -1,4 +1,4 @@
-"""Schedules against diffusers' betas, closed forms and the rules every table keeps."""
+"""Schedules compared with diffusers' betas and closed forms, and the rules that every table keeps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLOAT32 = 2e-6  # a few roundings of diffusers' float32 tables
 
 
 def scaled(schedule: str, steps: int) -> np.ndarray:
-    """diffusers' betas, with its end points rescaled by 1000/T as ours are."""
+    """Return the betas of diffusers, with end points rescaled by 1000/T as ours are."""
     scale = 1000 / steps
     scheduler = DDPMScheduler(steps, beta_start=1e-4 * scale, beta_end=0.02 * scale, beta_schedule=schedule)
     return scheduler.betas.numpy()

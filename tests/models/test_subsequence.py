@@ -1,4 +1,4 @@
-"""Sub-sequences: uniform for any T', explicit lists, concentrated ones; and what a student inherits through them."""
+"""Sub-sequences: uniform for any T', explicit and concentrated ones, and the tables that a student takes from them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from models.subsequence import check_phi, concentrated_phi, labels, student_alph
 
 @st.composite
 def lengths(draw: st.DrawFn, most: int = 2000) -> tuple[int, int]:
-    """(T, T') with T' <= T, which seldom divides it."""
+    """Draw (T, T') with T' <= T. T' seldom divides T."""
     steps = draw(st.integers(1, most))
     return steps, draw(st.integers(1, steps))
 
 
 @st.composite
 def any_phi(draw: st.DrawFn, least: int = 50, most: int = 500) -> tuple[int, np.ndarray]:
-    """(T, phi): any strictly increasing phi from 0 to T."""
+    """Draw (T, phi) with any strictly increasing phi from 0 to T."""
     steps = draw(st.integers(least, most))
     inner = draw(st.sets(st.integers(1, steps - 1)))
     return steps, np.array([0, *sorted(inner), steps])
@@ -41,7 +41,7 @@ def test_uniform_is_round_of_t_times_the_ratio(pair: tuple[int, int]) -> None:
 
 @given(lengths())
 def test_uniform_gaps_differ_by_at_most_two(pair: tuple[int, int]) -> None:
-    """Spread evenly: no gap is further than rounding both its ends can make it."""
+    """The steps are spread evenly: no gap is wider than rounding both of its ends can make it."""
     steps, kept = pair
     assert np.abs(np.diff(uniform_phi(steps, kept)) - steps / kept).max() <= 1
 
@@ -92,7 +92,7 @@ def test_explicit_lists_are_checked(phi: list[int], reason: str) -> None:
     st.floats(0.01, 0.99),
 )
 def test_concentrated_keeps_its_promise_or_says_why_not(pair: tuple[int, int], start: float, end: float, share: float) -> None:
-    """Whatever is asked for: a valid phi with the share inside the region, or a ValueError; never less."""
+    """Every request gives a valid phi with the share inside the region, or a ValueError."""
     steps, kept = pair
     assume(start < end)
     try:
@@ -123,7 +123,7 @@ def test_concentrated_by_hand() -> None:
 
 
 def test_concentrated_fills_a_region_to_the_last_step() -> None:
-    """Rounding that would produce duplicates is where a naive version breaks."""
+    """Rounding must not produce duplicates here."""
     assert concentrated_phi(20, 16, start=0.5, end=0.9, share=0.5).tolist() == [0, 1, 3, 4, 6, 7, 9, *range(10, 19), 20]
     assert concentrated_phi(20, 16, start=0.6, end=1.0, share=0.5)[-8:].tolist() == list(range(13, 21))
 

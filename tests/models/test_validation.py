@@ -1,4 +1,4 @@
-"""Sentences for what pydantic refuses."""
+"""Pydantic's errors as sentences."""
 
 from __future__ import annotations
 

@@ -122,8 +122,8 @@ def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
     from service.engine.engine import Engine
     from service.engine.request import Generation, ImageSpec
     from service.observability.metrics import Metrics
+    from training.evaluation.family import Family
     from training.evaluation.images import ImageCache, NoiseStarts
-    from training.evaluation.samplers import Family
 
     resolved = discover([workshop / "zoo"]).resolve("shapes/student-004")
     sampler = Family(workshop / "zoo", "shapes").sampler("student-004")

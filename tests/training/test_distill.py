@@ -9,15 +9,16 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
+from models.image_metrics import psnr
 from models.network import predict, student_from_teacher
+from models.pictures import to_uint8
 from models.plan import ddim, relabel
 from models.subsequence import student_alpha_bar, uniform_phi
 from tests.training.conftest import tiny_loop
+from tests.training.reference import run_plan, starting_noise
 from training.distill import DistillConfig, distill, make_objective, make_student
 from training.errors import TrainingError
-from training.evaluation.agreement import psnr
 from training.loop import step_generator
-from training.sampling import run_plan, starting_noise, to_uint8
 from training.torch_model import TorchModel, load_model
 
 
@@ -83,10 +84,10 @@ def test_distillation_improves_on_the_untrained_student(
     student = load_model(str(tmp_path))
     assert (student.kind, student.steps, student.phi.tolist()) == ("student", 4, [0, 16, 32, 48, 64])
     pairs, label = [(5, i) for i in range(60)], torch.arange(60) % 3
-    reference = to_uint8(run_plan(teacher.network, teacher.plan(), "v_prediction", pairs, teacher.shape, label))
-    ours = to_uint8(run_plan(student.network, student.plan(), "v_prediction", pairs, teacher.shape, label))
+    reference = to_uint8(run_plan(teacher.network, teacher.plan(), "v_prediction", pairs, teacher.shape, label).numpy())
+    ours = to_uint8(run_plan(student.network, student.plan(), "v_prediction", pairs, teacher.shape, label).numpy())
     plan = ddim(teacher.alpha_bar, uniform_phi(64, 4))
-    strided = to_uint8(run_plan(teacher.network, plan, "v_prediction", pairs, teacher.shape, label))
+    strided = to_uint8(run_plan(teacher.network, plan, "v_prediction", pairs, teacher.shape, label).numpy())
     assert psnr(ours, reference).mean() > psnr(strided, reference).mean() + 0.5
 
 

@@ -8,28 +8,30 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
 from numpy.typing import NDArray
 
 from models.catalogue import discover, verify
-from models.export import StepGraph, export_step_graph, round_weights
+from models.export import export_step_graph, round_weights
+from models.network import StepGraph
+from models.pictures import to_uint8
 from models.plan import COEFFICIENTS
+from models.runtime.denoise import denoise, starting_noise
 from models.runtime.onnx import OnnxBackend
 from tests.training.conftest import tiny_loop
 from training.distill import DistillConfig, distill
 from training.errors import TrainingError
-from training.evaluation.samplers import denoise, torch_sampler
+from training.evaluation.samplers import torch_sampler
 from training.export import TOLERANCE, export
-from training.onnx_model import OnnxModel
-from training.sampling import starting_noise, to_uint8
 from training.torch_model import load_model
 
 
 @pytest.fixture(scope="module")
 def zoo(teacher_run: Path, idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """teacher and student-006 as model folders; pipelines beside them."""
+    """Export a teacher and three students as model folders, with their pipelines beside them."""
     root = tmp_path_factory.mktemp("zoo")
     export(str(teacher_run), root / "zoo", "shapes", "teacher", pipeline=root / "teacher-pipeline")
     run = root / "run"
@@ -46,7 +48,7 @@ def zoo(teacher_run: Path, idx_folder: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def within_one(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
-    """Share of 8-bit pixels that differ by at most one level."""
+    """Return the share of 8-bit pixels that differ by at most one level."""
     return float((np.abs(ours.astype(int) - theirs.astype(int)) <= 1).mean())
 
 
@@ -58,15 +60,16 @@ def test_step_graph_equals_torch_at_every_batch(teacher_run: Path, tmp_path: Pat
         network = UNet2DModel(**{**{k: v for k, v in network.config.items() if k[0] != "_"}, "num_class_embeds": None})
     graph = StepGraph(network, "v_prediction", (-1.0, 1.0), conditional=conditional)
     export_step_graph(graph, model.shape, tmp_path / "model.onnx", half=False)
-    exported, random = OnnxModel(tmp_path / "model.onnx"), np.random.default_rng(0)
+    exported, random = onnxruntime.InferenceSession(tmp_path / "model.onnx"), np.random.default_rng(0)
     for batch in (1, 2, 3, 64):
         x, x0_prev = (random.standard_normal((batch, 1, 8, 8), dtype=np.float32) for _ in range(2))
         timestep, label = random.integers(0, 64, batch), random.integers(0, 3, batch)
         coefficients = random.uniform(-1, 1, (batch, len(COEFFICIENTS))).astype(np.float32)
-        ours = exported.step(x, x0_prev, timestep, coefficients, label if conditional else None)
+        feeds = {"x": x, "x0_prev": x0_prev, "timestep": timestep, "coefficients": coefficients}
+        feeds |= {"class_label": label} if conditional else {}
+        ours = exported.run(["x_next", "x0"], feeds)
         with torch.inference_mode():
-            arguments = [torch.from_numpy(array) for array in (x, x0_prev, timestep, coefficients)]
-            theirs = graph(*arguments, torch.from_numpy(label) if conditional else None)
+            theirs = graph(**{name: torch.from_numpy(array) for name, array in feeds.items()})
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b.numpy(), atol=2e-5)
 
@@ -102,27 +105,27 @@ def test_manifests_are_consistent_and_traceable(zoo: Path) -> None:
     ("name", "pipeline"), [("student-006", "pipeline"), ("student-002", "pipeline-002"), ("student-020", "pipeline-020")]
 )
 def test_vanilla_diffusers_agrees_when_conditional(name: str, pipeline: str, zoo: Path) -> None:
-    """The card's own lines, run as written on our x_T, against the exported graph: DDIM and DPM-Solver++(2M)."""
+    """Run the card's own lines on our x_T and compare with the exported graph: DDIM and DPM-Solver++(2M)."""
     card = (zoo / f"zoo/shapes/{name}/README.md").read_text()
     code = re.search(r"```python\n(.*?)```", card, re.S)
     assert code is not None
-    pairs = [(4, i) for i in range(4)]
-    noise = starting_noise(pairs, (1, 8, 8))
+    keys = [(4, i) for i in range(4)]
+    noise = starting_noise(keys, (1, 8, 8))
     lines = code[1].replace("PIPELINE_FOLDER", str(zoo / pipeline))
     assert "x = torch.randn(" in lines
     lines = re.sub(r"x = torch\.randn\(.*\)\n", "x = noise\n", lines)
-    scope: dict[str, object] = {"noise": noise}
+    scope: dict[str, object] = {"noise": torch.from_numpy(noise)}
     exec(lines, scope)
     label = int(re.search(r"torch\.full\(\(4,\), (\d+)\)", lines)[1])  # type: ignore[index]
     entry = discover([zoo / "zoo"]).entries[f"shapes/{name}"]
     network = OnnxBackend().load(entry)
-    ours = to_uint8(denoise(network, entry.plan(), noise.numpy(), pairs, np.full(4, label)))
+    ours = to_uint8(denoise(network, entry.plan(), noise, keys=keys, class_label=np.full(4, label)))
     assert within_one(ours, scope["pixels"].numpy()) >= 0.999  # type: ignore[attr-defined]
     assert ours.std() > 10
 
 
 def test_a_run_is_measured_by_its_own_sampler(zoo: Path) -> None:
-    """... and not from the images that another one of its samplers left in the cache."""
+    """It does not reuse the images that another of its samplers left in the cache."""
     own, ddim = (torch_sampler(f"{zoo / 'student-020'}{variant}") for variant in ("", "@ddim-020"))
     assert own.plan.coefficients[:, 4].any()
     assert not ddim.plan.coefficients[:, 4].any()
@@ -131,7 +134,7 @@ def test_a_run_is_measured_by_its_own_sampler(zoo: Path) -> None:
 
 
 def test_vanilla_pipeline_agrees_when_unconditional(tmp_path: Path) -> None:
-    """DDIMPipeline with the arguments of the card, fed the x_T of our noise."""
+    """Run DDIMPipeline with the arguments of the card on our x_T."""
     torch.manual_seed(1)
     unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
                        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4)  # fmt: skip
@@ -145,12 +148,7 @@ def test_vanilla_pipeline_agrees_when_unconditional(tmp_path: Path) -> None:
                       generator=torch.Generator().manual_seed(0), output_type="np").images  # fmt: skip
     noise = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(0)).numpy()
     entry = discover([tmp_path / "zoo"]).entries["f/teacher"]
-    model, plan = OnnxModel(entry.graph), entry.plan()
-    x, x0 = noise, np.zeros_like(noise)
-    for row in range(len(plan)):
-        coefficients = np.repeat(plan.coefficients[row : row + 1], 3, axis=0).astype(np.float32)
-        x, x0 = model.step(x, x0, np.full(3, plan.label[row]), coefficients, None)
-    ours = to_uint8(x)
+    ours = to_uint8(denoise(OnnxBackend().load(entry), entry.plan(), noise, keys=[], class_label=None))
     assert within_one(ours, np.rint(theirs.transpose(0, 3, 1, 2) * 255).astype(np.uint8)) >= 0.999
 
 
@@ -167,7 +165,7 @@ def test_student_pipeline_is_a_stock_folder(zoo: Path) -> None:
 def test_a_graph_that_differs_from_torch_is_not_exported(
     teacher_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.export.compare", lambda *_: 2 * TOLERANCE)
+    monkeypatch.setattr("training.export.difference_from_torch", lambda *_: 2 * TOLERANCE)
     with pytest.raises(TrainingError, match="differs from torch"):
         export(str(teacher_run), tmp_path, "shapes", "teacher")
     assert list((tmp_path / "shapes").iterdir()) == []

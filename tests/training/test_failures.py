@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(idx_folder: Path, tmp_path: Pat
     run = tmp_path / "killed"
     process = start("teacher", "--out", run, *arguments, "--images", "10000000", "--checkpoint-images", "16")
     deadline = time.monotonic() + 300
-    while not ((run / CHECKPOINT).exists() and (run / f".{CHECKPOINT}.tmp").exists()):
+    while not ((run / CHECKPOINT).exists() and any(run.glob(f".{CHECKPOINT}.*.tmp"))):
         assert process.poll() is None
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)

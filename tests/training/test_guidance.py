@@ -10,11 +10,11 @@ import torch
 
 from models.network import predict
 from tests.training.conftest import tiny_loop
+from tests.training.reference import run_plan
 from training import checkpoint
 from training.distill import DistillConfig, distill
 from training.errors import CheckpointError, TrainingError
 from training.guidance import guided_model, load_guided
-from training.sampling import run_plan
 from training.torch_model import TorchModel, load_model
 
 

@@ -15,10 +15,10 @@ from models.catalogue import discover
 from models.plan import ddim
 from models.subsequence import uniform_phi
 from tests.training.conftest import tiny_loop
+from tests.training.reference import run_plan, starting_noise
 from training.distill import DistillConfig, distill
 from training.errors import CheckpointError
 from training.export import export
-from training.sampling import run_plan, starting_noise
 from training.torch_model import load_model
 
 

@@ -25,12 +25,12 @@ def teacher(teacher_run: Path) -> TorchModel:
 
 
 def _batch(teacher: TorchModel, phi: NDArray[np.int64], count: int = 24) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(x at phi_t, t, label) for pictures noised to random student steps."""
+    """Return (x at phi_t, t, label) for pictures noised to random student steps."""
     generator = torch.Generator().manual_seed(3)
     t = torch.arange(count) % (len(phi) - 1) + 1
     level = torch.from_numpy(teacher.alpha_bar[phi])[t].float()[:, None, None, None]
     x0 = torch.rand(count, *teacher.shape, generator=generator) * 2 - 1
-    x = noised(x0, torch.randn(x0.shape, generator=generator), level.sqrt(), (1 - level).sqrt())
+    x = noised(x0, eps=torch.randn(x0.shape, generator=generator), signal=level.sqrt(), noise=(1 - level).sqrt())
     return x, t, torch.arange(count) % len(teacher.classes)
 
 
@@ -58,7 +58,7 @@ def test_weights_are_a_mean_and_end_on_the_last_prediction() -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_one_student_step_lands_where_the_walk_does(teacher: TorchModel, k: int) -> None:
-    """x_{phi_{t-1}} = a x + b x0*, compared with diffusers' own DDIM steps of the teacher."""
+    """Compare x_{phi_{t-1}} = a x + b x0* with diffusers' own DDIM steps of the teacher."""
     phi = uniform_phi(64, 8)
     x, t, label = _batch(teacher, phi)
     target, _ = Walk(teacher, phi, k)(x, t, label)
@@ -100,7 +100,7 @@ def test_k1_with_clipping_rederives_from_the_clipped_x0(teacher: TorchModel) -> 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_multistep_walk_is_dpm_solver(teacher: TorchModel, k: int) -> None:
-    """Its end compared with diffusers' DPM-Solver++(2M) over the same sub-steps, first order at the start of each walk."""
+    """A walk ends where diffusers' DPM-Solver++(2M) does over the same sub-steps, first order at the start of each walk."""
     phi = uniform_phi(64, 8)
     x, t, label = _batch(teacher, phi)
     target, landed = Walk(teacher, phi, k, "dpmpp")(x, t, label)
@@ -148,7 +148,7 @@ def test_the_first_sub_step_and_the_one_onto_the_image_are_first_order() -> None
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp"])
 def test_no_clean_image_leaves_the_range(teacher: TorchModel, solver: str) -> None:
-    """At the noisiest step too, where the signal is almost nothing."""
+    """Not even at the noisiest step, where the signal is almost zero."""
     phi = uniform_phi(64, 8)
     x, t, label = _batch(teacher, phi)
     target, _ = Walk(teacher, phi, 4, solver)(x * 2, t, label)  # type: ignore[arg-type]

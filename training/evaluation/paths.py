@@ -1,7 +1,7 @@
 """Interpolation: images along the spherical path between two noises, and how evenly they change.
 
-Frame f of F on path p starts from slerp(z_a, z_b; f/(F - 1)), z_a and z_b the noises of (seed, 2p) and (seed, 2p + 1);
-all frames ask for one class, so that the path changes the noise alone.
+Frame f of F on path p starts from slerp(z_a, z_b; f/(F - 1)) (models.noise), where z_a and z_b are the noises of (seed, 2p)
+and (seed, 2p + 1). All frames ask for one class, so that the path changes the noise alone.
 """
 
 from __future__ import annotations
@@ -10,24 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.noise import initial_noise
+from models.noise import initial_noise, slerp
+from models.runtime.base import Float32
 from models.schedule import Float64
 from training.evaluation.images import Start, labels_for
-from training.evaluation.samplers import Float32, Sampler
-
-
-def slerp(a: Float32, b: Float32, share: float) -> Float32:
-    """sin((1 - s) w)/sin(w) a + sin(s w)/sin(w) b with w the angle between a and b (Shoemake 1985)."""
-    cosine = float(np.dot(a.ravel(), b.ravel()) / (np.linalg.norm(a) * np.linalg.norm(b)))
-    angle = np.arccos(np.clip(cosine, -1, 1))
-    if np.sin(angle) < 1e-6:
-        return np.asarray((1 - share) * a + share * b, dtype=np.float32)
-    return np.asarray((np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle), dtype=np.float32)
+from training.evaluation.samplers import Sampler
 
 
 @dataclass(frozen=True)
 class PathStarts:
-    """Image number p F + f is frame f of path p."""
+    """Starts on paths: image number p F + f is frame f of path p."""
 
     seed: int
     frames: int
@@ -37,9 +29,10 @@ class PathStarts:
         return f"paths{self.frames}-seed{self.seed}"
 
     def at(self, sampler: Sampler, numbers: range) -> Start:
+        """Return the starting points of these images."""
         paths = np.asarray(numbers) // self.frames
         x = np.stack([self._noise(sampler.shape, *divmod(number, self.frames)) for number in numbers])
-        # A stochastic sampler draws one path of fresh noise for all frames.
+        # All frames of a path have one key, so that a stochastic sampler draws the same fresh noise for them.
         return Start(x, [(self.seed, 2 * int(path)) for path in paths], labels_for(paths, sampler.classes))
 
     def _noise(self, shape: tuple[int, int, int], path: int, frame: int) -> Float32:
@@ -48,7 +41,7 @@ class PathStarts:
 
 
 def smoothness(features: Float32, frames: int) -> dict[str, float]:
-    """How a path's images move, from their features [P F, D]: means over paths, d_f = |v_{f+1} - v_f|.
+    """Return how evenly paths move, from the features [P F, D] of their frames: means over paths, d_f = |v_{f+1} - v_f|.
 
     path_length    (F - 1)^2 mean of d^2: the perceptual path length of Karras et al. 2019 (arXiv 1812.04948, section 4.1) with
                    steps of 1/(F - 1) of the path, not 1e-4, which 8-bit images cannot resolve, and our features for VGG's

@@ -1,7 +1,7 @@
-"""Images from noised ones, also such as the model has never seen: the paper's open question on generalisation.
+"""Images from noised ones, also from images of a kind the model has never seen: the paper's open question on generalisation.
 
-x at teacher step t is made from another image, x = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, and a student's way back
-from there is compared with the teacher's from the very same x.
+x at teacher step t is made from another image, x = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps. The image that a student
+makes from this x is compared with the image that the teacher makes from the same x.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from models.image_metrics import UInt8
+from models.runtime.base import Int64
 from training.data import open_source
 from training.errors import TrainingError
 from training.evaluation.classifier import has_test_split
-from training.evaluation.images import Int64, NoisedStarts, UInt8
+from training.evaluation.images import NoisedStarts
 from training.evaluation.samplers import Sampler
 
 
 def _blocked(images: UInt8) -> UInt8:
-    """The middle quarter of each image is black."""
+    """Paint the middle quarter of each image black."""
     height, width = images.shape[2:]
     damaged = images.copy()
     damaged[:, :, height // 4 : height - height // 4, width // 4 : width - width // 4] = 0
@@ -45,7 +47,9 @@ class Originals:
 
     @staticmethod
     def read(spec: str, model: Sampler, count: int) -> Originals:
-        """`DATA` or `DATA:rotated`, test images where the data set has them, fitted to the model's size and channels.
+        """Read images of `DATA` or `DATA:rotated`, fitted to the model's size and channels.
+
+        Test images are taken where the data set has them.
 
         Raises DataError, or TrainingError for an unknown corruption.
         """
@@ -63,11 +67,11 @@ class Originals:
         return Originals(f"{plain}-{corruption}-{len(picked)}", images, labels)
 
     def starts(self, step: int, seed: int) -> NoisedStarts:
-        """Starting points at teacher step `step`."""
+        """Return starting points at teacher step `step`."""
         return NoisedStarts(self.name, self.images, self.labels, step, seed)
 
 
 def nearest_step(phi: Int64, share: float) -> int:
-    """The kept teacher step, above 0, nearest to `share` of T."""
+    """Return the kept teacher step, above 0, that is nearest to `share` of T."""
     kept = phi[1:]
     return int(kept[np.argmin(np.abs(kept - share * phi[-1]))])

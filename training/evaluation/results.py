@@ -1,4 +1,4 @@
-"""docs/results.md and its curves, out of the JSONs of every run."""
+"""docs/results.md and its curves, rendered from the JSON of every run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from training.errors import TrainingError
 from training.evaluation import tables
 from training.evaluation.curves import draw_curves
-from training.evaluation.measure import Row
+from training.evaluation.facts import REAL_IMAGES
 from training.evaluation.parts import check_one_model, pooled
-from training.evaluation.record import Run, read_run
+from training.evaluation.record import EvaluationRun, read_run
+from training.evaluation.result import Result
 from training.evaluation.verdicts import PROGRESSIVE, STUDENT, Verdict, aims, verdicts
 
 _OF_THE_PAPER = {
@@ -28,10 +29,10 @@ Intervals are not widened for the number of comparisons in a claim."""
 
 
 def write_results(folder: Path, out: Path, command: str) -> None:
-    """Render every *.json of `folder` into `out` (Markdown) and `out`'s curves beside it, one picture a family.
+    """Render every *.json of `folder` into `out` (Markdown), with a picture of curves for each family beside it.
 
-    What `folder`/notes.md says, written by hand, comes before the tables.
-    Raises TrainingError when there is nothing to render or a file is no report.
+    The text of `folder`/notes.md, written by hand, comes before the tables.
+    Raises TrainingError when there is nothing to render or a file is not a report.
     """
     runs = [read_run(path) for path in sorted(folder.glob("*.json"))]
     if not runs:
@@ -50,7 +51,7 @@ def write_results(folder: Path, out: Path, command: str) -> None:
     out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
+def _family(family: str, runs: Sequence[EvaluationRun], picture: Path) -> list[str]:
     main_runs = [run for run in runs if not run.ablation]
     ablations = [run for run in runs if run.ablation]
     if not _comparable(main_runs):
@@ -59,8 +60,8 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
             "measure them alike, or give those that differ an --ablation heading"
         )
     main = merged(main_runs)
-    other = _whole([row for run in ablations if _comparable([*main_runs, run]) for row in run.rows])
-    every = list({row.model: row for row in [*other, *main]}.values())
+    other = _whole([result for run in ablations if _comparable([*main_runs, run]) for result in run.results])
+    every = list({result.model: result for result in [*other, *main]}.values())
     parts, told = [f"## {family}"], set[str]()
     if main:
         draw_curves(main, picture)
@@ -69,10 +70,10 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
             parts.insert(2, f"![Quality against network evaluations]({picture.name})")
     for heading in dict.fromkeys(run.ablation for run in ablations):
         same = [run for run in ablations if run.ablation == heading]
-        rows = _ordered(_whole([row for run in same for row in run.rows]))
-        parts += [f"### Ablation: {heading}", *_basis(same, told), tables.ablation(rows), *_reconstructions(rows)]
-    folded = {row.evaluations for row in main if row.method == PROGRESSIVE}
-    folds = [row for row in main if row.method in (STUDENT, PROGRESSIVE) and row.evaluations in folded]
+        results = _ordered(_whole([result for run in same for result in run.results]))
+        parts += [f"### Ablation: {heading}", *_basis(same, told), tables.ablation(results), *_reconstructions(results)]
+    folded = {result.evaluations for result in main if result.method == PROGRESSIVE}
+    folds = [result for result in main if result.method in (STUDENT, PROGRESSIVE) and result.evaluations in folded]
     if folds:
         shown = ["model", "evaluations", *(name for name, _ in tables.TRAINING), "KID", "PSNR dB", "cosine"]
         columns = [column for name in shown for column in dict.fromkeys([*tables.COST, *tables.QUALITY]) if column[0] == name]
@@ -81,91 +82,96 @@ def _family(family: str, runs: Sequence[Run], picture: Path) -> list[str]:
     return [*parts, "### Our aims", _verdicts(aims(main), {})]
 
 
-def _comparable(runs: Sequence[Run]) -> bool:
-    """Whether runs share their noises and, those with distances, the training images and the features."""
-    counts = {run.plan["data_images"] for run in runs} - {0}
+def _comparable(runs: Sequence[EvaluationRun]) -> bool:
+    """Return True where runs share their noises and, if they have distances, the training images and the features."""
+    counts = {run.measurements["data_images"] for run in runs} - {0}
     bases = {tuple(run.facts.get(name) for name in ("data", "features", "resize")) for run in runs if "features" in run.facts}
-    return len({run.plan["seed"] for run in runs}) <= 1 and len(counts) <= 1 and len(bases) <= 1
+    return len({run.measurements["seed"] for run in runs}) <= 1 and len(counts) <= 1 and len(bases) <= 1
 
 
-def merged(runs: Sequence[Run]) -> list[Row]:
-    """Rows of several runs, ordered, one a model: of those with a KID the one with more images, the later one of equals.
+def merged(runs: Sequence[EvaluationRun]) -> list[Result]:
+    """Return the results of several runs in order, one a model.
 
-    Guided models prefer a row whose reference is guided too, plain ones a plain one. What the row lacks and does not rest on
-    its N comes from the others: paths and noised images with the same reference, and times. Rows of further images join it.
+    - The best of a model's results is the one with a KID, then from image 0 on, then with a reference that is guided as the
+      model is, then with more images; of equals the later one.
+    - Metrics that it lacks come from the others where they do not rest on its N: times, and with the same reference paths
+      and noised images.
+    - Results of further images are pooled with it.
     """
-    rows = [row for run in runs for row in run.rows]
+    results = [result for run in runs for result in run.results]
     made = []
-    for model in dict.fromkeys(row.model for row in rows):
-        mine = [row for row in rows if row.model == model]
+    for model in dict.fromkeys(result.model for result in results):
+        mine = [result for result in results if result.model == model]
         check_one_model(mine)
-        best = max(reversed(mine), key=lambda row: ("kid" in row.metrics, row.first_index == 0, _alike(row), row.images))
+        best = max(reversed(mine), key=lambda r: ("kid" in r.metrics, r.first_index == 0, _alike(r), r.images))
         more: dict[str, float] = {}
-        for row in mine:
-            kept = ("ms_", "best_batch") if row.reference != best.reference else ("ms_", "best_batch", "path_", "from_")
-            more |= {name: value for name, value in row.metrics.items() if name.startswith(kept)}
-        made.append(pooled(replace(best, metrics={**more, **best.metrics}), [row for row in mine if row.first_index]))
+        for result in mine:
+            kept = ("ms_", "best_batch") if result.reference != best.reference else ("ms_", "best_batch", "path_", "from_")
+            more |= {name: value for name, value in result.metrics.items() if name.startswith(kept)}
+        made.append(pooled(replace(best, metrics={**more, **best.metrics}), [result for result in mine if result.first_index]))
     return _ordered(made)
 
 
-def _whole(rows: Sequence[Row]) -> list[Row]:
-    """The rows that start at image 0, each with the parts of its model, and parts of models that have no such row."""
+def _whole(results: Sequence[Result]) -> list[Result]:
+    """Return the results from image 0 on, pooled with the parts of their models, and parts of models without such a result."""
     made = []
-    for row in rows:
-        others = [other for other in rows if other.model == row.model and bool(other.first_index) != bool(row.first_index)]
-        if row.first_index == 0:
-            check_one_model([row, *others])
-            made.append(pooled(row, others))
+    for result in results:
+        others = [
+            other for other in results if other.model == result.model and bool(other.first_index) != bool(result.first_index)
+        ]
+        if result.first_index == 0:
+            check_one_model([result, *others])
+            made.append(pooled(result, others))
         elif not others:
-            made.append(row)
+            made.append(result)
     return made
 
 
-def _alike(row: Row) -> bool:
-    """Whether a row is guided as its reference is."""
-    return row.method.endswith(", guided") == ("/guided:" in row.reference)
+def _alike(result: Result) -> bool:
+    """Return True where model and reference are both guided or both not."""
+    return result.method.endswith(", guided") == ("/guided:" in result.reference)
 
 
-def _ordered(rows: Iterable[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: (row.evaluations, row.model))
+def _ordered(results: Iterable[Result]) -> list[Result]:
+    return sorted(results, key=lambda result: (result.evaluations, result.model))
 
 
-def _main_tables(rows: Sequence[Row]) -> list[str]:
+def _main_tables(results: Sequence[Result]) -> list[str]:
     parts = []
-    if any("kid" in row.metrics for row in rows):
-        parts += ["### KID times 1000 by method and evaluations", tables.pivot(rows, tables.kid)]
-    for reference in tables.references(rows):
-        agreement = tables.pivot([row for row in rows if row.reference == reference], tables.agreement)
+    if any("kid" in result.metrics for result in results):
+        parts += ["### KID times 1000 by method and evaluations", tables.pivot(results, tables.kid)]
+    for reference in tables.references(results):
+        agreement = tables.pivot([result for result in results if result.reference == reference], tables.agreement)
         parts += [f"### Agreement with {reference} by method and evaluations: PSNR dB (SSIM)", agreement]
-    parts += ["### Everything measured", tables.quality(rows)]
-    parts += ["### Cost", tables.table([row for row in rows if row.method != tables.TEST], tables.COST)]
-    paths = [row for row in rows if "path_max_step" in row.metrics or "path_psnr_db" in row.metrics]
+    parts += ["### Everything measured", tables.quality(results)]
+    parts += ["### Cost", tables.table([result for result in results if result.method != REAL_IMAGES], tables.COST)]
+    paths = [result for result in results if "path_max_step" in result.metrics or "path_psnr_db" in result.metrics]
     if paths:
         parts += ["### Interpolation between two noises", tables.table(paths, tables.PATHS)]
-    return [*parts, *_reconstructions(rows)]
+    return [*parts, *_reconstructions(results)]
 
 
-def _reconstructions(rows: Sequence[Row]) -> list[str]:
+def _reconstructions(results: Sequence[Result]) -> list[str]:
     parts = []
-    for name, text in tables.reconstructions(rows):
+    for name, text in tables.reconstructions(results):
         parts += [f"### From noised images ({name}): agreement with the reference from the same x", text]
     return parts
 
 
-def _basis(runs: Sequence[Run], told: set[str]) -> list[str]:
-    """The commands of runs, each followed by its noises and reference, and by what else it rests on unless `told` before."""
+def _basis(runs: Sequence[EvaluationRun], told: set[str]) -> list[str]:
+    """Return the commands of runs, each with its noises, its reference, and what else it rests on unless `told` has that."""
     parts = []
     for run in runs:
         facts = run.facts
-        first = run.plan.get("first_index", 0)
-        source = f"images from seed {run.plan['seed']}"
+        first = run.measurements.get("first_index", 0)
+        source = f"images from seed {run.measurements['seed']}"
         source += f", number {first:,} and on" if first else f"; agreement with {facts['reference']}"
         words = []
         if "features" in facts:
             words += [f"features {facts['features']}", facts["resize"], f"against {facts['data']}", facts["fid"]]
         if "classifier_accuracy" in facts:
             words.append(f"classifier right on {facts['classifier_accuracy']:.1%} of held-out images")
-        if any("ms_alone" in row.metrics for row in run.rows):
+        if any("ms_alone" in result.metrics for result in run.results):
             words.append(
                 f"times on {facts['cores']} cores of {facts['machine']}, accelerator {facts['accelerator']}, "
                 f"load {facts['load']} when the run ended"

@@ -1,14 +1,14 @@
-"""Rows as tables in Markdown, which read as well on a terminal. No number is here that is not in a row."""
+"""Results as tables in Markdown, which also read well on a terminal. Every number comes from a result."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from training.evaluation.measure import Row
+from training.evaluation.facts import REAL_IMAGES
+from training.evaluation.result import Result
 
-Cell = Callable[[Row], str]
-TEST = "real test images"
+Cell = Callable[[Result], str]
 _STEP_COUNT = re.compile(r"-\d{3,4}(?![^-@])")
 
 LEGEND = """\
@@ -35,7 +35,7 @@ LEGEND = """\
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table with aligned columns, the first to the left and the others to the right."""
+    """Render a table with aligned columns, the first to the left and the others to the right."""
     body = [list(row) for row in rows]
     widths = [max(len(str(row[i])) for row in [header, *body]) for i in range(len(header))]
     widths = [max(width, 3) for width in widths]
@@ -48,28 +48,29 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *map(line, body)])
 
 
-def value(row: Row, name: str, form: str = ".4g", scale: float = 1) -> str:
-    """A metric or fact of a row, empty where it was not measured."""
-    found = row.metrics.get(name, row.facts.get(name))
+def value(result: Result, name: str, form: str = ".4g", scale: float = 1) -> str:
+    """Show a metric or fact of a result; empty where it was not measured."""
+    found = result.metrics.get(name, result.facts.get(name))
     if found is None:
         return ""
     return f"{scale * found:{form}}" if isinstance(found, int | float) and not isinstance(found, bool) else str(found)
 
 
-def kid(row: Row) -> str:
-    """KID times 1000 with its interval."""
-    if "kid" not in row.metrics:
+def kid(result: Result) -> str:
+    """Show KID times 1000 with its interval."""
+    if "kid" not in result.metrics:
         return ""
-    return f"{value(row, 'kid', '.2f', 1000)} [{value(row, 'kid_low', '.2f', 1000)}, {value(row, 'kid_high', '.2f', 1000)}]"
+    mean, low, high = (value(result, name, ".2f", 1000) for name in ("kid", "kid_low", "kid_high"))
+    return f"{mean} [{low}, {high}]"
 
 
-def agreement(row: Row) -> str:
-    """PSNR to the reference, and SSIM."""
-    return f"{value(row, 'psnr_db', '.1f')} ({value(row, 'ssim', '.3f')})" if "psnr_db" in row.metrics else ""
+def agreement(result: Result) -> str:
+    """Show PSNR to the reference, and SSIM."""
+    return f"{value(result, 'psnr_db', '.1f')} ({value(result, 'ssim', '.3f')})" if "psnr_db" in result.metrics else ""
 
 
 def _metric(name: str, form: str = ".4g", scale: float = 1) -> Cell:
-    return lambda row: value(row, name, form, scale)
+    return lambda result: value(result, name, form, scale)
 
 
 def _count(number: int) -> str:
@@ -116,45 +117,48 @@ PATHS: list[tuple[str, Cell]] = [
 ]
 
 
-def table(rows: Sequence[Row], columns: Sequence[tuple[str, Cell]]) -> str:
-    """One line a row; columns in which nothing was measured are left out."""
-    cells = [[cell(row) for _, cell in columns] for row in rows]
+def table(results: Sequence[Result], columns: Sequence[tuple[str, Cell]]) -> str:
+    """Render one line a result. Columns in which nothing was measured are left out."""
+    cells = [[cell(result) for _, cell in columns] for result in results]
     kept = [i for i in range(len(columns)) if any(line[i] for line in cells)]
     return markdown([columns[i][0] for i in kept], [[line[i] for i in kept] for line in cells])
 
 
-def quality(rows: Sequence[Row]) -> str:
-    """Everything measured of images, and what they agree with where that is not one model for all."""
-    several = len(references(rows)) > 1
-    return table(rows, [*QUALITY, REFERENCE] if several else QUALITY)
+def quality(results: Sequence[Result]) -> str:
+    """Render everything measured of images, with a column for the reference where there is more than one."""
+    several = len(references(results)) > 1
+    return table(results, [*QUALITY, REFERENCE] if several else QUALITY)
 
 
-def references(rows: Iterable[Row]) -> list[str]:
-    """The models that rows agree with, the first one first."""
-    return list(dict.fromkeys(row.reference for row in rows if row.reference))
+def references(results: Iterable[Result]) -> list[str]:
+    """List the models that results are compared with, in order of appearance."""
+    return list(dict.fromkeys(result.reference for result in results if result.reference))
 
 
-def methods(rows: Iterable[Row]) -> list[str]:
-    """Curves in the order of tables and pictures: students, then baselines, then the teacher."""
-    found = {row.method for row in rows if row.method != TEST}
+def methods(results: Iterable[Result]) -> list[str]:
+    """List the methods in the order of tables and pictures: students, then baselines, then the teacher."""
+    found = {result.method for result in results if result.method != REAL_IMAGES}
     return sorted(found, key=lambda m: (not m.startswith("student"), m.startswith("teacher"), m))
 
 
-def series(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
-    """(label, method, rows by evaluations), one for each set of a method's models whose names differ by step count only."""
+def series(results: Sequence[Result]) -> list[tuple[str, str, list[Result]]]:
+    """Group results into curves: (label, method, results by evaluations).
+
+    A curve holds those models of a method whose names differ only in the step count.
+    """
     made = []
-    for method in methods(rows):
-        found: dict[str, list[Row]] = {}
-        for row in sorted((r for r in rows if r.method == method), key=lambda r: r.evaluations):
-            found.setdefault(_STEP_COUNT.sub("", row.model.partition("/")[2]), []).append(row)
+    for method in methods(results):
+        found: dict[str, list[Result]] = {}
+        for result in sorted((r for r in results if r.method == method), key=lambda r: r.evaluations):
+            found.setdefault(_STEP_COUNT.sub("", result.model.partition("/")[2]), []).append(result)
         made += [(f"{method} ({name})" if len(found) > 1 else method, method, points) for name, points in found.items()]
     return made
 
 
-def pivot(rows: Sequence[Row], cell: Cell) -> str:
-    """Evaluations down, series across."""
-    columns = series([row for row in rows if cell(row)])
-    counts = sorted({row.evaluations for _, _, points in columns for row in points})
+def pivot(results: Sequence[Result], cell: Cell) -> str:
+    """Render evaluations down, series across."""
+    columns = series([result for result in results if cell(result)])
+    counts = sorted({result.evaluations for _, _, points in columns for result in points})
     lines = [
         [f"{count}", *(" / ".join(cell(r) for r in points if r.evaluations == count) for _, _, points in columns)]
         for count in counts
@@ -162,32 +166,32 @@ def pivot(rows: Sequence[Row], cell: Cell) -> str:
     return markdown(["evaluations", *(label for label, _, _ in columns)], lines)
 
 
-def varying(rows: Sequence[Row]) -> list[str]:
-    """Facts that differ between rows, where at least two of them know the fact."""
+def varying(results: Sequence[Result]) -> list[str]:
+    """List the facts that differ between results. A fact counts where at least two of them know it."""
     shown_elsewhere = {"kind", "runtime", "steps", "phi", "concentrate", "weights"}
     shown_elsewhere |= {"training_cost", "training_images", "training_seconds"}
-    names = sorted({name for row in rows for name in row.facts} - shown_elsewhere)
+    names = sorted({name for result in results for name in result.facts} - shown_elsewhere)
     different = []
     for name in names:
-        known = [str(row.facts[name]) for row in rows if name in row.facts]
+        known = [str(result.facts[name]) for result in results if name in result.facts]
         if len(known) > 1 and len(set(known)) > 1:
             different.append(name)
     return different
 
 
-def ablation(rows: Sequence[Row]) -> str:
-    """The settings that differ, what they cost and what came of them. Real images have none, and are in the main tables."""
-    rows = [row for row in rows if row.method != TEST]
-    settings = [(name, _metric(name, "," if name == "parameters" else ".4g")) for name in varying(rows)]
-    phi: list[tuple[str, Cell]] = [("phi", _metric("phi"))] if len({row.facts.get("phi") for row in rows}) > 1 else []
+def ablation(results: Sequence[Result]) -> str:
+    """Render the settings that differ, their cost and their quality. Real images have no settings and are left out."""
+    results = [result for result in results if result.method != REAL_IMAGES]
+    settings = [(name, _metric(name, "," if name == "parameters" else ".4g")) for name in varying(results)]
+    phi: list[tuple[str, Cell]] = [("phi", _metric("phi"))] if len({result.facts.get("phi") for result in results}) > 1 else []
     columns = [_IDENTITY[0], *settings, *phi, *_IDENTITY[1:], *TRAINING, *QUALITY[2:]]
-    return table(rows, [*columns, REFERENCE] if len(references(rows)) > 1 else columns)
+    return table(results, [*columns, REFERENCE] if len(references(results)) > 1 else columns)
 
 
-def reconstructions(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """(originals, table) for each set of originals that models started from."""
+def reconstructions(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Render one table for each set of originals that models started from: (originals, table)."""
     names = sorted(
-        {name.removeprefix("from_").removesuffix("_psnr_db") for row in rows for name in row.metrics
+        {name.removeprefix("from_").removesuffix("_psnr_db") for result in results for name in result.metrics
          if name.startswith("from_") and name.endswith("_psnr_db")}
     )  # fmt: skip
     made = []
@@ -203,5 +207,5 @@ def reconstructions(rows: Sequence[Row]) -> list[tuple[str, str]]:
             ("PSNR dB to the originals", _metric(f"from_{name}_original_db", ".1f")),
             ("the reference's", _metric(f"from_{name}_reference_original_db", ".1f")),
         ]
-        made.append((name, table([row for row in rows if f"from_{name}_psnr_db" in row.metrics], columns)))
+        made.append((name, table([result for result in results if f"from_{name}_psnr_db" in result.metrics], columns)))
     return made

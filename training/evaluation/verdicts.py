@@ -1,4 +1,4 @@
-"""What the numbers say about the paper's claims and our own aims. Each verdict follows from rows by a stated rule."""
+"""Verdicts on the paper's claims and our own aims. Each follows from results by a stated rule."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation.distances import interval
-from training.evaluation.measure import Row
-from training.evaluation.samplers import METHODS
+from training.evaluation.distances import ConfidenceInterval, confidence_interval
+from training.evaluation.facts import METHODS
+from training.evaluation.result import Result
 
 STUDENT, GUIDED, TEACHER = METHODS["rollout"], f"{METHODS['rollout']}, guided", "teacher"
 DDIM, DPMPP, DDPM, PROGRESSIVE = (METHODS[name] for name in ("ddim", "dpmpp", "ddpm", "progressive"))
 MANY, FEW = (16, 32, 64, 128), (4, 8)
-PAIRS = 20  # seeds that a comparison seed by seed takes at least
+MIN_PAIRS = 20  # seeds that a comparison seed by seed needs
 SAME_NOISE = 0.95  # semantic consistency: the nearest teacher image is the one from the same noise
 SMOOTH = 1.1  # an interpolation is as smooth as the teacher's up to this factor
 NO_WORSE = 0.05  # a KID is no worse than another where it is higher by at most this share, with its whole interval
@@ -23,31 +23,31 @@ NO_WORSE = 0.05  # a KID is no worse than another where it is higher by at most 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, what became of it, and the numbers."""
+    """A claim, the verdict on it, and the numbers behind it."""
 
     claim: str
     verdict: str
     evidence: str
 
 
-def difference(a: Row, b: Row) -> tuple[float, float, float]:
-    """KID of a minus that of b with its 95 % interval: paired by subset where both made as many images of the same noises."""
-    noises_a, noises_b = ((row.images, row.first_index, row.parts, len(row.kid_subsets)) for row in (a, b))
+def difference(a: Result, b: Result) -> ConfidenceInterval:
+    """Return KID of a minus KID of b with its 95 % interval, paired by subset where both have the same noises and parts."""
+    noises_a, noises_b = ((result.images, result.first_index, result.parts, len(result.kid_subsets)) for result in (a, b))
     if noises_a == noises_b:
-        return interval(np.asarray(a.kid_subsets) - np.asarray(b.kid_subsets))
-    halves = [(row.metrics["kid_high"] - row.metrics["kid_low"]) / 2 for row in (a, b)]
+        return confidence_interval(np.asarray(a.kid_subsets) - np.asarray(b.kid_subsets))
+    halves = [(result.metrics["kid_high"] - result.metrics["kid_low"]) / 2 for result in (a, b)]
     mean, half = a.metrics["kid"] - b.metrics["kid"], math.hypot(*halves)
-    return mean, mean - half, mean + half
+    return ConfidenceInterval(mean, mean - half, mean + half)
 
 
-def _apart(a: Row, b: Row) -> tuple[float, float, str]:
-    """The interval of their difference in KID, and all of it times 1000 as evidence."""
+def _apart(a: Result, b: Result) -> tuple[float, float, str]:
+    """Return the ends of the interval of their difference in KID, and the evidence in words, times 1000."""
     mean, low, high = difference(a, b)
     return low, high, f"{1000 * mean:+.1f} [{1000 * low:+.1f}, {1000 * high:+.1f}]"
 
 
-def verdicts(main: Sequence[Row], every: Sequence[Row]) -> list[Verdict]:
-    """The paper's claims. main: the main table's rows; every: those and the ablations'."""
+def verdicts(main: Sequence[Result], every: Sequence[Result]) -> list[Verdict]:
+    """Judge the paper's claims. main: the main table's results; every: those and the ablations'."""
     return [
         _lower_kid("The student is closer to the data (KID) than strided DDIM", main, STUDENT, [DDIM], MANY),
         _lower_kid("The student is closer to the data (KID) than progressive distillation", main, STUDENT, [PROGRESSIVE], MANY),
@@ -57,8 +57,8 @@ def verdicts(main: Sequence[Row], every: Sequence[Row]) -> list[Verdict]:
     ]
 
 
-def aims(main: Sequence[Row]) -> list[Verdict]:
-    """What this project aims for, in the same words as its verdicts."""
+def aims(main: Sequence[Result]) -> list[Verdict]:
+    """Judge what this project aims for."""
     small = "At 4, 8 and 16 the student's KID is below DDIM's and DPM-Solver++'s, beyond the interval"
     few = "At 4 and 8 the student's KID is below that of every training-free sampler, beyond the interval"
     guided = "At 4, 8 and 16 a guided student's KID is below that of every training-free sampler, beyond the interval"
@@ -76,15 +76,15 @@ def aims(main: Sequence[Row]) -> list[Verdict]:
     ]
 
 
-def _find(rows: Iterable[Row], method: str, evaluations: int, metric: str = "kid") -> Row | None:
-    """The best of a method's models at so many evaluations."""
-    found = [r for r in rows if r.method == method and r.evaluations == evaluations and metric in r.metrics]
+def _find(results: Iterable[Result], method: str, evaluations: int, metric: str = "kid") -> Result | None:
+    """Find the best of a method's models at so many evaluations: lowest KID, or highest value of another metric."""
+    found = [r for r in results if r.method == method and r.evaluations == evaluations and metric in r.metrics]
     return min(found, key=lambda r: r.metrics[metric] if metric == "kid" else -r.metrics[metric], default=None)
 
 
-def _with_teacher(rows: Iterable[Row]) -> list[Row]:
-    """Rows whose agreement is with the plain teacher."""
-    return [row for row in rows if "/guided:" not in row.reference]
+def _with_teacher(results: Iterable[Result]) -> list[Result]:
+    """Select the results that are compared with the plain teacher."""
+    return [result for result in results if "/guided:" not in result.reference]
 
 
 def _untested(claim: str, reason: str) -> Verdict:
@@ -92,20 +92,20 @@ def _untested(claim: str, reason: str) -> Verdict:
 
 
 def _decide(claim: str, passed: Sequence[bool], evidence: Sequence[str], wanted: int = 0) -> Verdict:
-    """wanted: comparisons that the claim is about; with fewer it holds only where it was measured."""
+    """Decide a claim from its comparisons. With fewer than `wanted` it can only hold where it was measured."""
     verdict = "holds" if all(passed) else "does not hold" if not any(passed) else "holds in part"
     if verdict == "holds" and len(passed) < wanted:
         verdict = "holds where measured"
     return Verdict(claim, verdict, "; ".join(evidence))
 
 
-def _lower_kid(claim: str, rows: Sequence[Row], ours: str, others: Sequence[str], counts: Sequence[int]) -> Verdict:
-    """Holds where the whole interval of the difference in KID lies below zero."""
+def _lower_kid(claim: str, results: Sequence[Result], ours: str, others: Sequence[str], counts: Sequence[int]) -> Verdict:
+    """Judge a claim that holds where the whole interval of the difference in KID lies below zero."""
     passed, evidence = [], []
     for count in counts:
-        mine = _find(rows, ours, count)
+        mine = _find(results, ours, count)
         for other in others:
-            theirs = _find(rows, other, count)
+            theirs = _find(results, other, count)
             if mine is None or theirs is None:
                 continue
             _, high, text = _apart(mine, theirs)
@@ -116,92 +116,92 @@ def _lower_kid(claim: str, rows: Sequence[Row], ours: str, others: Sequence[str]
     return _decide(claim, passed, evidence, len(counts) * len(others))
 
 
-def _agreement(rows: Sequence[Row]) -> Verdict:
-    """Holds where the whole 95 % interval of the mean difference in PSNR, seed by seed, lies above zero."""
+def _agreement(results: Sequence[Result]) -> Verdict:
+    """Judge agreement: it holds where the whole 95 % interval of the mean PSNR difference, seed by seed, lies above zero."""
     claim = "At 16, 32, 64 and 128 the student agrees with the teacher better than DDIM and DPM-Solver++ (PSNR)"
     passed, evidence = [], []
-    plain = _with_teacher(rows)
+    plain = _with_teacher(results)
     for count in MANY:
         mine = _find(plain, STUDENT, count, "psnr_db")
         for other in (DDIM, DPMPP):
             theirs = _find(plain, other, count, "psnr_db")
             if mine is None or theirs is None or mine.reference != theirs.reference:
                 continue
-            if len(mine.psnr) < PAIRS or len(mine.psnr) != len(theirs.psnr):
+            if len(mine.psnr) < MIN_PAIRS or len(mine.psnr) != len(theirs.psnr):
                 continue
             gain = np.asarray(mine.psnr) - np.asarray(theirs.psnr)
             mean, half = float(gain.mean()), 1.96 * float(gain.std(ddof=1)) / math.sqrt(len(gain))
             passed.append(mean - half > 0)
             evidence.append(f"{count}: {mean:+.1f} dB [{mean - half:+.1f}, {mean + half:+.1f}] over {other}")
     if not passed:
-        return _untested(claim, f"no count was measured for a student and a solver on {PAIRS} seeds or more")
+        return _untested(claim, f"no count was measured for a student and a solver on {MIN_PAIRS} seeds or more")
     return _decide(claim, passed, evidence, 2 * len(MANY))
 
 
-def _consistency(rows: Sequence[Row]) -> Verdict:
+def _consistency(results: Sequence[Result]) -> Verdict:
     claim = f"Semantic consistency: at least {SAME_NOISE:.0%} of a student's images are nearest to the teacher's own"
-    plain = _with_teacher(rows)
+    plain = _with_teacher(results)
     students = [r for r in plain if r.method == STUDENT and r.evaluations in MANY and "same_noise" in r.metrics]
     if not students:
         return _untested(claim, "no student was compared with its teacher in features")
     evidence = []
-    for row in students:
-        text = f"{row.evaluations}: {row.metrics['same_noise']:.1%} of {row.seeds}, {row.metrics['psnr_db']:.1f} dB"
-        if (ddim := _find(plain, DDIM, row.evaluations, "same_noise")) is not None:
+    for result in students:
+        text = f"{result.evaluations}: {result.metrics['same_noise']:.1%} of {result.seeds}, {result.metrics['psnr_db']:.1f} dB"
+        if (ddim := _find(plain, DDIM, result.evaluations, "same_noise")) is not None:
             text += f" (DDIM {ddim.metrics['same_noise']:.1%})"
         evidence.append(text)
     return _decide(claim, [r.metrics["same_noise"] >= SAME_NOISE for r in students], evidence)
 
 
-def _interpolation(rows: Sequence[Row]) -> Verdict:
+def _interpolation(results: Sequence[Result]) -> Verdict:
     claim = f"Meaningful interpolation: a student's paths are as smooth as the teacher's, up to a factor of {SMOOTH}"
-    teacher = next((r for r in rows if r.method == TEACHER and "path_length" in r.metrics), None)
-    students = [r for r in rows if r.method == STUDENT and "path_length" in r.metrics]
+    teacher = next((r for r in results if r.method == TEACHER and "path_length" in r.metrics), None)
+    students = [r for r in results if r.method == STUDENT and "path_length" in r.metrics]
     if teacher is None or not students:
         return _untested(claim, "no paths were measured for the teacher and a student (--paths)")
     passed, evidence = [], []
-    for row in students:
-        length, largest = (row.metrics[name] / teacher.metrics[name] for name in ("path_length", "path_max_step"))
+    for result in students:
+        length, largest = (result.metrics[name] / teacher.metrics[name] for name in ("path_length", "path_max_step"))
         passed.append(max(length, largest) <= SMOOTH)
-        evidence.append(f"{row.evaluations}: length x{length:.2f}, largest step x{largest:.2f}")
+        evidence.append(f"{result.evaluations}: length x{length:.2f}, largest step x{largest:.2f}")
     return _decide(claim, passed, evidence)
 
 
-def _subsequences(main: Sequence[Row], every: Sequence[Row]) -> Verdict:
-    """T' that do not divide T, ablations included, against the main table's next smaller T' that does."""
+def _subsequences(main: Sequence[Result], every: Sequence[Result]) -> Verdict:
+    """Compare T' that do not divide T, ablations included, with the main table's next smaller T' that does."""
     claim = f"Flexible sub-sequences: a T' that does not divide T is in KID at most {NO_WORSE:.0%} above the next smaller one"
     students = sorted(
         (r for r in every if r.method == STUDENT and "kid" in r.metrics and r.facts["phi"] == "uniform"),
         key=lambda r: r.evaluations,
     )
-    shown = {row.model for row in main}
+    shown = {result.model for result in main}
     dividing = [r for r in students if r.facts["teacher_steps"] % r.evaluations == 0 and r.model in shown]
     passed, evidence = [], []
-    for row in students:
-        below = [other for other in dividing if other.evaluations < row.evaluations]
-        if row.facts["teacher_steps"] % row.evaluations == 0 or not below:
+    for result in students:
+        below = [other for other in dividing if other.evaluations < result.evaluations]
+        if result.facts["teacher_steps"] % result.evaluations == 0 or not below:
             continue
-        _, high, text = _apart(row, below[-1])
+        _, high, text = _apart(result, below[-1])
         passed.append(high <= NO_WORSE * below[-1].metrics["kid"])
-        evidence.append(f"{row.evaluations} against {below[-1].evaluations}: {text}")
+        evidence.append(f"{result.evaluations} against {below[-1].evaluations}: {text}")
     return _decide(claim, passed, evidence) if passed else _untested(claim, "no such student was measured")
 
 
-def _guided(rows: Sequence[Row]) -> Verdict:
+def _guided(results: Sequence[Result]) -> Verdict:
     claim = "A guided student at 16 evaluations is closer to the data (KID) than the plain teacher at all of its steps (DDIM)"
-    student = _find(rows, GUIDED, 16)
-    teacher = next((r for r in rows if r.method == TEACHER and "kid" in r.metrics), None)
+    student = _find(results, GUIDED, 16)
+    teacher = next((r for r in results if r.method == TEACHER and "kid" in r.metrics), None)
     if student is None or teacher is None:
         return _untested(claim, "the guided student at 16 or the teacher was not measured")
     _, high, text = _apart(student, teacher)
     return _decide(claim, [high < 0], [text])
 
 
-def _fold_cost(rows: Sequence[Row]) -> Verdict:
-    """Per T', the cheapest student whose KID is no worse than the best progressive student's: at most NO_WORSE above it."""
+def _fold_cost(results: Sequence[Result]) -> Verdict:
+    """Compare, for each T', the cost of the best progressive student with the cheapest student that is no worse in KID."""
     claim = "Single fold costs at most one third of progressive distillation at equal quality (KID, "
     claim += f"at most {NO_WORSE:.0%} above)"
-    costed = [r for r in rows if "kid" in r.metrics and "training_cost" in r.facts]
+    costed = [r for r in results if "kid" in r.metrics and "training_cost" in r.facts]
     passed, evidence = [], []
     for count in sorted({r.evaluations for r in costed if r.method == PROGRESSIVE}):
         theirs = _find(costed, PROGRESSIVE, count)
@@ -223,17 +223,17 @@ def _fold_cost(rows: Sequence[Row]) -> Verdict:
     return _decide(claim, passed, evidence) if passed else _untested(claim, "no progressive student with its cost was measured")
 
 
-def _limit(rows: Sequence[Row]) -> Verdict:
-    """The paper's open question: how small T' may be. From the T' named on, every student's interval meets the teacher's."""
+def _limit(results: Sequence[Result]) -> Verdict:
+    """Answer the paper's open question, how small T' may be: from this T' on every student's interval meets the teacher's."""
     claim = "The smallest T' whose KID interval still meets the teacher's"
-    teacher = next((r for r in rows if r.method == TEACHER and "kid" in r.metrics), None)
-    students = sorted((r for r in rows if r.method == STUDENT and "kid" in r.metrics), key=lambda r: r.evaluations)
+    teacher = next((r for r in results if r.method == TEACHER and "kid" in r.metrics), None)
+    students = sorted((r for r in results if r.method == STUDENT and "kid" in r.metrics), key=lambda r: r.evaluations)
     if teacher is None or not students:
         return _untested(claim, "the KID of the teacher and of students was not measured")
-    meets: list[Row] = []
-    for row in reversed(students):
-        if row.metrics["kid_low"] > teacher.metrics["kid_high"]:
+    meets: list[Result] = []
+    for result in reversed(students):
+        if result.metrics["kid_low"] > teacher.metrics["kid_high"]:
             break
-        meets.insert(0, row)
-    evidence = "; ".join(f"{row.evaluations}: {_apart(row, teacher)[2]}" for row in students)
+        meets.insert(0, result)
+    evidence = "; ".join(f"{result.evaluations}: {_apart(result, teacher)[2]}" for result in students)
     return Verdict(claim, f"T' = {meets[0].evaluations}" if meets else "none", evidence)

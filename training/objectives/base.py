@@ -79,7 +79,7 @@ class Noising:
     def at(self, draw: Draw, t: Tensor) -> Batch:
         """The drawn images with the drawn noise at student steps t, int64 [B] in 1 ... T'."""
         signal, noise = self.levels(t, draw.x0)
-        return Batch(noised(draw.x0, draw.eps, signal, noise), t, signal, noise, draw.label)
+        return Batch(noised(draw.x0, eps=draw.eps, signal=signal, noise=noise), t, signal, noise, draw.label)
 
     def __call__(self, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> Batch:
         """A batch at the steps it draws."""
@@ -121,6 +121,6 @@ def reachable_error(
     error = prediction - target
     if clip is None:
         return error
-    x0 = x0_from_prediction(prediction.detach(), batch.x, batch.signal, batch.noise, kind)
+    x0 = x0_from_prediction(prediction.detach(), x=batch.x, signal=batch.signal, noise=batch.noise, kind=kind, clip=None)
     right = ((x0 <= clip[0]) & (x0_target <= clip[0])) | ((x0 >= clip[1]) & (x0_target >= clip[1]))
     return error.masked_fill(right, 0.0)

@@ -40,10 +40,10 @@ def consistency(teacher: TorchModel, phi: Int64, noising: Noising) -> Objective:
         device, before = batch.x.device, batch.t - 1
 
         def clean(x: Tensor, t: Tensor) -> Tensor:
-            """f(x, t) for t = 1 ... T'."""
+            """Return f(x, t) for t = 1 ... T', not clipped."""
             signal, noise = noising.levels(t, x)
             prediction = predict(network, x, (t - 1).to(device), batch.label).float()
-            return x0_from_prediction(prediction, x, signal, noise, "v_prediction")
+            return x0_from_prediction(prediction, x=x, signal=signal, noise=noise, kind="v_prediction", clip=None)
 
         with torch.no_grad():
             _, landed = walk(batch.x, batch.t, batch.label)

@@ -76,9 +76,8 @@ def rollout(
             t = (draw.t + lead).clamp(max=noising.steps)
             signal, noise = noising.levels(t, x)
             following, rest = noising.levels(t - 1, x)
-            x0 = x0_from_prediction(predicted(network, Batch(x, t, signal, noise, draw.label)), x, signal, noise, kind)
-            if clip is not None:
-                x0 = x0.clamp(*clip)
+            prediction = predicted(network, Batch(x, t, signal, noise, draw.label))
+            x0 = x0_from_prediction(prediction, x=x, signal=signal, noise=noise, kind=kind, clip=clip)
             gain = gains[t - 1].to(x)[:, None, None, None] if lead < LEAD else torch.zeros_like(noise)
             a = rest / noise
             stepped = a * x + (following - a * signal) * (x0 + gain * (x0 - previous))
@@ -98,7 +97,7 @@ def rollout(
         x0_target = (x0_target + gain * previous) / (1 + gain)
         if clip is not None:
             x0_target = x0_target.clamp(*clip)
-        target = prediction_from_x0(x0_target, batch.x, batch.signal, batch.noise, kind)
+        target = prediction_from_x0(x0_target, x=batch.x, signal=batch.signal, noise=batch.noise, kind=kind)
         error = reachable_error(predicted(network, batch), target, x0_target, batch, kind, clip)
         squared = weights[batch.t - 1].to(error) * error.square().mean(dim=(1, 2, 3))
         return squared.mean() if norm == "squared" else (squared + NORM_FLOOR**2).sqrt().mean()

@@ -6,19 +6,20 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import onnxruntime as ort
 import pytest
 
 from models.catalogue import Catalogue, Entry
-from models.runtime.base import BackendError, Float32, Int64, Network, Precision
+from models.runtime.base import BackendError, Float32, Network, Precision, StepInputs
 from models.runtime.choose import CUDA, FasterOf, _times_faster, choose_backend
 from models.runtime.cuda import find_gpu
 from models.runtime.onnx import CPU, OnnxBackend
 
 
 class Candidate:
-    """A second runtime: ONNX Runtime under another name, whose x_next is `error` away from the truth."""
+    """A second runtime: ONNX Runtime under another name, whose x_next is wrong by `error`."""
 
     fingerprint = "candidate"
 
@@ -42,10 +43,8 @@ class _Candidate:
     def padded(self, rows: int) -> int:
         return self._inner.padded(rows)
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
-        x_next, x0 = self._inner.step(x, x0_prev, timestep, class_label, coefficients)
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        x_next, x0 = self._inner.step(**inputs)
         return x_next + self._error, x0
 
 
@@ -75,7 +74,7 @@ def test_the_faster_one_serves_where_its_images_hold_the_bar(
 
 
 class Starts:
-    """A service that starts several times with one folder, on a machine whose measured gain is another each time."""
+    """A service that starts several times with one folder. Each start measures another gain."""
 
     def __init__(self, entry: Entry, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entry, self.folder = entry, folder
@@ -83,7 +82,7 @@ class Starts:
         monkeypatch.setattr("models.runtime.choose._times_faster", lambda *_: [self.gains.pop(0)])
 
     def provider(self, *gains: float, candidate: Candidate | Broken | None = None, threads: int = 1) -> str:
-        """The provider chosen while these gains would be measured; all of them must have been."""
+        """Start once and return the chosen provider. Measuring gives `gains`, and all of them must be used."""
         self.gains = list(gains)
         backend = FasterOf(OnnxBackend(threads=threads), candidate or Candidate(0), self.folder)
         chosen = backend.load(self.entry).provider

@@ -1,4 +1,4 @@
-"""The GPU path at its seam: the options it asks for, and its bound buffers driven for real on the CPU."""
+"""The GPU path without a GPU: its provider options, and its bound buffers on the CPU."""
 
 from __future__ import annotations
 
@@ -28,12 +28,8 @@ def test_bound_buffers_give_what_a_plain_run_gives(tiny_catalogue: Catalogue, mo
     network, plain = bound(entry), OnnxBackend(threads=1).load(entry)
     network.prepare([4, 1])
     for rows in (1, 2, 3, 4, 3, 6):  # 2 and 3 ride in the buffers of 4; 6 is larger than all that was prepared
-        x, x0_prev, timestep, label, coefficients = probe_inputs(entry, rows)
-        for ours, theirs in zip(
-            network.step(x, x0_prev, timestep, label, coefficients),
-            plain.step(x, x0_prev, timestep, label, coefficients),
-            strict=True,
-        ):
+        inputs = probe_inputs(entry, rows)
+        for ours, theirs in zip(network.step(**inputs), plain.step(**inputs), strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert [network.padded(rows) for rows in (1, 2, 4, 6)] == [1, 4, 4, 6]
 
@@ -41,15 +37,15 @@ def test_bound_buffers_give_what_a_plain_run_gives(tiny_catalogue: Catalogue, mo
 def test_a_result_is_the_callers_to_keep(tiny_catalogue: Catalogue) -> None:
     entry = tiny_catalogue.entries["tiny/teacher"]
     network = bound(entry)
-    x, x0_prev, timestep, label, coefficients = probe_inputs(entry, 2)
-    first = network.step(x, x0_prev, timestep, label, coefficients)[0]
+    inputs = probe_inputs(entry, 2)
+    first = network.step(**inputs)[0]
     kept = first.copy()
-    network.step(-x, x0_prev, timestep, label, coefficients)
+    network.step(**{**inputs, "x": -inputs["x"]})
     np.testing.assert_array_equal(first, kept)
 
 
 class Graphs:
-    """A CPU session in the place of one with CUDA graphs: it runs, remembers which graphs it was asked for, and may refuse."""
+    """A CPU session in place of one with CUDA graphs. It records the requested graphs and can refuse to capture."""
 
     def __init__(self, entry: Entry, refused: str = "") -> None:
         self._inner = open_session(entry, str(entry.graph), session_options(1), [CPU])
@@ -74,11 +70,11 @@ def test_each_size_is_warmed_up_and_captured_before_it_serves(tiny_catalogue: Ca
     entry = tiny_catalogue.entries["tiny/teacher"]
     session = Graphs(entry)
     network = session.network(entry, Graphs(entry))
-    network.step(*probe_inputs(entry, 1))
+    network.step(**probe_inputs(entry, 1))
     assert session.ran == ["-1", "-1", "1", "1"]
     network.prepare([8, 2])
     assert session.ran[4:] == ["-1", "-1", "2", "-1", "-1", "3"]
-    network.step(*probe_inputs(entry, 7))
+    network.step(**probe_inputs(entry, 7))
     assert session.ran[10:] == ["2"]
     network.prepare([1])
     assert session.ran[-1] == "4", "the graph of buffers that are gone is not replayed on others"
@@ -90,7 +86,7 @@ def test_a_model_whose_capture_fails_runs_without_graphs(tiny_catalogue: Catalog
     network = Graphs(entry, "CUDA failure 900: operation not permitted when stream is capturing").network(entry, plain)
     network.prepare([2, 4])
     inputs = probe_inputs(entry, 3)
-    np.testing.assert_array_equal(network.step(*inputs)[0], OnnxBackend(threads=1).load(entry).step(*inputs)[0])
+    np.testing.assert_array_equal(network.step(**inputs)[0], OnnxBackend(threads=1).load(entry).step(**inputs)[0])
     assert set(plain.ran) == {"-1"}
 
 
@@ -116,7 +112,7 @@ def test_lack_of_memory_is_told_apart(tiny_catalogue: Catalogue, monkeypatch: py
 
     monkeypatch.setattr(session, "run_with_iobinding", fail)
     with pytest.raises(DeviceMemoryError, match="8388608000"):
-        network.step(*probe_inputs(entry, 2))
+        network.step(**probe_inputs(entry, 2))
 
 
 def test_the_provider_is_asked_for_what_was_decided() -> None:
@@ -141,9 +137,9 @@ def test_a_float16_graph_agrees_and_keeps_its_plan_arithmetic(tiny_catalogue: Ca
     found = agrees(bound(entry, graph, "float16"), OnnxBackend(threads=1).load(entry), entry)
     assert found.holds, found
     # With a = 1, b = c = 0 the plan returns x itself: exact only where its arithmetic is float32.
-    x, x0_prev, timestep, label, coefficients = probe_inputs(entry, 3)
-    coefficients[:] = [0.6, 0.8, 1, 0, 0]
-    np.testing.assert_array_equal(bound(entry, graph, "float16").step(x, x0_prev, timestep, label, coefficients)[0], x)
+    inputs = probe_inputs(entry, 3)
+    inputs["coefficients"][:] = [0.6, 0.8, 1, 0, 0]
+    np.testing.assert_array_equal(bound(entry, graph, "float16").step(**inputs)[0], inputs["x"])
 
 
 def test_a_float16_graph_computes_in_float16(tiny_catalogue: Catalogue) -> None:

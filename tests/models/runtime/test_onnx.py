@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the narrow interface: contract checks, clear refusals, and rows that do not feel their company."""
+"""ONNX Runtime behind the narrow interface: contract checks, clear refusals, and rows that do not depend on each other."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from onnx import helper
 
 from models.catalogue import Catalogue, Entry
 from models.manifest import GRAPH
-from models.runtime.base import BackendError, Float32, Int64, Network
+from models.runtime.base import BackendError, Network, StepInputs
+from models.runtime.base import rows_of as part_of
 from models.runtime.onnx import CPU, OnnxBackend, OnnxNetwork, open_session, session_options
 
 ROWS = 17
 
 
-def inputs(entry: Entry, rows: int = ROWS) -> tuple[Float32, Float32, Int64, Int64 | None, Float32]:
+def inputs(entry: Entry, rows: int = ROWS) -> StepInputs:
     random = np.random.default_rng(0)
     shape = (rows, *entry.manifest.image.chw)
-    return (
-        random.standard_normal(shape, dtype=np.float32),
-        random.standard_normal(shape, dtype=np.float32),
-        random.integers(0, entry.manifest.steps, rows),
-        random.integers(0, 4, rows) if entry.manifest.classes else None,
-        random.random((rows, 5), dtype=np.float32),
-    )
+    return {
+        "x": random.standard_normal(shape, dtype=np.float32),
+        "x0_prev": random.standard_normal(shape, dtype=np.float32),
+        "timestep": random.integers(0, entry.manifest.steps, rows),
+        "class_label": random.integers(0, 4, rows) if entry.manifest.classes else None,
+        "coefficients": random.random((rows, 5), dtype=np.float32),
+    }
 
 
 def rows_of(network: Network, entry: Entry, start: int, stop: int) -> bytes:
-    part = [None if value is None else value[start:stop] for value in inputs(entry)]
-    x_next, x0 = network.step(*part)  # type: ignore[arg-type]
+    x_next, x0 = network.step(**part_of(inputs(entry), slice(start, stop)))
     assert x_next.shape == x0.shape == (stop - start, *entry.manifest.image.chw)
     return x_next.tobytes()
 
 
 def edited(entry: Entry, folder: Path, edit: object) -> Entry:
-    """A copy of the entry whose graph `edit` has changed."""
+    """Copy the entry and change its graph by `edit`."""
     shutil.copytree(entry.folder, folder, dirs_exist_ok=True)
     model = onnx.load(folder / GRAPH)
     edit(model.graph)  # type: ignore[operator]
@@ -97,12 +97,9 @@ def _loosen_gemm_weights(graph: onnx.GraphProto) -> None:
 def test_a_batch_of_one_is_padded_where_the_runtime_computes_it_differently(tiny_catalogue: Catalogue, tmp_path: Path) -> None:
     entry = edited(tiny_catalogue.entries["tiny/teacher"], tmp_path / "teacher", _loosen_gemm_weights)
     session = ort.InferenceSession(str(entry.graph), providers=[CPU])
-    x, x0_prev, timestep, label, coefficients = inputs(entry)
 
     def bare(part: slice) -> bytes:
-        feeds = {"x": x[part], "x0_prev": x0_prev[part], "timestep": timestep[part], "coefficients": coefficients[part]}
-        assert label is not None
-        return bytes(session.run(["x_next"], {**feeds, "class_label": label[part]})[0].tobytes())
+        return bytes(session.run(["x_next"], dict(part_of(inputs(entry), part)))[0].tobytes())
 
     alone = b"".join(bare(slice(row, row + 1)) for row in range(ROWS))
     network = OnnxBackend(threads=1).load(entry)
@@ -177,15 +174,15 @@ from models.runtime.probe import probe_inputs
 
 entry = discover([Path(sys.argv[1])]).entries["plain/teacher"]
 network = OnnxBackend(threads=int(sys.argv[2])).load(entry)
-x, x0_prev, timestep, label, coefficients = (None if v is None else np.resize(v, (60_000, *v.shape[1:]))
-                                             for v in probe_inputs(entry, 4))
+few = probe_inputs(entry, 4)
+many = {name: None if v is None else np.resize(v, (60_000, *v.shape[1:])) for name, v in few.items()}
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
 try:
-    network.step(x, x0_prev, timestep, label, coefficients)
+    network.step(**many)
 except DeviceMemoryError as error:
     print("recognised:", error)
-network.step(x[:4], x0_prev[:4], timestep[:4], label, coefficients[:4])
+network.step(**few)
 print("went on")
 """
 

@@ -1,4 +1,4 @@
-"""OpenVINO behind the narrow interface: the same bytes in any company, and images that agree with float32."""
+"""OpenVINO behind the narrow interface: independent rows, and images that agree with float32."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue
-from models.runtime.base import BackendError
+from models.runtime.base import BackendError, rows_of
 from models.runtime.onnx import OnnxBackend
 from models.runtime.probe import agrees, probe_inputs
 
@@ -27,14 +27,13 @@ def test_every_batch_size_gives_the_same_bytes(tiny_catalogue: Catalogue, model:
     entry = tiny_catalogue.entries[model]
     network = backend().load(entry)
     rows = 9
-    x, x0_prev, timestep, label, coefficients = probe_inputs(entry, rows)
-    together = network.step(x, x0_prev, timestep, label, coefficients)[0]
+    inputs = probe_inputs(entry, rows)
+    together = network.step(**inputs)[0]
     network.prepare([2, 4, 8])
     for size in range(1, rows):
         for start in range(rows - size + 1):
             part = slice(start, start + size)
-            labels = None if label is None else label[part]
-            alone = network.step(x[part], x0_prev[part], timestep[part], labels, coefficients[part])[0]
+            alone = network.step(**rows_of(inputs, part))[0]
             assert alone.tobytes() == together[part].tobytes(), (size, start)
 
 
@@ -50,11 +49,11 @@ def test_a_prepared_network_fills_batches_up(tiny_catalogue: Catalogue) -> None:
     assert network.padded(3) == 3
     network.prepare([4, 2])
     assert [network.padded(rows) for rows in (1, 2, 3, 4, 5)] == [2, 2, 4, 4, 5]
-    x, x0_prev, timestep, label, coefficients = probe_inputs(entry, 3)
-    x_next, x0 = network.step(x, x0_prev, timestep, label, coefficients)
-    assert x_next.shape == x0.shape == x.shape
+    inputs = probe_inputs(entry, 3)
+    x_next, x0 = network.step(**inputs)
+    assert x_next.shape == x0.shape == inputs["x"].shape
     kept = x_next.copy()
-    network.step(-x, x0_prev, timestep, label, coefficients)
+    network.step(**{**inputs, "x": -inputs["x"]})
     np.testing.assert_array_equal(x_next, kept)
 
 

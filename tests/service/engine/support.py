@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Unpack
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.catalogue import Catalogue, Entry, Resolved
 from models.noise import initial_noise, step_noise
-from models.runtime.base import Backend, Float32, Int64, Network, Precision
+from models.runtime.base import Backend, Float32, Int64, Network, Precision, StepInputs
 from models.runtime.onnx import OnnxBackend
 from service.engine.config import EngineConfig
 from service.engine.engine import Engine
@@ -131,13 +132,12 @@ class _WatchedNetwork:
             raise RuntimeError("a bug")
         return self._inner.padded(rows)
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        timestep, class_label = inputs["timestep"], inputs["class_label"]
         if self._watched.armed:
             self._watched.batches.append(timestep.tolist())
             self._watched.before(timestep, class_label)
-        x_next, x0 = self._inner.step(x, x0_prev, timestep, class_label, coefficients)
+        x_next, x0 = self._inner.step(**inputs)
         self._watched.steps += 1
         if self._watched.armed:
             self._watched.after(x_next, timestep, class_label)

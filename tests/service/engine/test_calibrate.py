@@ -6,11 +6,12 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 
 from models.catalogue import Catalogue, Entry
-from models.runtime.base import BackendError, DeviceMemoryError, Float32, Int64, Precision
+from models.runtime.base import BackendError, DeviceMemoryError, Float32, Precision, StepInputs
 from models.runtime.onnx import OnnxBackend
 from service.engine.calibrate import BATCH_INVARIANT, calibrate, choose_buckets, sweep
 from service.engine.config import EngineConfig
@@ -39,9 +40,8 @@ class Counting:
     def padded(self, rows: int) -> int:
         return min(size for size in self.prepared[-1] if size >= rows) if self.pads and self.prepared else rows
 
-    def step(
-        self, x: Float32, x0_prev: Float32, timestep: Int64, class_label: Int64 | None, coefficients: Float32
-    ) -> tuple[Float32, Float32]:
+    def step(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        x = inputs["x"]
         if len(x) > self.memory_rows:
             raise DeviceMemoryError(f"no memory for {len(x)} rows")
         self.rows.append(len(x))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import pytest
 
 from models.catalogue import Catalogue, Resolved
-from models.runtime.base import Float32
+from models.runtime.base import Float32, StepInputs
 from models.runtime.onnx import OnnxBackend, OnnxNetwork
 from service.engine.config import EngineConfig
 from service.engine.request import Device, Finished, Generation, ImageSpec, LatencyError, Preview
@@ -86,9 +86,9 @@ class _Abreast(OnnxNetwork):
 
     rows = 0
 
-    def step_abreast(self, x: Float32, *others: Any) -> tuple[Float32, Float32]:
-        _Abreast.rows += len(x)
-        return super().step_abreast(x, *others)
+    def step_abreast(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
+        _Abreast.rows += len(inputs["x"])
+        return super().step_abreast(**inputs)
 
 
 async def test_images_of_two_models_step_side_by_side_on_two_threads(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.features.encode import FORMATS, ImageFormat, encode, grid
+from service.features.encode import FORMATS, ImageFormat, encode
 
 
 def random_pixels(channels: int, height: int = 6, width: int = 9) -> np.ndarray:
@@ -47,16 +47,3 @@ def test_same_pixels_same_bytes(image_format: ImageFormat) -> None:
 def test_scale_makes_squares_of_pixels() -> None:
     pixels = random_pixels(1, 2, 3)
     assert np.array_equal(decoded(encode(pixels, "png", 4), "L"), pixels.repeat(4, 1).repeat(4, 2))
-
-
-def test_grid_places_images_row_by_row_with_white_between() -> None:
-    images = [np.full((3, 4, 5), value, dtype=np.uint8) for value in (10, 20, 30)]
-    sheet = grid(images, gap=1)
-    assert sheet.shape == (3, 9, 11)
-    assert (sheet[:, :4, :5] == 10).all()
-    assert (sheet[:, :4, 6:] == 20).all()
-    assert (sheet[:, 5:, :5] == 30).all()
-    assert (sheet[:, 4] == 255).all()
-    assert (sheet[:, 5:, 6:] == 255).all()
-    with pytest.raises(ValueError, match="at least one"):
-        grid([])

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluation.agreement import feature_agreement, pixel_agreement, psnr, ssim
+from models.image_metrics import psnr, ssim
+from training.evaluation.agreement import feature_agreement, pixel_agreement
 
 
 def _image(value: int) -> np.ndarray:
@@ -42,7 +43,7 @@ def test_chunks_add_up_to_the_whole() -> None:
 
 
 def test_same_noise_counts_pairs_that_find_each_other() -> None:
-    """Unit vectors: the first two of ours lie at their partners, the third at the first's."""
+    """Of three unit vectors the first two equal their partners, the third equals the first one's partner."""
     reference = np.eye(3, dtype=np.float32)
     agreement = feature_agreement(reference[[0, 1, 0]] * 5, reference)
     assert agreement == pytest.approx({"cosine": 2 / 3, "same_noise": 2 / 3})

@@ -14,7 +14,7 @@ from training.evaluation.classifier import has_test_split, load_classifier, trai
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Sixty noise pictures whose classes mean nothing: nothing but memory is right on them."""
+    """Write sixty pictures of noise with random classes, which only memory can recognise."""
     random = np.random.default_rng(0)
     for number in range(60):
         path = tmp_path / "pictures" / ("a", "b")[number % 2] / f"{number:02d}.png"
@@ -40,7 +40,7 @@ def test_a_data_sets_own_split_is_used(idx_folder: Path) -> None:
 
 
 def test_a_hub_set_without_test_images_lends_its_validation_images(tmp_path: Path) -> None:
-    """As the CelebA-HQ of the ready-made configurations has them; a set with neither is cut into two."""
+    """The CelebA-HQ of the shipped configurations has such a split. A set without test and validation images is cut in two."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     for split, count in (("train", 20), ("validation", 6)):
         rows = {"image": [Image.new("L", (8, 8), value) for value in range(count)], "label": [0, 1] * (count // 2)}
@@ -55,7 +55,7 @@ def test_a_hub_set_without_test_images_lends_its_validation_images(tmp_path: Pat
 
 
 def test_meaningless_classes_are_not_recognised(folder: Path, tmp_path: Path) -> None:
-    """A judge that was measured on what it had learnt by heart would be right on most of it."""
+    """Measured on its own training images, the judge would be right on most of them."""
     judge = load_classifier(str(folder), tmp_path / "cache", image_size=8, channels=1, classes=2, epochs=100)
     train, _ = train_and_test(str(folder), image_size=8, channels=1)
     learnt = np.stack([train.read(i) for i in range(len(train))])

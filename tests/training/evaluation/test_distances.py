@@ -1,4 +1,4 @@
-"""Distances against torchmetrics' own metrics with the features as they are, and against their definitions."""
+"""Distances compared with torchmetrics' own, computed from the same features, and with their definitions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from training.evaluation.distances import SUBSETS, frechet, interval, kid_subsets, precision_recall
+from training.evaluation.distances import SUBSETS, confidence_interval, frechet, kid_subsets, precision_recall
 
 pytestmark = pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save all:UserWarning")
 DIMENSIONS = 12
 
 
 class Given(nn.Module):
-    """Images that are features already."""
+    """Pass features on where torchmetrics expects a network."""
 
     num_features = DIMENSIONS
 
@@ -41,7 +41,7 @@ def test_kid_of_each_subset_is_torchmetrics_own() -> None:
 
 
 def test_kid_is_unbiased_for_sets_of_unequal_size() -> None:
-    """Over many draws from one distribution the mean estimate is zero, however small one side is."""
+    """Over many draws from one distribution the mean estimate is zero, also where one side is small."""
     estimates = np.concatenate([kid_subsets(features(30, 10 + seed), features(200, 1000 + seed)) for seed in range(100)])
     error = estimates.std() / np.sqrt(len(estimates))
     assert abs(estimates.mean()) < 3 * error
@@ -49,7 +49,7 @@ def test_kid_is_unbiased_for_sets_of_unequal_size() -> None:
 
 
 def test_kid_is_unbiased_where_every_class_has_its_share() -> None:
-    """Classes far apart, ours in turn and the real ones drawn, as `evaluate` does: counting ours as drawn leans far down."""
+    """Our classes take turns and the real ones are drawn, as in `evaluate`. Treating ours as drawn gives far too low a KID."""
     means = 4 * np.random.default_rng(7).standard_normal((5, DIMENSIONS))
 
     def images(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -83,13 +83,13 @@ def test_frechet_of_few_images_is_mostly_bias() -> None:
 
 
 def test_kid_interval_excludes_zero_for_other_distributions() -> None:
-    mean, low, high = interval(kid_subsets(features(400, 4, shift=1.0), features(400, 5)))
+    mean, low, high = confidence_interval(kid_subsets(features(400, 4, shift=1.0), features(400, 5)))
     assert 0 < low < mean < high
 
 
 def test_interval_is_students_t() -> None:
     """Ten values with mean 5.5 and deviation 3.0277: half width 2.2622 * 3.0277 / sqrt(10)."""
-    mean, low, high = interval(np.arange(1.0, 11.0))
+    mean, low, high = confidence_interval(np.arange(1.0, 11.0))
     assert (mean, high - mean, mean - low) == pytest.approx((5.5, 2.1659, 2.1659), abs=1e-4)
 
 
@@ -101,7 +101,7 @@ def test_kid_refuses_too_few_images() -> None:
 
 
 def test_precision_recall_follow_the_definition() -> None:
-    """Against Kynkaanniemi et al. 2019, eq. 1-2, one pair of points at a time."""
+    """Compare with Kynkaanniemi et al. 2019, eq. 1-2, one pair of points at a time."""
     ours, real = features(25, 6, shift=1.5), features(30, 7)
 
     def inside(points: np.ndarray, centres: np.ndarray) -> float:

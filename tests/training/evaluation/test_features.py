@@ -8,15 +8,17 @@ import torch
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
+from models.image_metrics import UInt8
+from models.runtime.base import Float32
 from training.data import ImageSource, to_square
-from training.evaluation.distances import frechet, interval, kid_subsets
+from training.evaluation.distances import confidence_interval, frechet, kid_subsets
+from training.evaluation.family import Family
 from training.evaluation.features import EfficientNetLite0, find_inception, image_features, source_features
-from training.evaluation.images import CHUNK, ImageCache, NoiseStarts, UInt8
-from training.evaluation.samplers import Family, Float32
+from training.evaluation.images import CHUNK, ImageCache, NoiseStarts
 
 
 class Mean:
-    """Two features that cost nothing: mean and deviation of the pixels."""
+    """Two cheap features: mean and deviation of the pixels."""
 
     name, key, resize = "mean", "mean", "none"
 
@@ -43,7 +45,7 @@ def test_grey_is_three_equal_channels_and_rows_are_independent() -> None:
 
 
 def test_pixels_are_scaled_as_the_network_was_trained() -> None:
-    """On a photograph, the variances after the first convolution are those that its batch norm kept from ImageNet.
+    """On a photograph the variances after the first convolution are those that its batch norm learnt from ImageNet.
 
     (v - 127)/128 gives them; scaling by ImageNet's mean and deviation gives five times as much, by 1/255 a fifth.
     """
@@ -65,7 +67,7 @@ def test_imagenet_features_tell_pictures_from_noise() -> None:
         image[0, random.integers(8)] = random.integers(150, 256)
     noise = random.integers(0, 256, (20, 1, 8, 8)).astype(np.uint8)
     near, real, far = extract(bars[:20]), extract(bars[20:]), extract(noise)
-    assert interval(kid_subsets(near, real))[0] < interval(kid_subsets(far, real))[0]
+    assert confidence_interval(kid_subsets(near, real))[0] < confidence_interval(kid_subsets(far, real))[0]
     assert frechet(near, real) < frechet(far, real)
 
 

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from models.catalogue import discover
+from models.pictures import to_uint8
 from models.plan import dpmpp_2m
+from models.runtime.denoise import denoise
 from training.errors import TrainingError
 from training.evaluation import images
+from training.evaluation.family import Family
 from training.evaluation.images import CHUNK, ImageCache, NoisedStarts, NoiseStarts
 from training.evaluation.paths import PathStarts
-from training.evaluation.samplers import Family, Sampler, denoise
-from training.sampling import to_uint8
+from training.evaluation.samplers import Sampler
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_a_short_chunk_is_completed_and_a_long_one_cut(sampler: Sampler, tmp_pat
 
 
 def test_a_part_is_what_the_whole_has_there(sampler: Sampler, tmp_path: Path) -> None:
-    """And the whole takes it from the cache."""
+    """A later request for the whole takes the part from the cache."""
     cache, starts = ImageCache(tmp_path / "parts"), NoiseStarts(0)
     part = np.concatenate(list(cache.chunks(sampler, starts, CHUNK + 7, CHUNK)))
     folder = cache.folder(sampler, starts)
@@ -57,7 +59,7 @@ def test_a_part_is_what_the_whole_has_there(sampler: Sampler, tmp_path: Path) ->
 
 @pytest.mark.parametrize("left", [0, 60, 200])
 def test_a_damaged_chunk_is_computed_again(sampler: Sampler, tmp_path: Path, left: int) -> None:
-    """As a power cut may leave it: empty, cut in its header, cut in its images."""
+    """A power cut may leave a chunk empty, cut in its header or cut in its images."""
     cache, starts = ImageCache(tmp_path), NoiseStarts(0)
     whole = cache.first(sampler, starts, 8)
     path = cache.folder(sampler, starts) / "000000.npy"
@@ -86,10 +88,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_chunk(
 
 
 def test_noised_starts_are_the_forward_process(sampler: Sampler, tmp_path: Path) -> None:
-    """sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps at a kept teacher step, before the row that starts there."""
+    """The start is sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps at a kept teacher step, before the row that starts there."""
     x0 = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8)).astype(np.uint8)
     start = NoisedStarts("x", x0, np.array([2, 2, 1, 0]), 16, seed=5).at(sampler, range(1, 3))
-    assert start.first == 2  # of rows at 32, 24, 16, 8
+    assert start.first_row == 2  # of rows at 32, 24, 16, 8
     noise = NoiseStarts(5).at(sampler, range(1, 3)).x
     alpha_bar = sampler.plan.coefficients[2, 0] ** 2
     expected = np.sqrt(alpha_bar) * (x0[1:3] / 127.5 - 1) + np.sqrt(1 - alpha_bar) * noise
@@ -107,14 +109,14 @@ def test_almost_clean_starts_come_back_as_they_were(tiny_zoo: Path, tmp_path: Pa
 
 
 def test_a_multistep_plan_starts_anew_from_a_noised_image(tiny_zoo: Path, tmp_path: Path) -> None:
-    """As DPM-Solver++ on the steps that are left would: its first step is of first order."""
+    """The images are those of DPM-Solver++ on the remaining steps, whose first step is of first order."""
     teacher = Family(tiny_zoo, "tiny").sampler("teacher@dpmpp-008")
     starts = NoisedStarts("x", np.full((2, 1, 8, 8), 90, dtype=np.uint8), None, int(teacher.phi[5]), seed=0)
     alpha_bar = discover([tiny_zoo]).entries["tiny/teacher"].manifest.alpha_bar_table
     left = dpmpp_2m(alpha_bar[: starts.step + 1], teacher.phi[:6])
     start = starts.at(teacher, range(2))
-    assert (start.first, len(left)) == (3, 5)
-    anew = denoise(teacher.load(), left, start.x, start.pairs, start.label)
+    assert (start.first_row, len(left)) == (3, 5)
+    anew = denoise(teacher.load(), left, start.x, keys=start.keys, class_label=start.label)
     assert np.array_equal(ImageCache(tmp_path).first(teacher, starts, 2), to_uint8(anew))
 
 

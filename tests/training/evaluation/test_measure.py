@@ -1,4 +1,4 @@
-"""A whole measurement of a real, tiny family: which rows there are, what they cost and what they are compared with."""
+"""A whole measurement of a real, tiny family: its results, their cost and their references."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from training.errors import TrainingError
-from training.evaluation.measure import Measurement, Plan, Row, time_per_image
-from training.evaluation.samplers import Family
+from training.evaluation.family import Family
+from training.evaluation.measure import Measurement
+from training.evaluation.result import Measurements, Result
+from training.evaluation.timing import time_per_image
 from training.export import export
 from training.loop import CHECKPOINT
 
@@ -21,13 +23,13 @@ def family(teacher_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Famil
     return Family(zoo, "shapes")
 
 
-def measured(family: Family, data: Path, cache: Path, *models: str, reference: str = "teacher") -> list[Row]:
-    plan = Plan(images=12, teacher_images=6, seeds=4, models=models, reference=reference, data_images=0, timing=False)
-    return Measurement(family, plan, cache, str(data)).run().rows
+def measured(family: Family, data: Path, cache: Path, *models: str, reference: str = "teacher") -> list[Result]:
+    plan = Measurements(images=12, teacher_images=6, seeds=4, models=models, reference=reference, data_images=0, timing=False)
+    return Measurement(family, plan, cache, str(data)).run().results
 
 
 def test_guided_teachers_stand_in_the_table_at_their_cost(family: Family, idx_folder: Path, tmp_path: Path) -> None:
-    """Several scales in one run, beside the plain teacher's solvers; any of them can be the reference."""
+    """One run can hold several scales and the plain teacher's solvers. Any of them can be the reference."""
     models = ("teacher@ddim-008", "guided:2@ddim-004", "guided:3@ddim-004", "guided:2")
     rows = {row.model: row for row in measured(family, idx_folder, tmp_path, *models, reference="guided:2")}
     few, more, all_steps = (rows[f"shapes/{name}"] for name in models[1:])
@@ -40,12 +42,19 @@ def test_guided_teachers_stand_in_the_table_at_their_cost(family: Family, idx_fo
 
 
 def test_a_part_is_measured_as_the_whole_is(family: Family, idx_folder: Path, tmp_path: Path) -> None:
-    """Classes are those of its own image numbers; what belongs to the seeds is measured with the whole only."""
+    """A part's classes follow its own image numbers. Agreement over seeds is measured with the whole only."""
 
-    def measured(count: int, first: int = 0) -> Row:
-        plan = Plan(images=count, seeds=count, models=("teacher@ddim-004",), reference="teacher@ddim-008", data_images=0,
-                    timing=False, first_index=first)  # fmt: skip
-        return Measurement(family, plan, tmp_path, str(idx_folder)).run().rows[0]
+    def measured(count: int, first: int = 0) -> Result:
+        wanted = Measurements(
+            images=count,
+            seeds=count,
+            models=("teacher@ddim-004",),
+            reference="teacher@ddim-008",
+            data_images=0,
+            timing=False,
+            first_index=first,
+        )
+        return Measurement(family, wanted, tmp_path, str(idx_folder)).run().results[0]
 
     whole, one, two = measured(100), measured(50), measured(50, 50)
     assert (two.first_index, two.images, two.seeds, two.reference, two.psnr) == (50, 50, 0, "", [])

@@ -1,4 +1,4 @@
-"""Parts of a model as one row, from rows made up here."""
+"""Parts of a model as one result, from results made up here."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.training.evaluation.test_results import FACTS, row
+from tests.training.evaluation.test_results import FACTS, result
 from training.errors import TrainingError
-from training.evaluation.distances import interval
-from training.evaluation.measure import Plan, Report, Row
+from training.evaluation.distances import confidence_interval
 from training.evaluation.parts import check_one_model, pooled
 from training.evaluation.record import read_run, write_run
+from training.evaluation.result import Measurements, Report, Result
 from training.evaluation.results import merged, write_results
 from training.evaluation.verdicts import difference
 
 
-def part(kid: float, first: int, images: int, model: str = "student", scatter: int = 0, **metrics: float) -> Row:
-    """A row whose estimates scatter in their own way."""
+def part(kid: float, first: int, images: int, model: str = "student", scatter: int = 0, **metrics: float) -> Result:
+    """Return a result whose estimates have their own scatter."""
     subsets = kid + 0.002 * np.random.default_rng(scatter).standard_normal(10)
-    mean, low, high = interval(subsets)
+    mean, low, high = confidence_interval(subsets)
     made = {"kid": mean, "kid_low": low, "kid_high": high, **metrics}
-    return replace(row(model, 4, kid), metrics=made, kid_subsets=subsets.tolist(), first_index=first, images=images)
+    return replace(result(model, 4, kid), metrics=made, kid_subsets=subsets.tolist(), first_index=first, images=images)
 
 
 def test_parts_are_one_row_whichever_report_is_read_first(tmp_path: Path) -> None:
     first = replace(part(0.010, 0, 200, class_agreement=0.9, fd=100.0, recall=0.5, neighbourhood=200.0), psnr=[30.0] * 20)
-    rows = [first, part(0.016, 200, 100, scatter=1, class_agreement=0.6, fd=90.0), part(0.5, 200, 100, "DDIM")]
-    for name, one in zip("abc", rows, strict=True):
-        write_run(tmp_path / f"{name}.json", "tiny", Report([one], FACTS), Plan(first_index=one.first_index), "command")
+    results = [first, part(0.016, 200, 100, scatter=1, class_agreement=0.6, fd=90.0), part(0.5, 200, 100, "DDIM")]
+    for name, one in zip("abc", results, strict=True):
+        write_run(tmp_path / f"{name}.json", "tiny", Report([one], FACTS), Measurements(first_index=one.first_index), "command")
     for order in ("abc", "cba"):
         found = {r.method: r for r in merged([read_run(tmp_path / f"{name}.json") for name in order])}
         assert (found["DDIM"].images, found["DDIM"].first_index) == (100, 200)  # a part with nothing before it stays what it is
@@ -39,9 +39,9 @@ def test_parts_are_one_row_whichever_report_is_read_first(tmp_path: Path) -> Non
         assert (made.images, made.first_index, made.parts, made.psnr) == (300, 0, [200, 100], first.psnr)
         assert made.metrics["class_agreement"] == pytest.approx(0.8)
         assert not {"fd", "recall", "neighbourhood"} & made.metrics.keys()
-        estimates = (2 * np.asarray(first.kid_subsets) + np.asarray(rows[1].kid_subsets)) / 3
+        estimates = (2 * np.asarray(first.kid_subsets) + np.asarray(results[1].kid_subsets)) / 3
         assert made.kid_subsets == pytest.approx(estimates)
-        assert [made.metrics[name] for name in ("kid", "kid_low", "kid_high")] == pytest.approx(interval(estimates))
+        assert [made.metrics[name] for name in ("kid", "kid_low", "kid_high")] == pytest.approx(confidence_interval(estimates))
 
 
 def test_rows_of_the_same_parts_are_paired_and_no_others() -> None:
@@ -78,9 +78,9 @@ def test_another_model_of_the_same_name_is_refused(change: dict[str, Any]) -> No
 
 
 def test_parts_of_an_ablation_are_one_row_too(tmp_path: Path) -> None:
-    for number, rows in enumerate(([part(0.01, 0, 100), part(0.02, 0, 100, "DDIM")], [part(0.03, 100, 100)])):
-        plan = Plan(first_index=rows[0].first_index)
-        write_run(tmp_path / f"runs/{number}.json", "tiny", Report(rows, FACTS), plan, "command", "parts")
+    for number, results in enumerate(([part(0.01, 0, 100), part(0.02, 0, 100, "DDIM")], [part(0.03, 100, 100)])):
+        plan = Measurements(first_index=results[0].first_index)
+        write_run(tmp_path / f"runs/{number}.json", "tiny", Report(results, FACTS), plan, "command", "parts")
     write_results(tmp_path / "runs", tmp_path / "results.md", "report")
     text = (tmp_path / "results.md").read_text().split("### Ablation: parts")[1].split("###")[0]
     (line,) = [line for line in text.splitlines() if line.startswith("| tiny/student-004")]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluation.paths import slerp, smoothness
+from models.noise import slerp
+from training.evaluation.paths import smoothness
 
 
 def test_slerp_keeps_the_norm_of_equally_long_ends() -> None:
@@ -20,7 +21,7 @@ def test_slerp_of_equal_ends_is_that_end() -> None:
 
 
 def test_an_even_path_and_a_jump() -> None:
-    """Two paths of five frames along a line of length 4: even steps, and all at once."""
+    """Two paths of five frames along a line of length 4: one in even steps, one in a single jump."""
     even = np.arange(5, dtype=np.float32)[:, None]
     jump = np.array([0, 0, 4, 4, 4], dtype=np.float32)[:, None]
     assert smoothness(even, 5) == pytest.approx({"path_length": 16, "path_max_step": 1})

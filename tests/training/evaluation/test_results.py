@@ -1,4 +1,4 @@
-"""JSON, manifests, tables and verdicts from rows made up here."""
+"""JSON, manifests, tables and verdicts from results made up here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from models.catalogue import discover
 from models.manifest import Manifest
 from training.errors import TrainingError
 from training.evaluation import tables
-from training.evaluation.distances import interval
-from training.evaluation.measure import Plan, Report, Row
+from training.evaluation.distances import confidence_interval
 from training.evaluation.record import read_run, record, write_run
+from training.evaluation.result import Measurements, Report, Result
 from training.evaluation.results import merged, write_results
 from training.evaluation.verdicts import Verdict, aims, difference, verdicts
 
@@ -25,10 +25,10 @@ FACTS = {"reference": "tiny/teacher", "machine": "m", "cores": 2, "load": 1.0, "
 NAMES = {"student": "student", "DDIM": "teacher@ddim", "DPM-Solver++(2M)": "teacher@dpmpp"}
 
 
-def row(method: str, evaluations: int, kid: float, *, psnr: float | None = None, **facts: Any) -> Row:
-    """KID estimates around `kid`, the same scatter for every row, so that differences are sharp."""
+def result(method: str, evaluations: int, kid: float, *, psnr: float | None = None, **facts: Any) -> Result:
+    """Return a result whose KID estimates scatter alike for every result, so that differences are sharp."""
     subsets = kid + 0.002 * np.linspace(-1, 1, 10)
-    mean, low, high = interval(subsets)
+    mean, low, high = confidence_interval(subsets)
     metrics = {"kid": mean, "kid_low": low, "kid_high": high, "same_noise": 0.99}
     if psnr is not None:
         metrics["psnr_db"] = psnr
@@ -36,7 +36,9 @@ def row(method: str, evaluations: int, kid: float, *, psnr: float | None = None,
     known = {"kind": "student", "teacher_steps": 1024, "phi": "uniform", **facts}
     reference = "" if method == "teacher" else "tiny/teacher"
     each = [] if psnr is None else (psnr + np.linspace(-5, 5, 50)).tolist()
-    return Row(name, method, f"ddim-{evaluations:03d}", evaluations, 200, 50, metrics, subsets.tolist(), known, reference, each)
+    return Result(
+        name, method, f"ddim-{evaluations:03d}", evaluations, 200, 50, metrics, subsets.tolist(), known, reference, each
+    )
 
 
 def find(found: list[Verdict], start: str) -> Verdict:
@@ -44,17 +46,17 @@ def find(found: list[Verdict], start: str) -> Verdict:
 
 
 def test_a_run_survives_its_json(tmp_path: Path) -> None:
-    report = Report([row("student", 4, 0.01, psnr=30.0)], FACTS)
-    write_run(tmp_path / "r" / "a.json", "tiny", report, Plan(), "sfddm-train evaluate zoo", "k")
+    report = Report([result("student", 4, 0.01, psnr=30.0)], FACTS)
+    write_run(tmp_path / "r" / "a.json", "tiny", report, Measurements(), "sfddm-train evaluate zoo", "k")
     run = read_run(tmp_path / "r" / "a.json")
-    assert run.rows == report.rows
-    assert (run.family, run.ablation, run.plan["seeds"]) == ("tiny", "k", 200)
+    assert run.results == report.results
+    assert (run.family, run.ablation, run.measurements["seeds"]) == ("tiny", "k", 200)
 
 
 @pytest.mark.parametrize("change", [{"kid_subsets": [0.1]}, {"first_index": "100"}, {"facts": []}, {"unknown": 1}])
 def test_a_row_that_cannot_be_trusted_is_one_sentence(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "x.json"
-    write_run(path, "tiny", Report([row("student", 4, 0.01)], FACTS), Plan(), "command")
+    write_run(path, "tiny", Report([result("student", 4, 0.01)], FACTS), Measurements(), "command")
     data = json.loads(path.read_text())
     data["rows"][0].update(change)
     path.write_text(json.dumps(data))
@@ -85,24 +87,26 @@ def metric(zoo: Path, name: str) -> str:
 def test_a_family_is_ranked_by_kid_once_all_of_it_has_one(tiny_zoo: Path, tmp_path: Path) -> None:
     """KID and RMSE are never sorted together."""
     zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
-    record(zoo, [row("student", 4, 0.0123456789), row("DDIM", 4, 0.2), row("elsewhere", 4, 0.1)], "sfddm-train evaluate")
+    record(
+        zoo, [result("student", 4, 0.0123456789), result("DDIM", 4, 0.2), result("elsewhere", 4, 0.1)], "sfddm-train evaluate"
+    )
     assert {metric(zoo, name) for name in ("teacher", "student-004", "student-008")} == {"kid"}
     assert manifest_of(zoo, "student-004").quality["ddim-004"].metrics["kid"] == 0.0123457
     assert set(manifest_of(zoo, "teacher").quality) == {"ddim-004", "ddim-032"}  # what was measured before stays
     assert "kid" in (zoo / "tiny/student-004/README.md").read_text()
     path = zoo / "tiny/student-008/manifest.json"
     path.write_text(path.read_text().replace('"kid"', '"rmse"'))  # one model is left without
-    record(zoo, [row("student", 4, 0.01)], "again")
+    record(zoo, [result("student", 4, 0.01)], "again")
     assert {metric(zoo, name) for name in ("teacher", "student-004", "student-008")} == {"rmse"}
 
 
 def test_measurements_add_up_in_a_manifest(tiny_zoo: Path, tmp_path: Path) -> None:
-    """A KID of 200 images stays when agreement is measured without distances on fewer; whoever measures all replaces all."""
+    """A KID of 200 images stays when only agreement is measured on fewer images. Measuring everything replaces everything."""
     zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
-    whole = row("student", 4, 0.01, psnr=30.0)
+    whole = result("student", 4, 0.01, psnr=30.0)
     whole.metrics["class_agreement"] = 0.9
     record(zoo, [whole], "first")
-    part = Row("tiny/student-004", "student", "ddim-004", 4, 50, 50, {"psnr_db": 31.0, "class_agreement": 0.5})
+    part = Result("tiny/student-004", "student", "ddim-004", 4, 50, 50, {"psnr_db": 31.0, "class_agreement": 0.5})
     record(zoo, [part], "second")
     quality = manifest_of(zoo, "student-004").quality["ddim-004"]
     assert (quality.images, quality.command) == (200, "first && second")
@@ -118,23 +122,23 @@ def test_measurements_add_up_in_a_manifest(tiny_zoo: Path, tmp_path: Path) -> No
 
 def test_agreement_in_a_manifest_is_with_the_plain_teacher(tiny_zoo: Path, tmp_path: Path) -> None:
     zoo = shutil.copytree(tiny_zoo, tmp_path / "zoo")
-    record(zoo, [replace(row("student", 4, 0.01, psnr=40.0), reference="tiny/guided:2")], "guided")
+    record(zoo, [replace(result("student", 4, 0.01, psnr=40.0), reference="tiny/guided:2")], "guided")
     assert manifest_of(zoo, "student-004").quality["ddim-004"].metrics.keys() == {"kid", "kid_low", "kid_high"}
 
 
 def test_the_difference_of_paired_rows_is_sharper_than_that_of_others() -> None:
-    a, b = row("student", 8, 0.010), row("DDIM", 8, 0.011)
+    a, b = result("student", 8, 0.010), result("DDIM", 8, 0.011)
     mean, low, high = difference(a, b)
     assert (mean, low, high) == pytest.approx((-0.001, -0.001, -0.001))
-    other = Row(**{**b.__dict__, "images": 100})
+    other = Result(**{**b.__dict__, "images": 100})
     mean, low, high = difference(a, other)
     assert low < -0.001 < 0 < high
 
 
 def test_verdicts_follow_the_numbers() -> None:
-    good = [row("student", n, 0.010, psnr=40) for n in (4, 8, 16, 32)]
-    ddim = [row("DDIM", n, kid, psnr=30) for n, kid in ((4, 0.03), (8, 0.02), (16, 0.02), (32, 0.009))]
-    found = verdicts([*good, *ddim], [*good, *ddim, row("student", 50, 0.010)])
+    good = [result("student", n, 0.010, psnr=40) for n in (4, 8, 16, 32)]
+    ddim = [result("DDIM", n, kid, psnr=30) for n, kid in ((4, 0.03), (8, 0.02), (16, 0.02), (32, 0.009))]
+    found = verdicts([*good, *ddim], [*good, *ddim, result("student", 50, 0.010)])
     against = find(found, "The student is closer to the data (KID) than strided")
     assert against.verdict == "holds in part"  # at 16, not at 32
     assert "16: -10.0 [-10.0, -10.0] against DDIM" in against.evidence
@@ -142,45 +146,52 @@ def test_verdicts_follow_the_numbers() -> None:
     assert find(found, "Semantic").verdict == "holds"
     assert find(found, "Meaningful").verdict == "could not be tested"
     assert find(found, "Flexible").verdict == "holds"
-    worse = [row("student", 32, 0.01, psnr=40), row("student", 50, 0.02)]
+    worse = [result("student", 32, 0.01, psnr=40), result("student", 50, 0.02)]
     assert find(verdicts(worse[:1], worse), "Flexible").verdict == "does not hold"
 
 
 def test_agreement_is_compared_seed_by_seed() -> None:
-    """A difference of 0.2 dB in images that differ by 10 dB among themselves: sharp where it is alike for all of them."""
-    rows = [row("student", 32, 0.01, psnr=40.2), row("DDIM", 32, 0.01, psnr=40.0)]
-    found = find(aims(rows), "At 16, 32")
+    """0.2 dB between models is significant where it is the same for every image, although the images differ by 10 dB."""
+    results = [result("student", 32, 0.01, psnr=40.2), result("DDIM", 32, 0.01, psnr=40.0)]
+    found = find(aims(results), "At 16, 32")
     assert (found.verdict, found.evidence) == ("holds where measured", "32: +0.2 dB [+0.2, +0.2] over DDIM")
-    shuffled = replace(rows[1], psnr=rows[1].psnr[::-1])
-    assert find(aims([rows[0], shuffled]), "At 16, 32").verdict == "does not hold"
-    assert find(aims([rows[0], replace(rows[1], psnr=[])]), "At 16, 32").verdict == "could not be tested"
+    shuffled = replace(results[1], psnr=results[1].psnr[::-1])
+    assert find(aims([results[0], shuffled]), "At 16, 32").verdict == "does not hold"
+    assert find(aims([results[0], replace(results[1], psnr=[])]), "At 16, 32").verdict == "could not be tested"
 
 
 def test_a_claim_measured_in_part_holds_there_only() -> None:
-    rows = [row("student", 128, 0.01, psnr=31.0), row("DDIM", 128, 0.02, psnr=25.0)]
-    assert find(aims(rows), "At 16, 32").verdict == "holds where measured"
-    assert find(verdicts(rows, rows), "The student is closer to the data (KID) than strided").verdict == "holds where measured"
-    elsewhere = replace(rows[0], reference="tiny/another")
-    assert find(aims([elsewhere, rows[1]]), "At 16, 32").verdict == "could not be tested"
-    few = [replace(r, psnr=r.psnr[:1]) for r in rows]
+    results = [result("student", 128, 0.01, psnr=31.0), result("DDIM", 128, 0.02, psnr=25.0)]
+    assert find(aims(results), "At 16, 32").verdict == "holds where measured"
+    assert (
+        find(verdicts(results, results), "The student is closer to the data (KID) than strided").verdict
+        == "holds where measured"
+    )
+    elsewhere = replace(results[0], reference="tiny/another")
+    assert find(aims([elsewhere, results[1]]), "At 16, 32").verdict == "could not be tested"
+    few = [replace(r, psnr=r.psnr[:1]) for r in results]
     assert find(aims(few), "At 16, 32").verdict == "could not be tested"
 
 
 def test_aims_follow_the_numbers() -> None:
-    teacher = row("teacher", 1024, 0.010)
-    rows = [teacher, row("student", 4, 0.02), row("student", 8, 0.010), row("student, guided", 16, 0.005)]
-    found = aims(rows)
+    teacher = result("teacher", 1024, 0.010)
+    results = [teacher, result("student", 4, 0.02), result("student", 8, 0.010), result("student, guided", 16, 0.005)]
+    found = aims(results)
     assert find(found, "The smallest").verdict == "T' = 8"
-    assert find(aims([*rows, row("student", 16, 0.02)]), "The smallest").verdict == "none"  # a larger T' that does not
+    assert find(aims([*results, result("student", 16, 0.02)]), "The smallest").verdict == "none"  # a larger T' that does not
     assert find(found, "A guided").verdict == "holds"
     assert find(found, "At 4, 8 and 16 a guided").verdict == "could not be tested"
     assert find(found, "Single fold").verdict == "could not be tested"
-    assert find(aims([*rows[:2], row("student, guided", 16, 0.02)]), "A guided").verdict == "does not hold"
+    assert find(aims([*results[:2], result("student, guided", 16, 0.02)]), "A guided").verdict == "does not hold"
 
 
 def test_guided_students_are_compared_with_the_guided_teacher_at_equal_evaluations() -> None:
-    rows = [row("student, guided", 8, 0.01), row("DPM-Solver++(2M)", 8, 0.02), row("DPM-Solver++(2M), guided", 8, 0.01)]
-    every, teachers = (v for v in aims(rows) if v.claim.startswith("At 4, 8 and 16 a guided"))
+    results = [
+        result("student, guided", 8, 0.01),
+        result("DPM-Solver++(2M)", 8, 0.02),
+        result("DPM-Solver++(2M), guided", 8, 0.01),
+    ]
+    every, teachers = (v for v in aims(results) if v.claim.startswith("At 4, 8 and 16 a guided"))
     assert (every.verdict, every.evidence) == ("holds where measured", "8: -10.0 [-10.0, -10.0] against DPM-Solver++(2M)")
     assert teachers.verdict == "does not hold"
     assert teachers.evidence == "8: +0.0 [+0.0, +0.0] against DPM-Solver++(2M), guided"
@@ -188,17 +199,17 @@ def test_guided_students_are_compared_with_the_guided_teacher_at_equal_evaluatio
 
 @pytest.mark.parametrize(("cost", "verdict"), [(30, "holds"), (40, "does not hold")])
 def test_single_fold_is_compared_at_equal_quality(cost: int, verdict: str) -> None:
-    rows = [row("student", 16, 0.01, training_cost=cost), row("progressive distillation", 16, 0.01, training_cost=100)]
-    assert find(aims(rows), "Single fold").verdict == verdict
-    worse = [row("student", 16, 0.02, training_cost=cost), rows[1]]
+    results = [result("student", 16, 0.01, training_cost=cost), result("progressive distillation", 16, 0.01, training_cost=100)]
+    assert find(aims(results), "Single fold").verdict == verdict
+    worse = [result("student", 16, 0.02, training_cost=cost), results[1]]
     assert find(aims(worse), "Single fold").verdict == "does not hold"
-    cheap = row("progressive distillation", 16, 0.03, training_cost=cost)  # worse, so that nothing is equal about it
-    assert find(aims([*rows, cheap]), "Single fold").verdict == verdict
+    cheap = result("progressive distillation", 16, 0.03, training_cost=cost)  # worse, so that nothing is equal about it
+    assert find(aims([*results, cheap]), "Single fold").verdict == verdict
 
 
 def test_an_ablation_shows_what_differs_and_no_more() -> None:
-    rows = [row("student", 8, 0.01, k=1, init="teacher"), row("student", 8, 0.02, k=4, init="teacher")]
-    header = tables.ablation(rows).splitlines()[0]
+    results = [result("student", 8, 0.01, k=1, init="teacher"), result("student", 8, 0.02, k=4, init="teacher")]
+    header = tables.ablation(results).splitlines()[0]
     assert " k " in header
     assert "init" not in header
     assert "FID" not in header  # not measured
@@ -207,7 +218,7 @@ def test_an_ablation_shows_what_differs_and_no_more() -> None:
 def test_tables_are_markdown_of_equal_width() -> None:
     lines = tables.markdown(["model", "x"], [["a", "1"], ["longer", "22"]]).splitlines()
     assert lines == ["| model  |   x |", "|:-------|----:|", "| a      |   1 |", "| longer |  22 |"]
-    pivot = tables.pivot([row("student", 4, 0.01), row("DDIM", 8, 0.02)], tables.kid).splitlines()
+    pivot = tables.pivot([result("student", 4, 0.01), result("DDIM", 8, 0.02)], tables.kid).splitlines()
     assert [cell.strip() for cell in pivot[0].split("|")[1:-1]] == ["evaluations", "student", "DDIM"]
     assert [cell.strip()[:5] for cell in pivot[2].split("|")[1:-1]] == ["4", "10.00", ""]
 
@@ -215,72 +226,78 @@ def test_tables_are_markdown_of_equal_width() -> None:
 def test_series_of_one_method_are_told_apart() -> None:
     names = ["tiny/progressive-112k-004", "tiny/progressive-112k-008", "tiny/progressive-449k-004", "tiny/student-016-guided"]
     methods = [*["progressive distillation"] * 3, "student, guided"]
-    rows = [replace(row(m, int(n[-3:]) if m[0] == "p" else 16, 0.01), model=n) for m, n in zip(methods, names, strict=True)]
-    found = {label: [r.evaluations for r in points] for label, _, points in tables.series(rows)}
+    results = [
+        replace(result(m, int(n[-3:]) if m[0] == "p" else 16, 0.01), model=n) for m, n in zip(methods, names, strict=True)
+    ]
+    found = {label: [r.evaluations for r in points] for label, _, points in tables.series(results)}
     label = "progressive distillation (progressive-{}k)"
     assert found == {label.format(112): [4, 8], label.format(449): [4], "student, guided": [16]}
 
 
 def test_runs_of_other_noises_do_not_share_a_table(tmp_path: Path) -> None:
-    """As an ablation they have a table of their own, and one heading for all of its runs."""
-    report = Report([row("student", 4, 0.01)], FACTS)
-    write_run(tmp_path / "runs/a.json", "tiny", report, Plan(), "a")
+    """Runs with one ablation heading share one table."""
+    report = Report([result("student", 4, 0.01)], FACTS)
+    write_run(tmp_path / "runs/a.json", "tiny", report, Measurements(), "a")
     basis = {"features": "F", "resize": "R", "fid": "none"}
-    write_run(tmp_path / "runs/b.json", "tiny", Report(report.rows, {**FACTS, **basis, "data": "D"}), Plan(), "b")
+    write_run(tmp_path / "runs/b.json", "tiny", Report(report.results, {**FACTS, **basis, "data": "D"}), Measurements(), "b")
     write_results(tmp_path / "runs", tmp_path / "results.md", "r")  # one has no distances
-    write_run(tmp_path / "runs/a.json", "tiny", Report(report.rows, {**FACTS, **basis, "data": "E"}), Plan(), "a")
+    write_run(tmp_path / "runs/a.json", "tiny", Report(report.results, {**FACTS, **basis, "data": "E"}), Measurements(), "a")
     with pytest.raises(TrainingError, match="data or features, so that they cannot share"):
         write_results(tmp_path / "runs", tmp_path / "results.md", "r")
-    write_run(tmp_path / "runs/a.json", "tiny", report, Plan(), "a")
-    write_run(tmp_path / "runs/b.json", "tiny", report, Plan(seed=7), "b")
+    write_run(tmp_path / "runs/a.json", "tiny", report, Measurements(), "a")
+    write_run(tmp_path / "runs/b.json", "tiny", report, Measurements(seed=7), "b")
     with pytest.raises(TrainingError, match="differ in --seed"):
         write_results(tmp_path / "runs", tmp_path / "results.md", "r")
     for name in "bc":
-        write_run(tmp_path / f"runs/{name}.json", "tiny", report, Plan(seed=7), name, "scale")
+        write_run(tmp_path / f"runs/{name}.json", "tiny", report, Measurements(seed=7), name, "scale")
     write_results(tmp_path / "runs", tmp_path / "results.md", "r")
     assert (tmp_path / "results.md").read_text().count("### Ablation: scale") == 1
 
 
 def test_of_a_model_measured_twice_the_larger_measurement_stands(tmp_path: Path) -> None:
-    """And takes from the others what it lacks and does not rest on its N."""
-    large = row("student", 4, 0.01)
-    small = replace(large, images=10, metrics={**row("student", 4, 0.5).metrics, "path_length": 3.0, "ms_alone": 2.0})
+    """The result takes metrics that it lacks from the others, unless they depend on its N."""
+    large = result("student", 4, 0.01)
+    small = replace(large, images=10, metrics={**result("student", 4, 0.5).metrics, "path_length": 3.0, "ms_alone": 2.0})
     most = replace(large, images=999, metrics={"psnr_db": 1.0})  # without a KID, which is what rankings rest on
     elsewhere = replace(small, reference="tiny/guided:2", metrics={"path_psnr_db": 9.0})
     for name, one in zip("abcd", (large, small, most, elsewhere), strict=True):
-        write_run(tmp_path / f"{name}.json", "tiny", Report([one], FACTS), Plan(), "command")
+        write_run(tmp_path / f"{name}.json", "tiny", Report([one], FACTS), Measurements(), "command")
     (found,) = merged([read_run(tmp_path / f"{name}.json") for name in "abcd"])
     assert found == replace(large, metrics={**large.metrics, "path_length": 3.0, "ms_alone": 2.0})
 
 
 def test_a_guided_student_is_shown_with_its_guided_teacher(tmp_path: Path) -> None:
-    """Whichever run is read last: the main one measures it too, against the plain teacher."""
-    alone = replace(row("student, guided", 16, 0.01, psnr=35.0), reference="tiny/guided:2")
-    plain = row("student", 16, 0.01, psnr=40.0)
-    write_run(tmp_path / "guided.json", "tiny", Report([alone, replace(plain, reference="tiny/guided:2")], FACTS), Plan(), "g")
+    """The order of reading does not matter, although the main run measures the model too, against the plain teacher."""
+    alone = replace(result("student, guided", 16, 0.01, psnr=35.0), reference="tiny/guided:2")
+    plain = result("student", 16, 0.01, psnr=40.0)
+    write_run(
+        tmp_path / "guided.json", "tiny", Report([alone, replace(plain, reference="tiny/guided:2")], FACTS), Measurements(), "g"
+    )
     among = replace(alone, reference="tiny/teacher", images=900)
-    write_run(tmp_path / "main.json", "tiny", Report([among, plain], FACTS), Plan(), "m")
+    write_run(tmp_path / "main.json", "tiny", Report([among, plain], FACTS), Measurements(), "m")
     found = merged([read_run(tmp_path / f"{name}.json") for name in ("main", "guided")])
     assert {r.method: r.reference for r in found} == {"student": "tiny/teacher", "student, guided": "tiny/guided:2"}
     assert merged([read_run(tmp_path / f"{name}.json") for name in ("guided", "main")]) == found
 
 
 def test_reports_from_before_rows_told_their_reference_still_read(tmp_path: Path) -> None:
-    write_run(tmp_path / "a.json", "tiny", Report([row("student", 4, 0.01, psnr=30.0)], FACTS), Plan(), "command")
+    write_run(tmp_path / "a.json", "tiny", Report([result("student", 4, 0.01, psnr=30.0)], FACTS), Measurements(), "command")
     data = json.loads((tmp_path / "a.json").read_text())
     del data["rows"][0]["reference"]
     (tmp_path / "a.json").write_text(json.dumps(data))
-    assert read_run(tmp_path / "a.json").rows[0].reference == "tiny/teacher"
+    assert read_run(tmp_path / "a.json").results[0].reference == "tiny/teacher"
 
 
 def test_guided_and_plain_rows_are_not_compared_in_agreement(tmp_path: Path) -> None:
-    """Each pivot has one reference, and the verdict on agreement looks at the plain teacher's alone."""
-    plain = [row(name, 16, 0.01, psnr=psnr) for name, psnr in (("student", 40.0), ("DDIM", 30.0), ("DPM-Solver++(2M)", 30.0))]
+    """Each pivot has one reference, and the verdict on agreement uses results against the plain teacher only."""
+    plain = [
+        result(name, 16, 0.01, psnr=psnr) for name, psnr in (("student", 40.0), ("DDIM", 30.0), ("DPM-Solver++(2M)", 30.0))
+    ]
     guided = [
-        replace(row(f"{name}, guided", 16, 0.01, psnr=psnr), reference="tiny/guided:2")
+        replace(result(f"{name}, guided", 16, 0.01, psnr=psnr), reference="tiny/guided:2")
         for name, psnr in (("student", 50.0), ("DDIM", 20.0))
     ]
-    write_run(tmp_path / "runs/a.json", "tiny", Report([*plain, *guided], FACTS), Plan(), "command")
+    write_run(tmp_path / "runs/a.json", "tiny", Report([*plain, *guided], FACTS), Measurements(), "command")
     write_results(tmp_path / "runs", tmp_path / "results.md", "sfddm-train report")
     text = (tmp_path / "results.md").read_text()
     parts = {
@@ -295,12 +312,12 @@ def test_guided_and_plain_rows_are_not_compared_in_agreement(tmp_path: Path) -> 
 
 
 def test_the_page_holds_every_run(tmp_path: Path) -> None:
-    main = [row("student", 8, 0.01, psnr=31.5, training_cost=10), row("DDIM", 8, 0.02, psnr=25.0)]
-    main.append(row("progressive distillation", 8, 0.015, training_cost=100))
+    main = [result("student", 8, 0.01, psnr=31.5, training_cost=10), result("DDIM", 8, 0.02, psnr=25.0)]
+    main.append(result("progressive distillation", 8, 0.015, training_cost=100))
     main[0].metrics["from_cifar-clean-10_psnr_db"] = 22.5
-    write_run(tmp_path / "runs/main.json", "tiny", Report(main, FACTS), Plan(), "sfddm-train evaluate main")
-    part = [row("student", 8, 0.01, k=1), row("student", 8, 0.03, k=8)]
-    write_run(tmp_path / "runs/k.json", "tiny", Report(part, FACTS), Plan(), "sfddm-train evaluate k", "sub-steps k")
+    write_run(tmp_path / "runs/main.json", "tiny", Report(main, FACTS), Measurements(), "sfddm-train evaluate main")
+    part = [result("student", 8, 0.01, k=1), result("student", 8, 0.03, k=8)]
+    write_run(tmp_path / "runs/k.json", "tiny", Report(part, FACTS), Measurements(), "sfddm-train evaluate k", "sub-steps k")
     (tmp_path / "runs/notes.md").write_text("## What this says\n\nBy hand.\n")
     write_results(tmp_path / "runs", tmp_path / "results.md", "sfddm-train report")
     text = (tmp_path / "results.md").read_text()

@@ -1,4 +1,4 @@
-"""Samplers: served graphs and torch make the same images, and a guided teacher is one at its own cost."""
+"""Samplers: served graphs and torch make the same images, and a guided teacher costs two evaluations a step."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import pytest
 import torch
 
 from models.network import predict
+from models.pictures import to_uint8
+from models.runtime.denoise import denoise
+from tests.training.reference import run_plan
 from training.errors import TrainingError
+from training.evaluation.family import Family
 from training.evaluation.images import NoiseStarts
-from training.evaluation.samplers import Family, Sampler, denoise, torch_sampler
+from training.evaluation.samplers import Sampler, torch_sampler
 from training.export import export
-from training.sampling import run_plan, to_uint8
 from training.torch_model import load_model
 
 
 def images(sampler: Sampler, count: int = 6) -> np.ndarray:
     start = NoiseStarts(3).at(sampler, range(count))
-    return to_uint8(denoise(sampler.load(), sampler.plan, start.x, start.pairs, start.label))
+    return to_uint8(denoise(sampler.load(), sampler.plan, start.x, keys=start.keys, class_label=start.label))
 
 
 def test_torch_sampler_is_the_reference_sampling(teacher_run: Path) -> None:
     model = load_model(str(teacher_run))
     sampler = torch_sampler(str(teacher_run))
     pairs, label = [(3, i) for i in range(6)], torch.arange(6) % 3
-    reference = to_uint8(run_plan(model.network, model.plan(), model.prediction_type, pairs, model.shape, label))
+    reference = to_uint8(run_plan(model.network, model.plan(), model.prediction_type, pairs, model.shape, label).numpy())
     assert np.abs(images(sampler).astype(int) - reference).max() <= 1
     assert (sampler.method, sampler.evaluations) == ("teacher", 64)
 
@@ -50,13 +53,13 @@ def test_one_and_two_evaluations_work(tiny_zoo: Path, count: int) -> None:
 
 @pytest.fixture
 def shapes(teacher_run: Path, tmp_path: Path) -> Family:
-    """A family whose teacher can be guided: it has a null label, and its network can be rebuilt from its folder."""
+    """Return a family whose teacher can be guided: it has a null label, and its network can be rebuilt from its folder."""
     export(str(teacher_run), tmp_path, "shapes", "teacher", half=False)
     return Family(tmp_path, "shapes")
 
 
 def test_a_classifier_free_teacher_costs_two_evaluations_a_step(shapes: Family) -> None:
-    """Against the formula; the scale belongs to the key of the images, and a scale of one is the teacher itself."""
+    """Compare with the formula. The images' key holds the scale, and a scale of one is the teacher itself."""
     plain, guided = shapes.sampler("teacher@ddim-008"), shapes.sampler("guided:4@ddim-008")
     assert (guided.id, guided.method, guided.evaluations) == ("shapes/guided:4@ddim-008", "DDIM, guided", 16)
     assert guided.facts["guidance"] == "classifier-free, scale 4"
@@ -74,7 +77,8 @@ def test_a_classifier_free_teacher_costs_two_evaluations_a_step(shapes: Family) 
         weak = predict(model.network, x, torch.from_numpy(t), torch.full_like(label, 3))
     x0 = (row[0] * x - row[1] * (weak + 4 * (strong - weak))).clamp(-1, 1)
     table = np.repeat(guided.plan.coefficients[:1].astype(np.float32), 6, axis=0)
-    np.testing.assert_allclose(guided.load().step(start.x, zero, t, start.label, table)[1], x0, atol=1e-4)
+    made = guided.load().step(x=start.x, x0_prev=zero, timestep=t, class_label=start.label, coefficients=table)[1]
+    np.testing.assert_allclose(made, x0, atol=1e-4)
 
 
 def test_autoguidance_takes_a_snapshot(shapes: Family, snapshot: Path) -> None:

@@ -44,7 +44,7 @@ def test_weights_are_the_same_in_x0_whatever_is_predicted(kind: PredictionType, 
     snr = kept / (1 - kept)
     x = torch.randn(len(kept), 1, 2, 2, dtype=torch.float64)
     signal, noise = (torch.from_numpy(f)[:, None, None, None] for f in (np.sqrt(kept), np.sqrt(1 - kept)))
-    low, high = (prediction_from_x0(torch.full_like(x, v), x, signal, noise, kind) for v in (0.5, 0.51))
+    low, high = (prediction_from_x0(torch.full_like(x, v), x=x, signal=signal, noise=noise, kind=kind) for v in (0.5, 0.51))
     error = (high - low).square().mean(dim=(1, 2, 3)).numpy() * loss_weight(kept, kind, weight, 1e9)  # type: ignore[arg-type]
     expected = of_snr(snr) if callable(of_snr) else snr + (kind == "v_prediction")
     assert np.allclose(error, expected * 0.01**2)
@@ -63,7 +63,7 @@ def test_what_clipping_makes_right_is_no_error() -> None:
     x0 = torch.tensor([-1.3, -1.3, -0.7, 1.2, 1.2, 0.4]).reshape(x.shape)  # the student's
     wanted = torch.tensor([-1.0, -0.9, -1.0, 1.0, -1.0, 0.4]).reshape(x.shape)
     batch = Batch(x, torch.ones(1, dtype=torch.int64), level, level, None)
-    student, target = (prediction_from_x0(image, x, level, level, "v_prediction") for image in (x0, wanted))
+    student, target = (prediction_from_x0(image, x=x, signal=level, noise=level, kind="v_prediction") for image in (x0, wanted))
     error = reachable_error(student, target, wanted, batch, "v_prediction", (-1.0, 1.0))
     assert torch.equal(error != 0, torch.tensor([False, True, True, False, True, False]).reshape(x.shape))
     assert torch.equal(reachable_error(student, target, wanted, batch, "v_prediction", None), student - target)
@@ -93,7 +93,7 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     *before, (at, number, made) = seen
     for i, (from_x, from_number, from_made) in enumerate(before):
         signal, noise, a, b, c = rows("ddim" if i == 0 else sampler, from_number + 1)
-        above = x0_from_prediction(from_made, from_x, signal, noise, teacher.prediction_type).clamp(-1, 1)
+        above = x0_from_prediction(from_made, x=from_x, signal=signal, noise=noise, kind=teacher.prediction_type, clip=(-1, 1))
         comes = (batch.t + len(before) - i <= 8)[:, None, None, None]
         x = torch.where(comes, a * from_x + b * above + c * previous, from_x)
         previous = torch.where(comes, above, previous)
@@ -108,7 +108,7 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     _, landed = Walk(teacher, PHI, 3, "dpmpp")(x, batch.t, label)
     wanted = (landed - a * x - c * previous) / b
     wanted = torch.where(wanted.abs() > 1 - 1e-5, wanted.sign(), wanted)  # clipped, rounding or not
-    target = prediction_from_x0(wanted, x, signal, noise, teacher.prediction_type)
+    target = prediction_from_x0(wanted, x=x, signal=signal, noise=noise, kind=teacher.prediction_type)
     batch = Batch(x, batch.t, signal, noise, label)
     error = reachable_error(made.detach(), target, wanted, batch, teacher.prediction_type, (-1, 1))
     each = error.square().mean(dim=(1, 2, 3))
@@ -170,8 +170,9 @@ def test_consistency_target_is_the_student_one_teacher_step_on(
 
     def clean(network: nn.Module, x: torch.Tensor, t: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
         level = alpha_bar[t][:, None, None, None]
+        prediction = predict(network, x, number, label)
         return x0_from_prediction(
-            predict(network, x, number, label), x, level.sqrt(), (1 - level).sqrt(), teacher.prediction_type
+            prediction, x=x, signal=level.sqrt(), noise=(1 - level).sqrt(), kind=teacher.prediction_type, clip=None
         )
 
     with torch.no_grad():

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from models.catalogue import discover
+from models.runtime.denoise import denoise, starting_noise
 from models.runtime.onnx import OnnxBackend
 from tests.training.conftest import tiny_loop
 from training import checkpoint
 from training.distill import DistillConfig, distill
 from training.errors import TrainingError
-from training.evaluation.samplers import denoise
 from training.export import export
 from training.objectives.progressive import folds, progressive
-from training.sampling import starting_noise
 from training.torch_model import load_model
 
 
@@ -96,8 +95,8 @@ def test_consistency_students_are_served_by_their_own_sampler(
     assert np.allclose(plan.coefficients[:, 3], np.sqrt(following))
     assert np.allclose(plan.s, np.sqrt(1 - following))
     assert plan.deterministic == (evaluations == 1)
-    pairs = [(0, index) for index in range(4)]
-    noise = starting_noise(pairs, (1, 8, 8)).numpy()
-    images = denoise(OnnxBackend().load(resolved.entry), plan, noise, pairs, np.arange(4) % 3)
+    keys = [(0, index) for index in range(4)]
+    noise = starting_noise(keys, (1, 8, 8))
+    images = denoise(OnnxBackend().load(resolved.entry), plan, noise, keys=keys, class_label=np.arange(4) % 3)
     assert np.abs(images).max() <= 1
     assert "diffusers" not in (resolved.entry.folder / "README.md").read_text()

@@ -1,0 +1,77 @@
+"""Facts that tell models apart in tables: how each was made, and the method whose curve it belongs to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.manifest import Provenance
+from models.subsequence import Int64, uniform_phi
+
+if TYPE_CHECKING:
+    from training.torch_model import TorchModel
+
+TEACHER = "teacher"  # the method of a teacher at all of its own steps
+REAL_IMAGES = "real test images"  # the method of the data set's own images
+METHODS = {
+    "ddim": "DDIM",
+    "dpmpp": "DPM-Solver++(2M)",
+    "ddpm": "ancestral DDPM",
+    "rollout": "student",
+    "released": "released objective",
+    "progressive": "progressive distillation",
+    "consistency": "consistency distillation",
+}
+
+
+def method_of(kind: str, made: Provenance, solver: str | None = None) -> str:
+    """Name the curve of a model, or of a solver on it. Guided models have curves of their own."""
+    own = TEACHER if kind == "teacher" else METHODS.get(made.objective, made.objective)
+    return (own if solver is None else METHODS[solver]) + (", guided" if made.guidance else "")
+
+
+def model_facts(kind: str, made: Provenance, *, parameters: int, phi: Int64) -> dict[str, Any]:
+    """Return what sets one model apart from another, flat. Facts that are not known are left out."""
+    settings = made.settings
+    facts = {
+        "kind": kind,
+        "data": made.data,
+        "objective": made.objective,
+        "training_images": made.images,
+        "training_cost": made.evaluations,
+        "training_seconds": made.seconds,
+        "seed": made.seed,
+        "lr": settings.get("loop", {}).get("lr"),
+        "parameters": parameters,
+        "teacher_steps": int(phi[-1]),
+        "phi": "uniform" if np.array_equal(phi, uniform_phi(int(phi[-1]), len(phi) - 1)) else "other",
+    }
+    if made.objective == "rollout":
+        facts |= {"sampler": "ddim", "norm": "squared"}  # runs older than these settings do not name them
+    facts |= {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool | list)}
+    facts |= {"k": made.k, "guidance": made.guidance}  # None where it has no meaning, as k for other objectives
+    if facts["phi"] == "other" and (share := settings.get("concentrate")):
+        facts["phi"] = f"half within {share[0]:g} ... {share[1]:g} of T"
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def provenance_of(model: TorchModel) -> Provenance:
+    """Return the provenance of a torch model as a manifest would hold it, its present guidance included.
+
+    This is the one place of the evaluation that reads TorchModel.provenance, a dictionary.
+    """
+    made = model.provenance
+    settings = made.get("settings") or {}
+    loop = made.get("loop") or settings.get("loop") or {}
+    known = {name: value for name, value in made.items() if name in Provenance.model_fields}
+    return Provenance(
+        **{
+            "seed": loop.get("seed", 0),
+            "commit": "",
+            "created": "",
+            **known,
+            "guidance": model.guidance or made.get("guidance"),
+            "settings": {**settings, "loop": loop},
+        }
+    )
