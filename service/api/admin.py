@@ -12,8 +12,9 @@ import structlog
 from fastapi import APIRouter, Depends, Request
 from pydantic import SecretStr
 
-from service.api.errors import InvalidRequestError
+from service.api.errors import UnauthorizedError
 from service.api.query import refuse_unknown
+from service.features.errors import NotFoundError, UnusableError
 from service.features.reload import ReloadBody, Reloader
 
 _BEARER = "bearer "
@@ -39,13 +40,8 @@ def admin_router(token: SecretStr | None) -> APIRouter:
         scheme, secret = given[: len(_BEARER)], given[len(_BEARER) :]
         if not (hmac.compare_digest(secret.encode("latin-1"), expected) and scheme.lower() == _BEARER):
             _log.warning("admin_refused", path=request.url.path)
-            raise InvalidRequestError(
-                "Authorization: send the server's SFDDM_ADMIN_TOKEN as a bearer token.",
-                "Authorization",
-                "invalid_admin_token",
-                status=401,
-                headers={"www-authenticate": "Bearer"},
-            )
+            message = "Authorization: send the server's SFDDM_ADMIN_TOKEN as a bearer token."
+            raise UnauthorizedError(message, "Authorization", "invalid_admin_token")
 
     router = APIRouter(tags=["admin"], prefix="/admin/models", dependencies=[Depends(authorise), Depends(refuse_unknown)])
 
@@ -63,7 +59,7 @@ def admin_router(token: SecretStr | None) -> APIRouter:
         """Serve what the model's folder holds. 404 when no zoo has it, 422 when it cannot be loaded."""
         body = await reloader.load(model_id)
         for failed in body.failed:
-            raise InvalidRequestError(failed.reason, "model", "model_not_loaded", status=422)
+            raise UnusableError(failed.reason, "model", "model_not_loaded")
         return body
 
     @router.delete("/{model_id:path}", summary="Unload a model")
@@ -82,6 +78,6 @@ def _off() -> APIRouter:
 
     @router.api_route("/admin/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
     async def off() -> None:
-        raise InvalidRequestError("/admin is off here; SFDDM_ADMIN_TOKEN switches it on.", None, "admin_off", status=404)
+        raise NotFoundError("/admin is off here; SFDDM_ADMIN_TOKEN switches it on.", None, "admin_off")
 
     return router

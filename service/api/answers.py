@@ -14,12 +14,13 @@ from urllib.parse import quote
 from fastapi import Request
 
 from models.catalogue import Resolved
-from service.api.errors import ClientLeftError, InvalidRequestError
+from service.api.errors import ClientLeftError
 from service.api.record import current_record
 from service.engine.request import Device, Finished, Generation, ImageSpec, OverloadedError, Timing, UnavailableError
 from service.engine.ticket import Ticket
 from service.features.comparison import slowest
 from service.features.encode import MEDIA_TYPES, FileStyle
+from service.features.errors import InvalidRequestError
 from service.features.experiments import Assignment
 from service.features.service import Lane, Service
 from service.observability.metrics import Metrics

@@ -15,12 +15,12 @@ from models.catalogue import Resolved, UnknownModelError
 from models.image_metrics import psnr, ssim
 from models.noise import MAX_SEED
 from service.api.answers import Outcome, base64_of, image_body, outcome_of, timing_body, unless_client_leaves
-from service.api.errors import InvalidRequestError
 from service.api.record import current_record
 from service.api.stream import EVENT_STREAM, EventStream
 from service.engine.request import Finished, ImageSpec
 from service.features.comparison import LEAST_ROUNDS, Arrived, Comparison, Measured, Run, complete_rounds, device_s, speed_up
 from service.features.encode import FileStyle
+from service.features.errors import InvalidRequestError, NotFoundError
 from service.features.generation import class_label_of, scale_of
 from service.features.prompts import default_class
 from service.features.service import Service, ServiceOf
@@ -197,7 +197,7 @@ def _resolve(service: Service, name: str, field: str) -> Resolved:
     try:
         return service.resolve(name)
     except UnknownModelError as error:
-        raise InvalidRequestError(str(error), field, "model_not_found", status=404) from error
+        raise NotFoundError(str(error), field, "model_not_found") from error
 
 
 def _reference(body: ComparisonRequest, models: Sequence[Resolved], service: Service) -> Resolved:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -31,11 +30,19 @@ from models.catalogue import UnknownModelError
 from models.validation import reason_of
 from service.api.record import current_record
 from service.engine.request import ModelFailedError, OverloadedError, RowFailedError, UnavailableError
+from service.features.errors import (
+    ConflictError,
+    ForbiddenError,
+    GoneError,
+    InvalidRequestError,
+    NotFoundError,
+    UnusableError,
+    shown_name,
+)
 from service.store.base import StoreFullError, StoreUnavailableError
 
 INVALID = "invalid_request_error"
 RETRY_AFTER_RANGE_S = (1, 120)  # the official client does not wait longer than two minutes
-_SHOWN_FIELD = 100  # characters of a name that the client made up
 _FULL_RETRY_S = 60.0  # a job is over or expired by then, perhaps
 
 
@@ -43,23 +50,23 @@ class ClientLeftError(Exception):
     """The client disconnected before its answer was ready; nobody reads the response."""
 
 
-class InvalidRequestError(Exception):
-    """A request that cannot be served as it is; names the field. A 400 unless another status says it better."""
+class UnauthorizedError(InvalidRequestError):
+    """A request for /admin without its token."""
 
-    def __init__(
-        self,
-        message: str,
-        param: str | None,
-        code: str | None = None,
-        *,
-        status: int = 400,
-        headers: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        super().__init__(message)
-        self.headers = headers
-        self.param = param
-        self.code = code
-        self.status = status
+
+class NotAcceptableError(InvalidRequestError):
+    """The Accept header excludes every media type that there is."""
+
+
+_STATUS: Mapping[type[InvalidRequestError], int] = {  # by the exact class; a plain InvalidRequestError is a 400
+    UnauthorizedError: 401,
+    ForbiddenError: 403,
+    NotFoundError: 404,
+    NotAcceptableError: 406,
+    ConflictError: 409,
+    GoneError: 410,
+    UnusableError: 422,
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,8 @@ def problem_of(error: Exception) -> Problem:
     """What an exception of ours means to a client; anything unknown is a 500 that gives nothing away."""
     match error:
         case InvalidRequestError():
-            return Problem(error.status, str(error), param=error.param, code=error.code, headers=error.headers)
+            headers = {"www-authenticate": "Bearer"} if isinstance(error, UnauthorizedError) else {}
+            return Problem(_STATUS.get(type(error), 400), str(error), param=error.param, code=error.code, headers=headers)
         case RequestValidationError():
             message, param = describe_validation(error)
             return Problem(400, message, param=param)
@@ -141,11 +149,6 @@ def describe_validation(error: RequestValidationError) -> tuple[str, str | None]
     if kind == "extra_forbidden":
         return f"Unknown field {shown_name(field)}; leave it out. GET /docs lists the fields.", field
     return f"{field}: {reason_of(first)}.", field
-
-
-def shown_name(name: str) -> str:
-    """A name that the client made up, quoted and no longer than a sentence can bear."""
-    return repr(name if len(name) <= _SHOWN_FIELD else f"{name[:_SHOWN_FIELD]}...")
 
 
 def install_error_handlers(app: FastAPI) -> None:

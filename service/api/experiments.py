@@ -7,8 +7,8 @@ import asyncio
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from service.api.errors import InvalidRequestError
 from service.api.paths import EXPERIMENT
+from service.features.errors import NotFoundError
 from service.features.experiments import WINDOW, Experiment
 from service.features.service import Service, ServiceOf
 from service.features.statistics import CONFIDENCE, LEAST_UNITS, Latencies, compare, units_of
@@ -74,7 +74,7 @@ async def get_experiment(experiment_id: str, service: ServiceOf) -> ExperimentBo
     if experiment is None:
         known = ", ".join(service.experiments.configured) or "none; SFDDM_EXPERIMENTS configures them"
         message = f"There is no experiment {experiment_id!r}. Experiments here: {known}."
-        raise InvalidRequestError(message, "id", "experiment_not_found", status=404)
+        raise NotFoundError(message, "id", "experiment_not_found")
     return await _experiment_body(service, experiment_id, experiment)
 
 

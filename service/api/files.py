@@ -7,8 +7,8 @@ import time
 from fastapi import APIRouter, Request, Response
 
 from service.api.answers import IMAGE_FILES, encode_all, images_of, recorded
-from service.api.errors import InvalidRequestError
 from service.engine.request import Generation
+from service.features.errors import GoneError
 from service.features.links import maker
 from service.features.service import ServiceOf
 
@@ -33,12 +33,8 @@ async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
         with recorded(service.metrics, model.id):
             finished = await images_of(service, request, Generation(model, [link.spec]))
             if maker(model, finished[0]) != link.made_by:
-                raise InvalidRequestError(
-                    "The model or the runtime behind this url has changed; request the image again.",
-                    None,
-                    "url_expired",
-                    status=410,
-                )
+                message = "The model or the runtime behind this url has changed; request the image again."
+                raise GoneError(message, None, "url_expired")
             (file,) = await encode_all(finished, link.style)
     left_s = max(0, int(link.expires - time.time()))
     return Response(file, media_type=link.style.media_type, headers={"cache-control": f"private, max-age={left_s}, immutable"})

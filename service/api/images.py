@@ -17,13 +17,13 @@ from service.api.answers import (
     outcome_of,
     recorded,
 )
-from service.api.errors import InvalidRequestError
 from service.api.idempotency import HEADER
 from service.api.negotiate import check_stream, requested_file
 from service.api.record import current_record
 from service.api.stream import EVENT_STREAM, stream_generation
 from service.engine.request import EngineError, Generation
 from service.features.encode import FileStyle
+from service.features.errors import InvalidRequestError
 from service.features.generation import AUTO, plan_generation
 from service.features.service import Service, ServiceOf
 from service.schema.images import GenerationRequest, GenerationResponse

@@ -15,10 +15,10 @@ from service.api.answers import (
     images_of,
     recorded,
 )
-from service.api.errors import InvalidRequestError
 from service.api.negotiate import requested_file
 from service.api.record import current_record
 from service.features.encode import LARGEST_SIDE, FileStyle
+from service.features.errors import InvalidRequestError
 from service.features.generation import plan_interpolation
 from service.features.service import ServiceOf
 from service.schema.images import GenerationResponse, InterpolationRequest

@@ -15,12 +15,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from service.api.answers import arm_headers
-from service.api.errors import InvalidRequestError, shown_name
 from service.api.record import current_record
 from service.engine.load import ModelStatus
 from service.engine.request import Generation
 from service.features.archive import zip_stream
 from service.features.encode import ImageFormat
+from service.features.errors import ConflictError, InvalidRequestError, NotFoundError, shown_name
 from service.features.generation import AUTO, plan_generation
 from service.features.jobs import JobDocument, chunk_size
 from service.features.prompts import default_class
@@ -150,7 +150,7 @@ async def job_result(job_id: str, service: ServiceOf) -> StreamingResponse:
     job = await _find(job_id, service)
     if job.status != "succeeded":
         wait = "; its result is ready when that is succeeded" if job.status in UNFINISHED else " and has no result"
-        raise InvalidRequestError(f"The job {job_id} is {job.status}{wait}.", "id", "job_not_succeeded", status=409)
+        raise ConflictError(f"The job {job_id} is {job.status}{wait}.", "id", "job_not_succeeded")
     headers = {"content-disposition": f'attachment; filename="{job_id}.zip"'}
     return StreamingResponse(zip_stream(_files(job, service)), media_type="application/zip", headers=headers)
 
@@ -183,7 +183,7 @@ def _document(body: JobRequest, generation: Generation, status: ModelStatus) -> 
 async def _find(job_id: str, service: Service) -> Job:
     job = await service.store.jobs.get(job_id) if _ID.fullmatch(job_id) else None
     if job is None:
-        raise InvalidRequestError(f"There is no job {job_id!r}; it may have expired.", "id", "job_not_found", status=404)
+        raise NotFoundError(f"There is no job {job_id!r}; it may have expired.", "id", "job_not_found")
     return job
 
 

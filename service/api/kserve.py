@@ -15,11 +15,11 @@ from pydantic import BaseModel
 from models.catalogue import Resolved, UnknownModelError
 from models.noise import MAX_SEED
 from service.api.answers import admit, images_unless_client_leaves, recorded
-from service.api.errors import InvalidRequestError
 from service.api.health import ready_or_raise
 from service.api.paths import V2_MODEL
 from service.api.tensors import HEADER_LENGTH, InferResponse, InputName, answer, read_request
 from service.engine.request import Generation, ImageSpec
+from service.features.errors import InvalidRequestError
 from service.features.prompts import default_class
 from service.features.service import Service, ServiceOf
 from service.schema.images import MAX_FIRST_INDEX

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request
 
-from service.api.errors import InvalidRequestError, shown_name
+from service.features.errors import InvalidRequestError, shown_name
 
 
 async def refuse_unknown(request: Request) -> None:

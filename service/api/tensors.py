@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.api.errors import InvalidRequestError
+from service.features.errors import InvalidRequestError
 
 HEADER_LENGTH = "inference-header-content-length"
 InputName = Literal["seed", "index", "class_label"]

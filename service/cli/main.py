@@ -99,10 +99,10 @@ def _expected() -> tuple[type[Exception], ...]:
     """What a user can cause; everything else is a bug and shows its traceback."""
     from models.catalogue import UnknownModelError
     from models.runtime.base import BackendError
-    from service.api.errors import InvalidRequestError
     from service.cli.local import OutputError
     from service.cli.remote import RemoteError
     from service.engine.request import EngineError
+    from service.features.errors import InvalidRequestError
     from service.features.service import StartupError
     from service.settings.sources import ConfigurationError
 

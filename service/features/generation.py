@@ -8,8 +8,8 @@ import secrets
 from models.catalogue import Catalogue, Resolved
 from models.manifest import ImageShape, Manifest
 from models.noise import MAX_SEED
-from service.api.errors import InvalidRequestError
 from service.engine.request import Generation, ImageSpec, LatencyError
+from service.features.errors import InvalidRequestError
 from service.features.prompts import class_of_prompt, default_class
 from service.features.service import Service
 from service.schema.images import GenerationRequest, ImageRequest, InterpolationRequest

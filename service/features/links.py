@@ -17,9 +17,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from models.catalogue import Resolved
-from service.api.errors import InvalidRequestError
 from service.engine.request import Finished, ImageSpec
 from service.features.encode import FileStyle
+from service.features.errors import ForbiddenError, GoneError
 
 _KEPT_BYTES = 64 << 20
 
@@ -61,19 +61,18 @@ class ImageLinks:
         return f"{base_url}/v1/images/files/{token}"
 
     def read(self, token: str) -> Link:
-        """What a url says. Raises InvalidRequestError: 403 when it is not one of ours, 410 when it has expired."""
+        """What a url says. Raises ForbiddenError when it is not one of ours, GoneError when it has expired."""
         payload, _, signature = token.partition(".")
         if not hmac.compare_digest(signature.encode("utf-8", "replace"), self._signature(payload).encode()):
-            raise InvalidRequestError(
-                "This url was not signed here, or was altered; request the image again.", None, "url_invalid", status=403
-            )
+            message = "This url was not signed here, or was altered; request the image again."
+            raise ForbiddenError(message, None, "url_invalid")
         fields = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         try:
             model, seed, index, label, blend, image_format, scale, quality, made_by, expires = fields
         except ValueError:  # signed with the same secret by a version that wrote other fields
             expires = 0
         if time.time() >= expires:
-            raise InvalidRequestError("This url has expired; request the image again.", None, "url_expired", status=410)
+            raise GoneError("This url has expired; request the image again.", None, "url_expired")
         spec = ImageSpec(seed, index, label, None if blend is None else (blend[0], blend[1]))
         return Link(model, spec, FileStyle(image_format, scale, quality), made_by, expires)
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from models.manifest import Manifest
-from service.api.errors import InvalidRequestError
+from service.features.errors import InvalidRequestError
 
 _SPELT = {"t": "tee"}  # letters that are also written as words in names such as T-shirt
 

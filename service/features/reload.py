@@ -19,10 +19,10 @@ import structlog
 from pydantic import BaseModel, Field
 
 from models.catalogue import Catalogue, Entry, UnknownModelError, discover, sha256_of
-from service.api.errors import InvalidRequestError
 from service.engine.load import Loaded
 from service.engine.request import UnavailableError
 from service.engine.tasks import in_daemon
+from service.features.errors import ConflictError
 from service.features.service import Service, StartupError, check_experiments, choose_default, measured_variants
 
 _POLL_S = 0.05
@@ -75,8 +75,8 @@ class Reloader:
         return await asyncio.shield(self._begin(self._reload(model_id)))
 
     async def unload(self, model_id: str) -> ReloadBody:
-        """Serve one model no more, until it is loaded or everything is reloaded. Raises UnknownModelError, InvalidRequestError
-        (409) for a model that is needed, and what reload raises."""
+        """Serve one model no more, until it is loaded or everything is reloaded. Raises UnknownModelError, ConflictError
+        for a model that is needed, and what reload raises."""
         return await asyncio.shield(self._begin(self._unload(model_id)))
 
     def _begin(self, work: Coroutine[Any, Any, ReloadBody]) -> asyncio.Task[ReloadBody]:
@@ -125,7 +125,7 @@ class Reloader:
             body = ReloadBody()
             objection = self._missed_by_requests(model_id) or self._remove(model_id)
             if objection is not None:
-                raise InvalidRequestError(objection, "model", "model_needed", status=409)
+                raise ConflictError(objection, "model", "model_needed")
             body.removed.append(model_id)
             self._tell(body)
             return body
