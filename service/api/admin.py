@@ -1,36 +1,28 @@
-"""/admin: load, reload and unload models while the service runs. Only with SFDDM_ADMIN_TOKEN, sent as a bearer token.
+"""/admin: load, reload and unload models while the service runs.
 
-Without the setting there is no such resource: 404. With it, a request without the token is a 401.
+Requests need SFDDM_ADMIN_TOKEN as a bearer token, or get 401. Where the setting is missing every path is a 404.
 """
 
 from __future__ import annotations
 
 import hmac
-from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Depends, Request
 from pydantic import SecretStr
 
+from service.api.dependencies import ReloaderOf
 from service.api.errors import UnauthorizedError
 from service.api.query import refuse_unknown
-from service.features.errors import NotFoundError, UnusableError
-from service.features.reload import ReloadBody, Reloader
+from service.features.errors import NotFoundError
+from service.schema.reload import ReloadBody, reload_body
 
 _BEARER = "bearer "
 _log = structlog.get_logger("service.api")
 
 
-def _reloader_of(request: Request) -> Reloader:
-    reloader: Reloader = request.app.state.reloader
-    return reloader
-
-
-ReloaderOf = Annotated[Reloader, Depends(_reloader_of)]
-
-
 def admin_router(token: SecretStr | None) -> APIRouter:
-    """The routes for who has this token; where there is none, a sentence that says so."""
+    """Return the routes for holders of this token; without a token, a route that says so."""
     if token is None:
         return _off()
     expected = token.get_secret_value().encode()
@@ -52,15 +44,12 @@ def admin_router(token: SecretStr | None) -> APIRouter:
         Requests go on: admitted ones finish on the weights that they began with. What cannot be loaded is among `failed`, and
         the version loaded before is served on. The answer comes when all is done.
         """
-        return await reloader.reload()
+        return reload_body(await reloader.reload())
 
     @router.put("/{model_id:path}", summary="Load or reload a model")
     async def load(model_id: str, reloader: ReloaderOf) -> ReloadBody:
         """Serve what the model's folder holds. 404 when no zoo has it, 422 when it cannot be loaded."""
-        body = await reloader.load(model_id)
-        for failed in body.failed:
-            raise UnusableError(failed.reason, "model", "model_not_loaded")
-        return body
+        return reload_body(await reloader.load(model_id))
 
     @router.delete("/{model_id:path}", summary="Unload a model")
     async def unload(model_id: str, reloader: ReloaderOf) -> ReloadBody:
@@ -68,7 +57,7 @@ def admin_router(token: SecretStr | None) -> APIRouter:
 
         409 for a model that the default or an experiment needs, and for the last one.
         """
-        return await reloader.unload(model_id)
+        return reload_body(await reloader.unload(model_id))
 
     return router
 

@@ -6,11 +6,14 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.answers import IMAGE_FILES, encode_all, images_of, recorded
+from service.api.answers import IMAGE_FILES, images_of
+from service.api.dependencies import ServiceOf
+from service.api.outcome import recorded
+from service.api.record import current_record
 from service.engine.request import Generation
+from service.features.encode import encode_all
 from service.features.errors import GoneError
 from service.features.links import maker
-from service.features.service import ServiceOf
 
 router = APIRouter(tags=["images"])
 
@@ -35,6 +38,7 @@ async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
             if maker(model, finished[0]) != link.made_by:
                 message = "The model or the runtime behind this url has changed; request the image again."
                 raise GoneError(message, None, "url_expired")
-            (file,) = await encode_all(finished, link.style)
+            with current_record().encoding():
+                (file,) = await encode_all(finished, link.style)
     left_s = max(0, int(link.expires - time.time()))
     return Response(file, media_type=link.style.media_type, headers={"cache-control": f"private, max-age={left_s}, immutable"})

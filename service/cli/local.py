@@ -15,15 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from models.catalogue import Catalogue, Refusal
-from service.api.comparisons import Comparing
-from service.api.models import model_body
 from service.engine.request import Failed, Finished, Generation, ModelFailedError
-from service.features.comparison import Run
+from service.features.comparison.plan import begin_comparison, plan_comparison
+from service.features.comparison.progress import progress_of
+from service.features.config import ServiceConfig
 from service.features.encode import FORMATS, ImageFormat, encode, grid
 from service.features.generation import plan_generation
+from service.features.models import known_models
 from service.features.service import Service, assemble, choose_default, open_catalogue
-from service.schema.comparisons import ComparisonEvent, ComparisonRequest
-from service.schema.images import GenerationRequest, ModelBody
+from service.schema.comparisons import ComparisonEvent, ComparisonRequest, comparison_event
+from service.schema.images import GenerationRequest
+from service.schema.models import ModelBody, model_body
 from service.settings.model import Settings
 
 _READY_POLL_S = 0.02
@@ -55,10 +57,11 @@ async def generate_images(
 
     Raises StartupError, UnknownModelError, InvalidRequestError and the engine's errors.
     """
-    catalogue = open_catalogue(settings.zoos)
-    model = request.model or choose_default(catalogue, settings.default_model)
-    async with _ready(settings, catalogue, [model], console) as service:
-        generation = plan_generation(request.model_copy(update={"model": model}), service)
+    config = settings.service_config()
+    catalogue = open_catalogue(config.zoos)
+    model = request.model or choose_default(catalogue, config.default_model)
+    async with _ready(config, catalogue, [model], console) as service:
+        generation = plan_generation(replace(request.asked(), model=model), service)
         return generation, await _run(service, generation, console)
 
 
@@ -66,19 +69,22 @@ async def compare_models(
     settings: Settings, body: ComparisonRequest, console: Console
 ) -> AsyncGenerator[ComparisonEvent, None]:
     """Load the models that are compared, run the comparison, and shut down. Raises what generate_images raises."""
-    catalogue = open_catalogue(settings.zoos)
-    async with _ready(settings, catalogue, body.models, console) as service:
-        comparing = Comparing(body, service)
-        async with aclosing(comparing.events(Run(service.engine, comparing.plan, service.isolation))) as events:
+    config = settings.service_config()
+    catalogue = open_catalogue(config.zoos)
+    async with _ready(config, catalogue, body.models, console) as service:
+        run = begin_comparison(plan_comparison(body.asked(), service), service)
+        async with aclosing(progress_of(run)) as events:
             async for event in events:
-                yield event
+                yield comparison_event(event)
 
 
 @asynccontextmanager
-async def _ready(settings: Settings, catalogue: Catalogue, models: Sequence[str], console: Console) -> AsyncIterator[Service]:
+async def _ready(
+    config: ServiceConfig, catalogue: Catalogue, models: Sequence[str], console: Console
+) -> AsyncIterator[Service]:
     """A service of these models only, loaded. Raises UnknownModelError, and ModelFailedError when one does not load."""
     entries = {entry.id: entry for entry in (catalogue.resolve(name).entry for name in models)}
-    service = assemble(settings.model_copy(update={"default_model": None}), Catalogue(entries))
+    service = assemble(replace(config, default_model=None), Catalogue(entries))
     service.engine.start()
     try:
         with console.status(f"Loading {', '.join(entries)}"):
@@ -99,13 +105,14 @@ def _raise_failed(service: Service) -> None:
 
 def measured_models(settings: Settings, console: Console) -> tuple[list[ModelBody], tuple[Refusal, ...]]:
     """The models of the zoos as GET /v1/models has them, with the time of a step of one image measured here and now."""
-    catalogue = open_catalogue(settings.zoos)
+    config = settings.service_config()
+    catalogue = open_catalogue(config.zoos)
 
     async def listed() -> list[ModelBody]:
         names = list(catalogue.entries)
-        one_image = settings.model_copy(update={"max_batch": 1})
+        one_image = replace(config, engine=replace(config.engine, max_batch=1))
         async with _ready(one_image, catalogue, names, console) as service:
-            return [model_body(service, service.catalogue.resolve(name)) for name in names]
+            return [model_body(known) for known in known_models(service)]
 
     return asyncio.run(listed()), catalogue.refusals
 

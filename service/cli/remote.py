@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import SecretStr
 
-from service.features.reload import ReloadBody
 from service.schema.comparisons import ComparisonCompleted, ComparisonEvent, ComparisonRequest, ImageArrived, RequestMeasured
-from service.schema.images import GenerationRequest, GenerationResponse, ModelBody, ModelList
+from service.schema.images import GenerationRequest, GenerationResponse
+from service.schema.models import ModelBody, ModelList
+from service.schema.reload import ReloadBody
 
 _CONNECT_S = 10.0
 _EVENTS: dict[str, type[ImageArrived] | type[RequestMeasured] | type[ComparisonCompleted]] = {

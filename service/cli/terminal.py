@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from service.cli import remote
 from service.cli.local import compare_models
 from service.schema.comparisons import ComparisonCompleted, ComparisonEvent, ComparisonRequest
-from service.schema.images import ModelBody
+from service.schema.models import ModelBody
 from service.settings.model import Settings
 
 
