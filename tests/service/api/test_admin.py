@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from models.catalogue import discover
 from models.manifest import read_manifest
 from service.engine.request import ImageSpec
-from service.features.experiments import Experiment
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import serving, tiny_app
 from tests.service.engine.support import reference
 from tests.tiny import CLASSES, make_model, make_tiny_zoo

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.features.experiments import Experiment
 from service.features.service import StartupError
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import serving, tiny_app
 from tests.service.api.test_stream import events_of
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from service.features.experiments import Experiment
 from service.observability.metrics import Metrics
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import READY_WITHIN_S, serving, tiny_app
 
 pytestmark = pytest.mark.anyio

@@ -15,8 +15,8 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from service.api.record import outcome_of_status
-from service.features.experiments import Experiment
 from service.features.service import Service
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import READY_WITHIN_S, json_post, serving, tiny_app
 
 pytestmark = pytest.mark.anyio

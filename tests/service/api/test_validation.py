@@ -9,9 +9,9 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from service.api.jobs import JobRequest
 from service.schema.comparisons import ComparisonRequest
 from service.schema.images import GenerationRequest, InterpolationRequest
+from service.schema.jobs import JobRequest
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from service.features.experiments import Experiment
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import serving, tiny_app
 
 pytestmark = pytest.mark.anyio
