@@ -6,12 +6,8 @@ Heavy imports live inside the commands, so that --help is quick.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-import socket
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -52,10 +48,6 @@ Scale = Annotated[int, typer.Option(min=1, max=64, help="Enlarge each pixel to t
 
 
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML; default: SFDDM_CONFIG.")]
-
-
-class ListenError(Exception):
-    """The address cannot be listened on; the message says why."""
 
 
 def main() -> None:
@@ -101,6 +93,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from models.runtime.base import BackendError
     from service.cli.local import OutputError
     from service.cli.remote import RemoteError
+    from service.cli.serve import ListenError
     from service.engine.request import EngineError
     from service.features.errors import InvalidRequestError
     from service.features.service import StartupError
@@ -129,7 +122,6 @@ def serve(
     configuration file; `sfddm config` shows what is in force.
     """
     import structlog
-    import uvicorn
 
     from service.observability.logs import configure_logging
     from service.settings.sources import wanted_log_format
@@ -139,8 +131,7 @@ def serve(
         configure_logging("json", "info")
         _server_log = structlog.get_logger("service.cli")
 
-    from service.api.app import create_app
-    from service.api.server import DrainingServer
+    from service.cli.serve import serve_until_stopped
 
     settings = _settings(
         config,
@@ -154,22 +145,15 @@ def serve(
         threads=threads,
         log_format=log_format,
     )
-    # uvicorn hands the signal on once it has shut down; finishing what runs and leaving is success.
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    with _listen(settings.host, settings.port) as listener:
-        configure_logging(settings.log_format, settings.log_level)
-        application = create_app(settings)
-        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{shown}:{listener.getsockname()[1]}/"
-        if _server_log is None:
-            _stderr.print(f"Serving on {url} (stop with Ctrl+C)")
-        else:
-            _server_log.info("serving", url=url)
-        server = uvicorn.Config(application, log_config=None, access_log=False)
-        state = application.state
-        with contextlib.suppress(KeyboardInterrupt):
-            DrainingServer(server, state.drain, settings.drain_s, state.reloader.request).run(sockets=[listener])
+    serve_until_stopped(settings, _announce)
+
+
+def _announce(url: str) -> None:
+    """Say where the server listens, in its log if that is JSON."""
+    if _server_log is None:
+        _stderr.print(f"Serving on {url} (stop with Ctrl+C)")
+    else:
+        _server_log.info("serving", url=url)
 
 
 def _settings(config: Path | None = None, **options: Any) -> Settings:
@@ -177,28 +161,6 @@ def _settings(config: Path | None = None, **options: Any) -> Settings:
     from service.settings.sources import read_configuration
 
     return read_configuration(options, config).settings
-
-
-def _leave(_: int, __: FrameType | None) -> None:
-    sys.exit(0)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a taken port is known before models load. Raises ListenError."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port of a server that has just stopped is free
-        try:
-            listener.bind(address)
-            listener.listen(socket.SOMAXCONN)
-        except BaseException:
-            listener.close()
-            raise
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ListenError(f"Cannot listen on {host}:{port}: {reason}; choose another with --port or --host.") from error
-    return listener
 
 
 @app.command()
