@@ -1,4 +1,4 @@
-"""The ASGI application: routes around one engine, started and drained with the application's life."""
+"""The ASGI application: routes around one engine, which starts and drains with the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What routes take from the application: its service, its reloader, and where clients reach it."""
+"""Dependencies of routes: the service, its reloader, and the url where clients reach it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How requests end, for the metrics and the log."""
+"""Outcomes of requests, for the metrics and the log."""
 
 from __future__ import annotations
 

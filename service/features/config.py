@@ -14,7 +14,7 @@ Arms = Mapping[str, float]  # of an experiment: model id -> weight
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
-    """What the features of one service may do. Settings of the same name explain them.
+    """Limits and choices of one service. Settings of the same name explain those that are not listed here.
 
     zoos               folders of model folders; the first that holds an id wins
     experiments        arms by experiment id; the first arm is the reference of the others

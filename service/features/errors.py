@@ -1,11 +1,11 @@
 """Requests that cannot be served as they are. No HTTP here: service.api.errors gives each kind its status code.
 
 InvalidRequestError        a field is wrong
-├── NotFoundError          what it names does not exist
-├── ForbiddenError         it was not signed by this service
-├── GoneError              it existed, and can no longer be had
+├── NotFoundError          the request names something that does not exist
+├── ForbiddenError         it shows something that this service did not sign
+├── GoneError              it names something that can no longer be had
 ├── ConflictError          the state of the service does not allow it now
-└── UnusableError          what it names exists but cannot be used
+└── UnusableError          it names something that exists but cannot be used
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class InvalidRequestError(Exception):
 
 
 class NotFoundError(InvalidRequestError):
-    """What the request names does not exist."""
+    """The request names something that does not exist."""
 
 
 class ForbiddenError(InvalidRequestError):
-    """What the request shows was not signed by this service, or was altered."""
+    """The request shows something that this service did not sign, or that was altered."""
 
 
 class GoneError(InvalidRequestError):
-    """What the request names existed, and can no longer be had."""
+    """The request names something that existed and can no longer be had."""
 
 
 class ConflictError(InvalidRequestError):
@@ -42,7 +42,7 @@ class ConflictError(InvalidRequestError):
 
 
 class UnusableError(InvalidRequestError):
-    """What the request names exists, and cannot be used."""
+    """The request names something that exists but cannot be used."""
 
 
 def shown_name(name: str) -> str:

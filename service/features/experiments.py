@@ -42,7 +42,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """What was measured of one arm.
+    """The figures of one arm.
 
     requests    answers counted
     sampled     latest answers that the other figures rest on
@@ -64,7 +64,7 @@ class ArmFigures:
 
 @dataclass(frozen=True)
 class ExperimentFigures:
-    """What was measured of one experiment. reference: the arm that the others are compared with."""
+    """The figures of one experiment. reference: the arm that the others are compared with."""
 
     id: str
     reference: str
@@ -101,7 +101,7 @@ class Experiments:
         return count, Latencies.of([(unit, float(seconds)) for unit, seconds in pairs])
 
     async def figures(self, name: str) -> ExperimentFigures:
-        """Return what was measured of an experiment. Raises NotFoundError and StoreUnavailableError."""
+        """Return the figures of an experiment. Raises NotFoundError and StoreUnavailableError."""
         arms = self.configured.get(name)
         if arms is None:
             known = ", ".join(self.configured) or "none; SFDDM_EXPERIMENTS configures them"

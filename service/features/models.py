@@ -1,4 +1,4 @@
-"""What the service knows of its models, and of the experiments that are asked for like models."""
+"""Facts about the models of a service, and about experiments, which clients ask for like models."""
 
 from __future__ import annotations
 

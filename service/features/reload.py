@@ -42,7 +42,7 @@ class FailedModel:
 
 @dataclass
 class ReloadReport:
-    """What became of each model, by id.
+    """The result of a reload: ids of models by what became of them.
 
     loaded      new ones
     replaced    those whose folder has changed

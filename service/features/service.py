@@ -48,9 +48,9 @@ class Service:
 
     @property
     def refused(self) -> dict[str, str]:
-        """Why a model folder, or a whole zoo, was not trusted, by the id that it would have.
+        """Reasons why model folders, or whole zoos, were not trusted, by the id that each would have.
 
-        An id that is served all the same, from an earlier version or another zoo, is left out: `reason` of that model says it.
+        An id that is served from an earlier version or another zoo is left out: `reason` of that model says it.
         """
         zoos = set(self.config.zoos)
         found: dict[str, str] = {}

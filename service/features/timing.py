@@ -1,4 +1,4 @@
-"""How long a request took, from the times of its images."""
+"""The timing of a request, from the timings of its images."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ ModelId = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def _null_allowed(schema: dict[str, Any]) -> None:
-    """Say in the published schema that null stands for absent, wherever a field has a default."""
+    """Publish in the schema that null means absent, wherever a field has a default."""
     for name, field in schema.get("properties", {}).items():
         if "default" in field and {"type": "null"} not in field.get("anyOf", []):
             notes = {key: field.pop(key) for key in ("default", "description", "title") if key in field}
@@ -25,7 +25,7 @@ def _null_allowed(schema: dict[str, Any]) -> None:
 
 
 class RequestBody(BaseModel):
-    """What every body has in common: types are not converted, unknown fields are refused, null is as good as absent."""
+    """The base of every body: types are not converted, unknown fields are refused, null means absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra=_null_allowed)
 
@@ -38,7 +38,7 @@ class RequestBody(BaseModel):
 
 
 class ImageRequest(RequestBody):
-    """What every request for images has: of what, how large, in which file format."""
+    """The fields that every request for images has: what they show, their size and file format."""
 
     prompt: str = Field(default="", max_length=1000, description="a class name, a phrase that holds one, or nothing")
     class_label: int | None = Field(default=None, ge=0, description="label of a class, instead of a prompt")

@@ -1,4 +1,4 @@
-"""What the measurements of a comparison mean: spreads, the speed-up with its interval, agreement of the images."""
+"""The numbers of a comparison: spreads, the speed-up with its interval, agreement of the images."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _POLL_S = 0.05  # shortest pause between two attempts to be admitted
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to run: every model makes the same images, from the same noises and of the same classes.
+    """A comparison that is decided: every model makes the same images, from the same noises and of the same classes.
 
     repeats: measured rounds. seed: of the order. style: format of the image files that are shown.
     """

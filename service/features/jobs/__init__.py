@@ -1,1 +1,6 @@
-"""Jobs: generations too large for one request. What they make, what callers do with them, and who makes their images."""
+"""Jobs: generations too large for one request.
+
+document.py   everything that decides the bytes of a job
+requests.py   post, list, find and remove jobs, and read results
+worker.py     make their images
+"""

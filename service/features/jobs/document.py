@@ -14,7 +14,7 @@ CHUNK_S: Final = 2.0  # device seconds of one chunk: what a job may put ahead of
 
 
 class JobDocument(BaseModel):
-    """What a job makes."""
+    """The images of a job, and what makes them. Stored as JSON, so fields keep their names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""What callers do with jobs: post, list, look at, remove, and take the files of the result."""
+"""Requests about jobs: post, list, find and remove them, and read the files of a result."""
 
 from __future__ import annotations
 

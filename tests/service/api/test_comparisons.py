@@ -107,7 +107,7 @@ async def test_few_rounds_have_no_interval_and_say_why(client: httpx.AsyncClient
 
 
 async def test_the_work_of_a_comparison_is_bounded(tiny_zoo: Path) -> None:
-    """The field that is named is one whose remedy helps: the comparison that it leads to is taken."""
+    """The refusal names a field whose remedy helps: the comparison that follows it is accepted."""
     app = tiny_app(tiny_zoo, max_batch=1)
     pair = ["tiny/teacher", "tiny/student-004"]
     async with serving(app) as client:

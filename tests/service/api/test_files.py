@@ -1,4 +1,4 @@
-"""Images by url: absolute, the same bytes on every replica, gone when they have expired."""
+"""Urls of images: they are absolute, give the same bytes on every replica, and expire."""
 
 from __future__ import annotations
 

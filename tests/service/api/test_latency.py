@@ -1,4 +1,4 @@
-"""max_latency_ms, auto and service_tier over HTTP; what made an image; livez after a crash."""
+"""max_latency_ms, auto and service_tier over HTTP; the device of an image; /livez after a crash."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_retry_after_is_whole_seconds_within_what_clients_wait_for(seconds
 async def test_who_comes_together_is_not_promised_the_same_device(
     tiny_zoo: Path, redis_server: RedisServer, model: str
 ) -> None:
-    """The cache is asked in between, and Redis takes its time: the promise is made when the rows are admitted."""
+    """A slow Redis answers between planning and admission: the promise is made when the rows are admitted."""
     app = tiny_app(tiny_zoo, redis_url=redis_server.url, cache_bytes=10**6)
     async with serving(app) as client:
         alone = (await post(client, model="tiny/teacher", n=16)).json()["timing"]

@@ -9,7 +9,7 @@ from service.features.statistics import LEAST_UNITS, Latencies, differences_betw
 
 
 def sample(median_s: float, units: int, each: int, seed: int, between: float = 0.0) -> Latencies:
-    """`each` latencies of every unit; users differ by a factor with standard deviation `between`."""
+    """Draw `each` latencies of every unit; users differ by a factor with standard deviation `between`."""
     random = np.random.default_rng(seed)
     pairs = []
     for unit in range(units):
@@ -57,7 +57,7 @@ def test_point_estimates_are_the_plain_ones() -> None:
 
 @pytest.mark.parametrize("few", [1, 2, LEAST_UNITS - 1])
 def test_few_units_have_a_difference_without_an_interval(few: int) -> None:
-    """However many requests they sent."""
+    """The number of their requests does not matter."""
     little, enough = sample(2.0, few, 20, 1), sample(1.0, LEAST_UNITS, 2, 2)
     for pair in ((little, enough), (enough, little)):
         found = differences_between_arms(*pair)

@@ -1,4 +1,4 @@
-"""What a comparison runs, in which order, and when it has the device alone."""
+"""A comparison's requests: which, in which order, and when the device is theirs alone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_every_model_makes_every_image_once_and_is_measured_once_a_round(t
 
 
 async def test_isolated_measurements_have_the_device_to_themselves(tiny_catalogue: Catalogue) -> None:
-    """Others keep the engine busy all the time; no measured batch has their company, and they go on afterwards."""
+    """Other requests keep the engine busy: no measured batch has rows of theirs, and they go on afterwards."""
     gate = Gate()
     backend = Watched()
     async with running(tiny_catalogue, backend) as engine:
@@ -61,7 +61,7 @@ async def test_isolated_measurements_have_the_device_to_themselves(tiny_catalogu
 
 
 async def test_time_alone_is_bounded(tiny_catalogue: Catalogue) -> None:
-    """Once its device seconds are spent the request shares again, and a comparison leaves out what did not fit."""
+    """A request shares the device once its device seconds are spent. A comparison leaves out what did not fit."""
     gate = Gate()
     backend = Watched()
     async with running(tiny_catalogue, backend) as engine:
