@@ -102,8 +102,8 @@ async def infer_version(model_id: str, version: str, request: Request, service: 
         finished = await images_unless_client_leaves(admit(service, request, generation), request)
     images = np.stack([image.pixels for image in finished])
     if not asked.binary_output:
-        return json_answer(asked, model.id, VERSION, images)
-    content, length = binary_answer(asked, model.id, VERSION, images)
+        return json_answer(asked, images, model=model.id, version=VERSION)
+    content, length = binary_answer(asked, images, model=model.id, version=VERSION)
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
 
 

@@ -122,7 +122,9 @@ class Experiments:
                     sampled=len(latencies.seconds),
                     units=units_of(latencies),
                     latency_s=latencies.quantiles(),
-                    against={} if is_reference else await asyncio.to_thread(differences_between_arms, latencies, baseline),
+                    against={}
+                    if is_reference
+                    else await asyncio.to_thread(differences_between_arms, latencies, reference=baseline),
                     note=_note(units_of(latencies), None if is_reference else units_of(baseline)),
                 )
             )

@@ -53,7 +53,7 @@ def units_of(side: Latencies) -> int:
     return int(side.units.max(initial=-1)) + 1
 
 
-def differences_between_arms(arm: Latencies, reference: Latencies) -> Mapping[str, ConfidenceInterval]:
+def differences_between_arms(arm: Latencies, *, reference: Latencies) -> Mapping[str, ConfidenceInterval]:
     """Return arm - reference of the `mean` and the `median`, seconds, with CONFIDENCE percentile bootstrap intervals.
 
     Users are resampled with all of their requests (cluster bootstrap; Davison & Hinkley 1997, section 3.8), because users were

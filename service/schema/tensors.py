@@ -148,13 +148,13 @@ def _values(tensor: InputTensor, binary: bytes | None) -> NDArray[np.int64]:
     return np.array(flat, dtype=np.int64)
 
 
-def json_answer(request: InferRequest, model: str, version: str, images: NDArray[np.uint8]) -> InferResponse:
+def json_answer(request: InferRequest, images: NDArray[np.uint8], *, model: str, version: str) -> InferResponse:
     """Return images, uint8 [N,C,H,W], as JSON."""
     tensor = OutputTensor(name="image", datatype="UINT8", shape=list(images.shape), data=images.reshape(-1).tolist())
     return InferResponse(id=request.id, model_name=model, model_version=version, outputs=[tensor])
 
 
-def binary_answer(request: InferRequest, model: str, version: str, images: NDArray[np.uint8]) -> tuple[bytes, int]:
+def binary_answer(request: InferRequest, images: NDArray[np.uint8], *, model: str, version: str) -> tuple[bytes, int]:
     """Return images, uint8 [N,C,H,W], in the binary extension: the whole body, and the length of the JSON in front."""
     size = {"binary_data_size": images.nbytes}
     tensor = OutputTensor(name="image", datatype="UINT8", shape=list(images.shape), parameters=size)

@@ -105,7 +105,9 @@ def _compared(
     totals_s = [timing.total_s for timing in timings]
     faster = agreement = None
     if model.id != reference:
-        value, interval = speed_up([timing.total_s for timing in samples[reference]], totals_s, comparison.seed)
+        value, interval = speed_up(
+            reference_s=[timing.total_s for timing in samples[reference]], model_s=totals_s, seed=comparison.seed
+        )
         faster = ConfidenceInterval(value, *(interval or (None, None)))
         agreement = _agreement([image for image, _ in images[model.id]], [image for image, _ in images[reference]])
     return ComparedModel(
@@ -159,7 +161,7 @@ def device_s(step_ms: Mapping[int, float], steps: int, images: int) -> float:
     return steps * (full * step_ms[max(step_ms)] + rest_ms) / 1000
 
 
-def speed_up(reference_s: Sequence[float], model_s: Sequence[float], seed: int) -> tuple[float, tuple[float, float] | None]:
+def speed_up(*, reference_s: Sequence[float], model_s: Sequence[float], seed: int) -> tuple[float, tuple[float, float] | None]:
     """Return median(reference) / median(model), and its 95 % bootstrap interval, from the seconds of the same rounds.
 
     Percentile bootstrap (Efron & Tibshirani 1993, chapter 13) over rounds: the two times of a round are drawn together,

@@ -9,9 +9,7 @@ import anyio
 import httpx
 import pytest
 
-from models.catalogue import Catalogue
 from service.api.errors import retry_after_header
-from service.features.generation import by_quality
 from service.features.service import StartupError
 from tests.redis_server import RedisServer
 from tests.service.api.conftest import serving, tiny_app
@@ -32,15 +30,6 @@ async def test_auto_takes_the_best_model_that_fits_and_says_which(client: httpx.
     assert answer["timing"]["estimated_s"] > 0
     named = (await post(client, model="tiny/teacher", seed=1)).json()
     assert named["data"][0]["b64_json"] == answer["data"][0]["b64_json"]
-
-
-async def test_auto_knows_what_was_measured_best_first(tiny_catalogue: Catalogue) -> None:
-    assert [model.id for model in by_quality(tiny_catalogue, "tiny")] == [
-        "tiny/teacher",
-        "tiny/student-008",
-        "tiny/student-004",
-    ]
-    assert by_quality(tiny_catalogue, "plain") == []
 
 
 @pytest.mark.parametrize(

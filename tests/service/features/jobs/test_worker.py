@@ -169,7 +169,7 @@ async def test_a_chunk_that_kills_its_workers_fails_the_job(redis_server: RedisS
     def replica(lease_s: float) -> RedisStore:
         return RedisStore(redis_server.url, max_jobs=9, job_ttl_s=600, lease_s=lease_s)
 
-    dying, alive = replica(0.05), replica(2)  # with a short lease the two tasks of the living worker would take each other's chunks
+    dying, alive = replica(0.05), replica(2)  # a short lease: its two tasks would take each other's chunks
     await dying.jobs.forget("a")
     try:
         await dying.jobs.take(0.05)
