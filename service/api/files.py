@@ -12,8 +12,7 @@ from service.api.outcome import recorded
 from service.api.record import current_record
 from service.engine.request import Generation
 from service.features.encode import encode_all
-from service.features.errors import GoneError
-from service.features.links import maker
+from service.features.generation import check_maker
 
 router = APIRouter(tags=["images"])
 
@@ -35,9 +34,7 @@ async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
         model = service.resolve(link.model)
         with recorded(service.metrics, model.id):
             finished = await images_of(service, request, Generation(model, [link.spec]))
-            if maker(model, finished[0]) != link.made_by:
-                message = "The model or the runtime behind this url has changed; request the image again."
-                raise GoneError(message, None, "url_expired")
+            check_maker(link, model, finished[0])
             with current_record().encoding():
                 (file,) = await encode_all(finished, link.style)
     left_s = max(0, int(link.expires - time.time()))

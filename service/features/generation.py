@@ -19,7 +19,8 @@ from models.noise import MAX_SEED
 from service.engine.request import Failed, Finished, Generation, ImageSpec, LatencyError, Preview
 from service.engine.ticket import Ticket
 from service.features.encode import FileStyle
-from service.features.errors import InvalidRequestError
+from service.features.errors import GoneError, InvalidRequestError
+from service.features.links import Link, maker
 from service.features.prompts import class_of_prompt, default_class
 from service.features.service import Service
 
@@ -247,6 +248,13 @@ async def recall_or_compute(
 
     with service.engine.hold([model]):  # a reload may come while the cache is asked
         return await service.cache.images(model, generation.images, compute_missing)
+
+
+def check_maker(link: Link, model: Resolved, image: Finished) -> None:
+    """Raise GoneError unless an image that was made again for a url has the bytes that the url promised."""
+    if maker(model, image) != link.made_by:
+        message = "The model or the runtime behind this url has changed; request the image again."
+        raise GoneError(message, None, "url_expired")
 
 
 async def encoded_events(
