@@ -6,11 +6,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 from fastapi import Depends, FastAPI
 
+from service import __version__
 from service.api import comparisons, experiments, files, health, images, interpolations, jobs, kserve, models, page
 from service.api.admin import admin_router
 from service.api.body import Arriving, WholeBody
@@ -36,7 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
     check_experiments(config.experiments, service.catalogue)
     arriving = Arriving(settings.body_timeout_s)
     runner = JobRunner(service.store.jobs, service.catalogue, service.engine, service.metrics)
-    tracing = open_tracing(os.environ, _version())
+    tracing = open_tracing(os.environ, __version__)
 
     async def drain(seconds: float) -> None:
         """Refuse new work, finish what runs within so many seconds, and give up the rest.
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="SFDDM serve",
         description="Images from a diffusion teacher and its single-fold students, batched step by step.",
-        version=_version(),
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,  # service/page has its own: the framework's load their scripts from another host
         redoc_url=None,
@@ -93,10 +93,3 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(admin_router(settings.admin_token))
     describe(app, service)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("sfddm-serve")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0.0.0"

@@ -1,10 +1,12 @@
-"""The body of a request, read before anything else is done with it: whole, decompressed, within a size and a time.
+"""Middleware that reads the whole body of a request before its route runs.
 
-413   it is larger than `limit` bytes, announced or only found while reading or decompressing
-415   its Content-Encoding is neither gzip nor deflate
-400   it is not what its Content-Encoding says
-408   it has not come in time; the connection is closed
-503   the service began to drain while it was still coming; the connection is closed, so that it does not keep the process
+The body is decompressed, and limited in size and time. Refusals:
+
+413   the body is larger than `limit` bytes, by its Content-Length or as it is read or decompressed
+415   the Content-Encoding is neither gzip nor deflate
+400   the body is not what its Content-Encoding says
+408   the body did not arrive in time; the connection is closed
+503   the service began to drain before the body had arrived; the connection is closed, so that the process can end
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits for each cod
 
 
 class Arriving:
-    """The bodies that are still coming, so that a drain need not wait for them."""
+    """The bodies that have not arrived yet. A drain ends them, so that it need not wait for slow clients."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
@@ -34,14 +36,14 @@ class Arriving:
         self._timeouts: set[asyncio.Timeout] = set()
 
     def end(self) -> None:
-        """Wait for no body any more; in the event loop."""
+        """Stop waiting for bodies, now and from now on. Call it in the event loop."""
         self.ended = True
         for timeout in self._timeouts:
             timeout.reschedule(0)
 
     @asynccontextmanager
     async def timeout(self) -> AsyncIterator[None]:
-        """Raises TimeoutError inside the block when a body has taken too long, or when `end` has been called."""
+        """Raise TimeoutError inside the block when it takes longer than timeout_s, or once `end` has been called."""
         async with asyncio.timeout(0 if self.ended else self.timeout_s) as timeout:
             self._timeouts.add(timeout)
             try:
@@ -51,7 +53,7 @@ class Arriving:
 
 
 class WholeBody:
-    """Calls the application once the body is here; it receives it as one message."""
+    """Middleware that calls the application once the whole body has arrived, and gives it the body as one message."""
 
     def __init__(self, app: ASGIApp, *, limit: int, arriving: Arriving) -> None:
         self._app = app
@@ -81,7 +83,7 @@ class WholeBody:
             await self._app(scope, unread(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | Problem | None:
-        """The body; None when the client has left."""
+        """Return the body, a refusal, or None when the client has disconnected."""
         body = bytearray()
         while True:
             message = await receive()
@@ -94,7 +96,7 @@ class WholeBody:
                 return bytes(body)
 
     def _decoded(self, body: bytes, coding: str) -> bytes | Problem:
-        """The body behind its Content-Encoding; no more than the limit is ever decompressed."""
+        """Return the decompressed body, or a refusal. No more than the limit is ever decompressed."""
         if coding not in _WINDOW:
             message = "Content-Encoding: send the body as it is, or compressed once, with gzip or deflate."
             return Problem(415, message, param="Content-Encoding", headers={"accept-encoding": "gzip, deflate"})
@@ -123,13 +125,13 @@ class WholeBody:
 
 
 def _without_coding(scope: Scope) -> Scope:
-    """The scope without the headers that describe the body as it came."""
+    """Return the scope without the headers that describe the compressed body."""
     gone = (b"content-encoding", b"content-length")
     return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in gone]}
 
 
 def unread(body: bytes, receive: Receive) -> Receive:
-    """`receive` as if the body had not been read."""
+    """Return a `receive` that gives the body as if nobody had read it."""
     pending = True
 
     async def replayed() -> Message:

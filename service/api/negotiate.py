@@ -1,4 +1,8 @@
-"""What a client wants to get: JSON, an image file or events, by its Accept header (RFC 9110, section 12.5.1) and its body."""
+"""The choice between JSON, an image file and events, by a request's Accept header (RFC 9110, section 12.5.1) and its body.
+
+werkzeug's MIMEAccept chooses the same for every well-formed header. It would drop a range whose q is out of form, such as
+`q=.7`, where this module reads it; and importing it loads a WSGI development server and a test client.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,9 @@ EVENTS = "text/event-stream"
 
 
 def requested_file(accept: str, body: GenerationRequest | InterpolationRequest, files: int) -> ImageFormat | None:
-    """The format when Accept prefers an image file, None when it takes JSON; `files`: how many there would be.
+    """Return the format of the image file that Accept prefers, or None for JSON. files: images of the request.
 
-    Raises InvalidRequestError for what cannot be: 406 when neither is accepted, 400 for several files or a contradiction.
+    Raises InvalidRequestError: 406 when Accept takes neither, 400 for several files or a contradiction with the body.
     """
     formats = [body.output_format, *(name for name in FORMATS if name != body.output_format)]
     wanted = choose(accept, [JSON, *(MEDIA_TYPES[name] for name in formats)])
@@ -42,8 +46,8 @@ def requested_file(accept: str, body: GenerationRequest | InterpolationRequest, 
 
 
 def check_stream(accept: str, body: GenerationRequest) -> None:
-    """Raises InvalidRequestError for what a stream cannot be: 406 when Accept takes no events, 400 for a contradiction."""
-    # The official client accepts application/json, and reads events all the same.
+    """Raise InvalidRequestError unless the answer can be a stream: 406 when Accept takes no events, 400 for a contradiction."""
+    # OpenAI's client accepts application/json only, and yet reads events.
     if choose(accept, [EVENTS, JSON]) is None:
         if choose(accept, list(MEDIA_TYPES.values())):
             raise InvalidRequestError(
@@ -62,10 +66,10 @@ def _not_acceptable(accept: str, offered: Sequence[str]) -> NotAcceptableError:
 
 
 def choose(accept: str, offered: Sequence[str]) -> str | None:
-    """The best of `offered` for an Accept header, None when it excludes them all.
+    """Return the best of `offered` for an Accept header, or None when it excludes all of them.
 
     A higher q wins, then a more specific range (`image/png` over `*/*`), then the earlier offer. An absent or empty header
-    takes the first; a part that cannot be read is passed over.
+    takes the first offer. Parts that cannot be read are ignored.
     """
     if not accept.strip():
         return offered[0]
@@ -76,20 +80,20 @@ def choose(accept: str, offered: Sequence[str]) -> str | None:
 
 
 def _parse(part: str) -> tuple[str, float]:
-    """(media range, q) of one part of the header; q is 1 when it is not given and 0 for what cannot be read."""
+    """Return (media range, q) of one part of the header. q is 1 when it is not given, 0 when it is no number."""
     media, *parameters = (piece.strip().lower() for piece in part.split(";"))
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
             try:
-                return media, min(max(float(value), 0.0), 1.0)
+                return media, min(max(0.0, float(value)), 1.0)  # in this order, nan is 0
             except ValueError:
                 return media, 0.0
     return media, 1.0
 
 
 def _score(offer: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:
-    """(q, specificity) of the most specific range that matches; (0, 0) when none does."""
+    """Return (q, specificity) of the most specific range that matches the offer, or (0, 0) when none does."""
     wildcard = offer.partition("/")[0] + "/*"
     for specificity, pattern in ((3, offer), (2, wildcard), (1, "*/*")):
         qualities = [q for media, q in ranges if media == pattern]

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that holds everything by itself, in the looks of the web page (service/page/style.css)."""
+"""A comparison as one HTML file that loads nothing else, styled as the web page (service/page/style.css)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NOTES = (
     "Times are medians over the measured rounds in milliseconds, p95 is of the total; the interval is a bootstrap over rounds. "
     "PSNR and SSIM are against the reference's images from the same noises; 58.9 dB is identical."
 )
-_MARGIN = 1.15  # by which the axis of times goes beyond the fastest and the slowest
-_MOST_TICKS = 6
-_MOST_TICKS_ON_A_PHONE = 3
+_MARGIN = 1.15  # the axis of times extends this factor beyond the fastest and the slowest round
+_MAX_TICKS = 6  # more labels would overlap
+_MAX_TICKS_ON_A_PHONE = 3
 
 
 def html(comparison: ComparisonResponse) -> str:
-    """The report: images, the time of every round, the numbers, and the stored quality of models that have it."""
+    """Return the report: the images, the time of every round, the numbers, and the quality of models that store it."""
     results = comparison.results
     names = _names(results)
     images = _counted(comparison.n, "image")
@@ -43,14 +43,14 @@ def _counted(number: int, what: str) -> str:
 
 
 def _names(results: Sequence[ModelResult]) -> dict[str, str]:
-    """Model id -> what tables call it: without the family where all are of one, so that they fit a phone."""
+    """Map model ids to the names that tables show. The family is left out when all share it, so that tables fit a phone."""
     ids = [result.model for result in results]
     alike = len({name.partition("/")[0] for name in ids}) == 1
     return {name: name.partition("/")[2] if alike else name for name in ids}
 
 
 def _kind(result: ModelResult) -> str:
-    """Its class in the style sheet, and with it its colour."""
+    """Return the model's class in the style sheet, which decides its colour."""
     return "solver" if "@" in result.model else result.kind
 
 
@@ -66,14 +66,14 @@ def _sheet(comparison: ComparisonResponse, result: ModelResult) -> str:
 
 
 class _Axis:
-    """Logarithmic, from the fastest to the slowest round; a place is a percentage of the width."""
+    """A logarithmic axis of times, from the fastest to the slowest round. Places are percentages of its width."""
 
     def __init__(self, seconds: Sequence[float]) -> None:
         self._low, self._high = min(seconds) / _MARGIN, max(seconds) * _MARGIN
         decades = range(math.floor(math.log10(self._low)), math.ceil(math.log10(self._high)) + 1)
         for mantissas in ((1, 2, 5), (1,)):
             ticks = [m * 10.0**power for power in decades for m in mantissas if self._low <= m * 10.0**power <= self._high]
-            if len(ticks) <= _MOST_TICKS:
+            if len(ticks) <= _MAX_TICKS:
                 break
         self.ticks = ticks
 
@@ -85,7 +85,7 @@ class _Axis:
 
 
 def _bars(results: Sequence[ModelResult], names: dict[str, str]) -> str:
-    """A row a model: a dot a round, a line at the median; below them the axis."""
+    """Return the chart: a row per model with a dot per round and a line at the median, and the axis below."""
     axis = _Axis([sample.total_s for result in results for sample in result.samples])
     grid = "".join(axis.vertical(tick, "grid") for tick in axis.ticks)
     rows = []
@@ -98,7 +98,7 @@ def _bars(results: Sequence[ModelResult], names: dict[str, str]) -> str:
             f'{grid}{dots}{axis.vertical(median, "median")}</svg><span class="value">{_duration(median)}</span></li>'
         )
     labels = "".join(f'<text x="{axis.place(tick)}" y="75%">{_duration(tick)}</text>' for tick in axis.ticks)
-    many = " many" if len(axis.ticks) > _MOST_TICKS_ON_A_PHONE else ""
+    many = " many" if len(axis.ticks) > _MAX_TICKS_ON_A_PHONE else ""
     rows.append(f'<li aria-hidden="true"><span class="name"></span><svg class="ticks{many}">{labels}</svg></li>')
     return "".join(rows)
 
@@ -110,7 +110,7 @@ def _duration(seconds: float) -> str:
 
 
 def _quality(results: Sequence[ModelResult], shown: dict[str, str]) -> str:
-    """What the manifests hold, a column a metric; nothing where no model has any."""
+    """Return the section with the quality that manifests store, a column per metric. Empty if no model stores any."""
     names = list(dict.fromkeys(name for result in results if result.quality for name in result.quality.metrics))
     if not names:
         return ""

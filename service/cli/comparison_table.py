@@ -1,33 +1,20 @@
-"""What a comparison looks like: a table for the terminal and a grid for a paper; comparison_html.py has the report."""
+"""A comparison as a table for the terminal, and its images as a grid for a paper. comparison_html.py has the report."""
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
+from service.cli.output import pixels_of
 from service.features.encode import encode
 from service.schema.comparisons import ComparisonResponse, ModelResult
-from service.schema.images import ImageBody
 
 COLUMNS = ("steps", "queue ms", "compute ms", "total ms", "p95", "speed-up", "95 % interval", "PSNR dB", "SSIM")
 
 
-def pixels_of(image: ImageBody) -> NDArray[np.uint8]:
-    """The pixels of an inline image: uint8 [C,H,W]."""
-    assert image.b64_json is not None
-    opened = Image.open(io.BytesIO(base64.b64decode(image.b64_json)))
-    array = np.asarray(opened, dtype=np.uint8)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
 def table(comparison: ComparisonResponse) -> Table:
-    """One row a model; short enough for 80 columns as long as the ids are."""
+    """Return one row per model. The table fits 80 columns unless ids are long."""
     shown = Table(Column("model", overflow="fold"), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("steps", "total ms", "p95", "speed-up", "PSNR", "SSIM"):
         shown.add_column(name, justify="right", no_wrap=True)
@@ -39,7 +26,7 @@ def table(comparison: ComparisonResponse) -> Table:
 
 
 def cells(comparison: ComparisonResponse, result: ModelResult) -> tuple[str, ...]:
-    """What COLUMNS promise, as text."""
+    """Return the values of COLUMNS for one model, as text."""
     speed, agreement = result.speed_up, result.agreement
     reference = result.model == comparison.reference
     times = (result.queue_s.median, result.compute_s.median, result.total_s.median, result.total_s.p95)
@@ -54,12 +41,12 @@ def cells(comparison: ComparisonResponse, result: ModelResult) -> tuple[str, ...
 
 
 def _ratio(value: float) -> str:
-    """Two decimals where one would hide whether a model is faster or slower."""
+    """Format a ratio: with two decimals near 1, where one would hide whether a model is faster or slower."""
     return f"{value:.2f}" if value < 2 else f"{value:.1f}"
 
 
 def grid_png(comparison: ComparisonResponse, scale: int = 1, gap: int = 2) -> bytes:
-    """One row a model, one column a noise, `gap` white pixels apart, as PNG."""
+    """Return a PNG with one row per model and one column per noise, `gap` white pixels apart."""
     rows = [[pixels_of(image) for image in result.images] for result in comparison.results]
     channels, height, width = rows[0][0].shape
     shape = (channels, len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap)
@@ -72,6 +59,6 @@ def grid_png(comparison: ComparisonResponse, scale: int = 1, gap: int = 2) -> by
 
 
 def about_of(comparison: ComparisonResponse) -> str:
-    """What the numbers rest on, in a sentence or two."""
+    """Return how the numbers were measured, in one or two sentences."""
     about = f"{comparison.rounds} measured round(s), {comparison.mode}, against {comparison.reference}."
     return f"{about} {comparison.note}" if comparison.note else about

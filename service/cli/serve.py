@@ -6,35 +6,41 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from types import FrameType
 
+from service.cli.console import stderr
+from service.cli.failures import CommandError
 from service.observability.logs import configure_logging
 from service.settings.model import Settings
 
 
-class ListenError(Exception):
-    """The address cannot be listened on; the message says why."""
+class ListenError(CommandError):
+    """An address that cannot be listened on; the message says why."""
 
 
-def serve_until_stopped(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl+C. announce: called with the url once it is listened on.
+def serve_until_stopped(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl+C.
 
     Raises ListenError, and StartupError when there is nothing to serve.
     """
+    import structlog
     import uvicorn
 
     from service.api.app import create_app
     from service.api.server import DrainingServer
 
-    # uvicorn hands the signal on once it has shut down; finishing what runs and leaving is success.
+    # uvicorn sends the signal to this process again once it has shut down: to finish the running work and leave is success.
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     with _listen(settings.host, settings.port) as listener:
         configure_logging(settings.log_format, settings.log_level)
         application = create_app(settings)
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        announce(f"http://{shown}:{listener.getsockname()[1]}/")
+        url = f"http://{shown}:{listener.getsockname()[1]}/"
+        if settings.log_format == "json":
+            structlog.get_logger("service.cli").info("serving", url=url)
+        else:
+            stderr.print(f"Serving on {url} (stop with Ctrl+C)")
         server = uvicorn.Config(application, log_config=None, access_log=False)
         state = application.state
         with contextlib.suppress(KeyboardInterrupt):

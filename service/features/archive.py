@@ -1,4 +1,7 @@
-"""A zip written while it is read: files in, bytes out, nothing held but one file. Equal files give equal bytes."""
+"""A zip archive that is written while it is sent. Only one file is held at a time. Equal files give equal bytes.
+
+zipstream-ng would stamp each entry with the time of day, and offers no way to set it: no two archives would be equal.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import zipfile
 from collections.abc import AsyncIterator
 from typing import IO, cast
 
-_PIECE = 1 << 16  # bytes handed on at once
-_MODE = 0o644 << 16
+_PIECE_BYTES = 1 << 16  # sent at once: few pieces for small files, little memory for large ones
+_MODE = 0o644 << 16  # a file that everyone may read: the Unix mode stands in the upper half
 
 
 class _Pipe:
-    """What was written and not taken yet; a file that cannot be sought, which zipfile notices by the missing tell."""
+    """Holds what zipfile has written and nobody has taken yet. It has no `tell`, so zipfile writes as for a stream."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -21,7 +24,7 @@ class _Pipe:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: there is no buffer below. zipfile calls it."""
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -32,13 +35,13 @@ class _Pipe:
 
 
 async def zip_stream(files: AsyncIterator[tuple[str, bytes]]) -> AsyncIterator[bytes]:
-    """A zip of (name, content) pairs, stored: images are compressed already."""
+    """Yield the zip of (name, content) pairs in pieces. The files are stored as they are: images are compressed already."""
     pipe = _Pipe()
     with zipfile.ZipFile(cast(IO[bytes], pipe), "w", zipfile.ZIP_STORED) as archive:
         async for name, content in files:
-            info = zipfile.ZipInfo(name)  # dated 1980, so that equal files give equal archives
+            info = zipfile.ZipInfo(name)  # dated 1980 unless told otherwise, so equal files give equal archives
             info.external_attr = _MODE
             archive.writestr(info, content)
-            if len(pipe) >= _PIECE:
+            if len(pipe) >= _PIECE_BYTES:
                 yield pipe.take()
     yield pipe.take()

@@ -1,32 +1,35 @@
-"""Urls of images that expire.
+"""Signed urls of images, which expire.
 
-A url describes its image completely (model, seed, index, class, file style), so every replica that shares SFDDM_URL_SECRET
-can serve it: from the newest files, which are kept, or by making the image again. It also tells what made the image, since
-other weights or another runtime would make other bytes. The signature is what makes it expire.
+A url describes its image completely: model, seed, index, class, file style. So every replica that shares SFDDM_URL_SECRET
+can serve it, either from the newest files, which are kept, or by making the image again. A url also names the weights and
+the runtime that made the image, because others would make other bytes.
+
+The format is that of itsdangerous' URLSafeSerializer: `payload.signature`. It is not URLSafeTimedSerializer, which stores
+the second of the signing and leaves it to the reader's settings when the url expires; here the url itself holds that time.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import hmac
-import json
 import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+
+from itsdangerous import BadData, URLSafeSerializer
 
 from models.catalogue import Resolved
 from service.engine.request import Finished, ImageSpec
 from service.features.encode import FileStyle
 from service.features.errors import ForbiddenError, GoneError
 
-_KEPT_BYTES = 64 << 20
+_MAX_KEPT_BYTES = 64 << 20  # thousands of small images: enough for clients that fetch a url as soon as they get it
+_SALT = "image url"  # a signature made with SFDDM_URL_SECRET for another purpose is not valid here
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a url says; made_by is `maker` of its image, expires in Unix seconds."""
+    """The content of a url. made_by: `maker` of its image. expires: Unix seconds."""
 
     model: str
     spec: ImageSpec
@@ -36,7 +39,7 @@ class Link:
 
 
 def maker(model: Resolved, image: Finished) -> str:
-    """What decides an image's bytes beside its spec: the weights, the runtime and its precision."""
+    """Return what decides an image's bytes apart from its spec: the weights, the runtime and its precision."""
     return f"{model.entry.manifest.sha256[:16]} {image.device.provider} {image.device.precision}"
 
 
@@ -44,29 +47,32 @@ class ImageLinks:
     """Signs urls, reads them, and keeps the newest files so that most images are not computed twice."""
 
     def __init__(self, secret: str | None, expire_s: float) -> None:
-        """secret: the same on every replica, None: random; expire_s: how long a url is good for."""
-        self._key = (secret or secrets.token_hex()).encode()
+        """Start without files. secret: the same on every replica, None: random. expire_s: lifetime of a url."""
+        self._serializer = URLSafeSerializer(
+            secret or secrets.token_hex(),
+            salt=_SALT,
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )
         self._expire_s = expire_s
         self._files: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
     def link(self, base_url: str, model: Resolved, image: Finished, style: FileStyle, file: bytes) -> str:
-        """An absolute url of `file`."""
+        """Return an absolute url of `file`, and keep the file."""
         spec = image.spec
         fields = [model.id, spec.seed, spec.index, spec.class_label, spec.blend]
         fields += [style.image_format, style.scale, style.quality, maker(model, image), int(time.time() + self._expire_s)]
-        payload = _text(json.dumps(fields, separators=(",", ":")).encode())
-        token = f"{payload}.{self._signature(payload)}"
+        token = self._serializer.dumps(fields)
         self._keep(token, file)
         return f"{base_url}/v1/images/files/{token}"
 
     def read(self, token: str) -> Link:
-        """What a url says. Raises ForbiddenError when it is not one of ours, GoneError when it has expired."""
-        payload, _, signature = token.partition(".")
-        if not hmac.compare_digest(signature.encode("utf-8", "replace"), self._signature(payload).encode()):
+        """Return the content of a url. Raises ForbiddenError unless it was signed here, GoneError when it has expired."""
+        try:
+            fields = self._serializer.loads(token)
+        except BadData as error:
             message = "This url was not signed here, or was altered; request the image again."
-            raise ForbiddenError(message, None, "url_invalid")
-        fields = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            raise ForbiddenError(message, None, "url_invalid") from error
         try:
             model, seed, index, label, blend, image_format, scale, quality, made_by, expires = fields
         except ValueError:  # signed with the same secret by a version that wrote other fields
@@ -77,18 +83,11 @@ class ImageLinks:
         return Link(model, spec, FileStyle(image_format, scale, quality), made_by, expires)
 
     def file(self, token: str) -> bytes | None:
-        """The bytes, if they are still kept."""
+        """Return the bytes of the file if they are still kept."""
         return self._files.get(token)
 
     def _keep(self, token: str, file: bytes) -> None:
         self._bytes += len(file) - len(self._files.pop(token, b""))
         self._files[token] = file
-        while self._bytes > _KEPT_BYTES:
+        while self._bytes > _MAX_KEPT_BYTES:
             self._bytes -= len(self._files.popitem(last=False)[1])
-
-    def _signature(self, payload: str) -> str:
-        return _text(hmac.digest(self._key, payload.encode("utf-8", "replace"), hashlib.sha256))
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from models.catalogue import Resolved
+from service import __version__
 from service.engine.request import Device, Finished, Generation, ImageSpec, Timing
 from service.features.encode import FileStyle
 from service.features.models import known_model
@@ -91,7 +92,7 @@ def examples_of(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
         ("get", "/livez"): ok,
         ("get", "/readyz"): ok,
         ("get", "/metrics"): {"answer": "sfddm_running_rows 0.0\n"},
-        ("get", "/v2"): {"answer": _json(ServerMetadata(version="0.1.0"))},
+        ("get", "/v2"): {"answer": _json(ServerMetadata(version=__version__))},
         ("get", "/v2/health/live"): {"answer": _json(Live())},
         ("get", "/v2/health/ready"): {"answer": _json(Ready())},
         ("get", v2): {"parameters": named, "answer": metadata},

@@ -1,8 +1,12 @@
-"""Configuration: settings from options, the environment and a TOML file, and where each came from.
+"""Reads the settings from options, the environment and a TOML file, and remembers where each came from.
 
     option > environment SFDDM_<NAME> > TOML file (--config or SFDDM_CONFIG) > default
 
-A name that does not exist is an error wherever it stands: a limit that was misspelt is a limit that is not there.
+The first place that sets a name wins, with the whole of its value. An unknown name is an error in every place, because a
+misspelt limit would be no limit.
+
+The environment is read by pydantic-settings. Its TomlConfigSettingsSource does not fit: a file that is missing or cannot
+be read counts as empty, and the tables of several places are merged. Its CliSettingsSource would replace typer.
 """
 
 from __future__ import annotations
@@ -28,23 +32,29 @@ from service.settings.model import Settings
 PREFIX = "SFDDM_"
 CONFIG = f"{PREFIX}CONFIG"
 
-_UNSPEAKABLE = frozenset({"admin_token", "url_secret", "redis_url"})  # not even in the sentence that refuses their values
+_SECRETS = frozenset({"admin_token", "url_secret", "redis_url"})  # their values stay out of error messages
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class ConfigurationError(Exception):
-    """The settings cannot be used; the message names the setting, where it stands, and the remedy."""
+    """Settings that cannot be used. The message names the setting, the place that set it, and the remedy."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Effective settings. origins: by setting, `default`, `option`, `environment SFDDM_PORT` or `file sfddm.toml`."""
+    """The effective settings.
+
+    origins: for each setting `default`, `option`, `environment SFDDM_PORT` or `file sfddm.toml`.
+    """
 
     settings: Settings
     origins: Mapping[str, str]
 
     def to_toml(self) -> str:
-        """The settings as a TOML file, each with its origin as a comment; secrets masked, what is not set commented out."""
+        """Return the settings as a TOML file, with the origin of each as a comment.
+
+        Secrets are masked. They and the names without a value are commented out, so the file can be read again.
+        """
         lines = []
         for name in Settings.model_fields:
             value = getattr(self.settings, name)
@@ -57,7 +67,10 @@ class Configuration:
 
 
 def read_configuration(options: Mapping[str, Any], config: Path | None = None) -> Configuration:
-    """Settings from `options` (None: not given), the environment and the TOML file. Raises ConfigurationError."""
+    """Return the settings from `options` (None: not given), the environment and the TOML file.
+
+    config: the file; SFDDM_CONFIG names it when this is None. Raises ConfigurationError.
+    """
     given = {name: value for name, value in options.items() if value is not None}
     environment = _read_environment()
     path = _path(config)
@@ -71,12 +84,12 @@ def read_configuration(options: Mapping[str, Any], config: Path | None = None) -
     except ValidationError as error:
         places = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
         where = ", ".join(sorted({origins.get(place, "") for place in places} - {"", "default", "option"}))
-        raise ConfigurationError(f"{describe_error(error, _UNSPEAKABLE)}{f' (from {where})' if where else ''}.") from error
+        raise ConfigurationError(f"{describe_error(error, _SECRETS)}{f' (from {where})' if where else ''}.") from error
     return Configuration(settings, origins)
 
 
 def wanted_log_format(option: str | None, config: Path | None = None) -> Literal["console", "json"]:
-    """The log format as far as it can be told before the settings are known to be good: their error is logged in it, too."""
+    """Return the log format before the settings are checked, so that an error in them is logged in this format, too."""
     found = option or next((value for name, value in os.environ.items() if name.upper() == f"{PREFIX}LOG_FORMAT"), None)
     if found is None and (path := _path(config)) is not None:
         with suppress(ConfigurationError):
@@ -112,7 +125,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises ConfigurationError for the first name that is not known. Neither case nor SFDDM_ makes a name less alike."""
+    """Raise ConfigurationError for the first unknown name, and suggest a similar one. Case and SFDDM_ do not count."""
     known = {_bare(name): name for name in known}
     for name in sorted(names):
         if name in known.values():
@@ -131,7 +144,7 @@ def _is_secret(name: str, value: object) -> bool:
 
 
 def _toml(value: object) -> str:
-    """A value in TOML, on one line."""
+    """Return a value as TOML on one line."""
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, Mapping):
@@ -140,7 +153,7 @@ def _toml(value: object) -> str:
         return "[" + ", ".join(map(_toml, value)) + "]"
     if hasattr(value, "model_dump"):
         return _toml(value.model_dump())
-    # JSON's string is a TOML string but for DEL, which none of ours holds.
+    # A JSON string is a TOML string, except for the character DEL, which no setting of ours contains.
     return json.dumps(mask_credentials(str(value)), ensure_ascii=False)
 
 

@@ -1,9 +1,10 @@
-"""`sfddm generate` and `sfddm models` as processes."""
+"""The sfddm command as a process, without `serve`."""
 
 from __future__ import annotations
 
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -147,5 +148,10 @@ def test_help_names_the_commands() -> None:
     result = sfddm("--help")
     assert result.returncode == 0
     assert "Usage: sfddm" in result.stdout
-    for command in ("serve", "generate", "compare", "models"):
+    for command in ("serve", "generate", "compare", "models", "reload", "config"):
         assert command in result.stdout
+
+
+def test_the_version() -> None:
+    result = sfddm("--version")
+    assert (result.returncode, result.stdout) == (0, f"sfddm {version('sfddm-serve')}\n")

@@ -1,4 +1,4 @@
-"""Compressed bodies: read, bounded, and refused in a sentence that names the header."""
+"""Compressed bodies are read and bounded. A refusal is a sentence that names the header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a comparison is written."""
+"""The numbers of a comparison as text, in the table and in the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zips that are written while they are read."""
+"""Zip archives that are written while they are sent."""
 
 from __future__ import annotations
 

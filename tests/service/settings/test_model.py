@@ -1,4 +1,4 @@
-"""Settings come from SFDDM_* and are checked once."""
+"""Settings come from SFDDM_* variables, and values out of range are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings from three places, each with its origin; typos are refused with a suggestion."""
+"""Settings come from three places, each value with its origin. Typos are refused with a suggestion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of models: what it says of the models that ship."""
+"""The table of models agrees with the manifests of the models that ship."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from models.catalogue import discover
-from service.cli.terminal import models_table
+from service.cli.models_table import models_table
 from service.features.models import known_model
 from service.schema.models import model_body
 from tests.service.api.conftest import serving, tiny_app
