@@ -1,35 +1,28 @@
-"""/admin: load, reload and unload models while the service runs. Only with SFDDM_ADMIN_TOKEN, sent as a bearer token.
+"""/admin: load, reload and unload models while the service runs.
 
-Without the setting there is no such resource: 404. With it, a request without the token is a 401.
+Requests need SFDDM_ADMIN_TOKEN as a bearer token, or get 401. Where the setting is missing every path is a 404.
 """
 
 from __future__ import annotations
 
 import hmac
-from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Depends, Request
 from pydantic import SecretStr
 
-from service.api.errors import InvalidRequestError
+from service.api.dependencies import ReloaderOf
+from service.api.errors import UnauthorizedError
 from service.api.query import refuse_unknown
-from service.features.reload import ReloadBody, Reloader
+from service.features.errors import NotFoundError
+from service.schema.reload import ReloadBody, reload_body
 
 _BEARER = "bearer "
 _log = structlog.get_logger("service.api")
 
 
-def _reloader_of(request: Request) -> Reloader:
-    reloader: Reloader = request.app.state.reloader
-    return reloader
-
-
-ReloaderOf = Annotated[Reloader, Depends(_reloader_of)]
-
-
 def admin_router(token: SecretStr | None) -> APIRouter:
-    """The routes for who has this token; where there is none, a sentence that says so."""
+    """Return the routes for holders of this token; without a token, a route that says so."""
     if token is None:
         return _off()
     expected = token.get_secret_value().encode()
@@ -39,13 +32,8 @@ def admin_router(token: SecretStr | None) -> APIRouter:
         scheme, secret = given[: len(_BEARER)], given[len(_BEARER) :]
         if not (hmac.compare_digest(secret.encode("latin-1"), expected) and scheme.lower() == _BEARER):
             _log.warning("admin_refused", path=request.url.path)
-            raise InvalidRequestError(
-                "Authorization: send the server's SFDDM_ADMIN_TOKEN as a bearer token.",
-                "Authorization",
-                "invalid_admin_token",
-                status=401,
-                headers={"www-authenticate": "Bearer"},
-            )
+            message = "Authorization: send the server's SFDDM_ADMIN_TOKEN as a bearer token."
+            raise UnauthorizedError(message, "Authorization", "invalid_admin_token")
 
     router = APIRouter(tags=["admin"], prefix="/admin/models", dependencies=[Depends(authorise), Depends(refuse_unknown)])
 
@@ -56,15 +44,12 @@ def admin_router(token: SecretStr | None) -> APIRouter:
         Requests go on: admitted ones finish on the weights that they began with. What cannot be loaded is among `failed`, and
         the version loaded before is served on. The answer comes when all is done.
         """
-        return await reloader.reload()
+        return reload_body(await reloader.reload())
 
     @router.put("/{model_id:path}", summary="Load or reload a model")
     async def load(model_id: str, reloader: ReloaderOf) -> ReloadBody:
         """Serve what the model's folder holds. 404 when no zoo has it, 422 when it cannot be loaded."""
-        body = await reloader.load(model_id)
-        for failed in body.failed:
-            raise InvalidRequestError(failed.reason, "model", "model_not_loaded", status=422)
-        return body
+        return reload_body(await reloader.load(model_id))
 
     @router.delete("/{model_id:path}", summary="Unload a model")
     async def unload(model_id: str, reloader: ReloaderOf) -> ReloadBody:
@@ -72,7 +57,7 @@ def admin_router(token: SecretStr | None) -> APIRouter:
 
         409 for a model that the default or an experiment needs, and for the last one.
         """
-        return await reloader.unload(model_id)
+        return reload_body(await reloader.unload(model_id))
 
     return router
 
@@ -82,6 +67,6 @@ def _off() -> APIRouter:
 
     @router.api_route("/admin/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])
     async def off() -> None:
-        raise InvalidRequestError("/admin is off here; SFDDM_ADMIN_TOKEN switches it on.", None, "admin_off", status=404)
+        raise NotFoundError("/admin is off here; SFDDM_ADMIN_TOKEN switches it on.", None, "admin_off")
 
     return router

@@ -1,4 +1,4 @@
-"""The ASGI application: routes around one engine, started and drained with the application's life."""
+"""The ASGI application: routes around one engine, which starts and drains with the application."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from service.api.idempotency import Idempotency
 from service.api.middleware import HeadAsGet, RateLimitHeaders, RequestContext
 from service.api.openapi import describe
 from service.api.query import refuse_unknown
-from service.features.jobs import JobRunner
+from service.features.jobs.worker import JobRunner
 from service.features.reload import Reloader
 from service.features.service import assemble, check_experiments, open_catalogue
 from service.observability.tracing import open_tracing
 from service.settings.model import Settings
 
-_GIVE_BACK_S = 1.0
+_GIVE_BACK_S = 1.0  # longest wait for the release of jobs: a store that is away must not keep the process
 _log = structlog.get_logger("service.api")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application for these settings. Raises StartupError with one sentence when there is nothing to serve."""
-    service = assemble(settings, open_catalogue(settings.zoos))
-    check_experiments(settings, service.catalogue)
+    """Build the application for these settings. Raises StartupError with one sentence when there is nothing to serve."""
+    config = settings.service_config()
+    service = assemble(config, open_catalogue(config.zoos))
+    check_experiments(config.experiments, service.catalogue)
     arriving = Arriving(settings.body_timeout_s)
     runner = JobRunner(service.store.jobs, service.catalogue, service.engine, service.metrics)
     tracing = open_tracing(os.environ, __version__)
@@ -40,18 +41,18 @@ def create_app(settings: Settings) -> FastAPI:
     async def drain(seconds: float) -> None:
         """Refuse new work, finish what runs within so many seconds, and give up the rest.
 
-        Jobs are given back at once: another replica can go on with them while this one drains.
+        Chunks of jobs are released at once: another replica can go on with them while this one drains.
         """
         arriving.end()
         stopping = asyncio.create_task(runner.stop())
         await service.engine.drain(seconds)
-        await asyncio.wait((stopping,), timeout=_GIVE_BACK_S)  # a store that is away must not keep the process
+        await asyncio.wait((stopping,), timeout=_GIVE_BACK_S)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for refusal in service.catalogue.refusals:
             _log.warning("model_folder_refused", folder=str(refusal.folder), reason=refusal.reason)
-        if settings.redis_url is not None and settings.url_secret is None:  # several replicas, in all likelihood
+        if settings.redis_url is not None and settings.url_secret is None:  # shared store: probably several replicas
             _log.warning("url_secret_random", remedy="set SFDDM_URL_SECRET, the same on every replica; else urls work on one")
         service.engine.start()
         runner.start()
@@ -68,12 +69,13 @@ def create_app(settings: Settings) -> FastAPI:
         description="Images from a diffusion teacher and its single-fold students, batched step by step.",
         version=__version__,
         lifespan=lifespan,
-        docs_url=None,  # ours: the framework's pages load their scripts from another host
+        docs_url=None,  # service/page has its own: the framework's load their scripts from another host
         redoc_url=None,
         redirect_slashes=False,  # a redirect would name the host and scheme that a proxy in front has changed
     )
     app.state.service = service
     app.state.drain = drain
+    app.state.public_url = settings.public_url
     app.state.reloader = Reloader(service, lambda: setattr(app, "openapi_schema", None))
     app.add_middleware(
         Idempotency, blobs=service.store.blobs, max_bytes=settings.idempotency_bytes, ttl_s=settings.idempotency_ttl_s

@@ -1,4 +1,6 @@
-"""Every error in OpenAI's shape: {"error": {"message", "type", "param", "code"}}; under /v2 in KServe's: {"error": message}.
+"""Errors as clients see them, and the status of every exception.
+
+They have OpenAI's shape: {"error": {"message", "type", "param", "code"}}. Under /v2 they have KServe's: {"error": message}.
 
 400 invalid_request_error      a field is wrong; param names it
 401 invalid_request_error      /admin without its token
@@ -7,10 +9,10 @@
 405, 406, 413, 415             wrong method, no media type that is accepted, body too large, Content-Encoding unknown
 409, 422 invalid_request_error an Idempotency-Key in use or used otherwise; a job without a result
 429 rate_limit_error           too much work is ahead, or too many jobs; Retry-After says when to come back
-503 unavailable_error          starting, draining, failed, or the store is away; with code model_failed the model could not be
+503 unavailable_error          starting, draining, failed, or the store is away; code model_failed: the model could not be
                                loaded, and trying again does not help
-500 server_error               an image could not be computed (code image_failed, the message names it: an answer holds all of
-                               its images or none), or our fault; the log has the cause under the request id
+500 server_error               code image_failed: an image could not be computed, and the message names it; code internal_error:
+                               a bug, whose cause the log has under the request id
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -31,35 +32,43 @@ from models.catalogue import UnknownModelError
 from models.validation import reason_of
 from service.api.record import current_record
 from service.engine.request import ModelFailedError, OverloadedError, RowFailedError, UnavailableError
+from service.features.errors import (
+    ConflictError,
+    ForbiddenError,
+    GoneError,
+    InvalidRequestError,
+    NotFoundError,
+    UnusableError,
+    shown_name,
+)
 from service.store.base import StoreFullError, StoreUnavailableError
 
 INVALID = "invalid_request_error"
 RETRY_AFTER_RANGE_S = (1, 120)  # the official client does not wait longer than two minutes
-_SHOWN_FIELD = 100  # characters of a name that the client made up
-_FULL_RETRY_S = 60.0  # a job is over or expired by then, perhaps
+_FULL_RETRY_S = 60.0  # by then a stored job may have ended or expired
 
 
 class ClientLeftError(Exception):
-    """The client disconnected before its answer was ready; nobody reads the response."""
+    """The client disconnected before its answer was ready. Nobody reads the response."""
 
 
-class InvalidRequestError(Exception):
-    """A request that cannot be served as it is; names the field. A 400 unless another status says it better."""
+class UnauthorizedError(InvalidRequestError):
+    """A request for /admin without its token."""
 
-    def __init__(
-        self,
-        message: str,
-        param: str | None,
-        code: str | None = None,
-        *,
-        status: int = 400,
-        headers: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        super().__init__(message)
-        self.headers = headers
-        self.param = param
-        self.code = code
-        self.status = status
+
+class NotAcceptableError(InvalidRequestError):
+    """The Accept header excludes every media type that there is."""
+
+
+_STATUS: Mapping[type[InvalidRequestError], int] = {  # by the exact class; a plain InvalidRequestError is a 400
+    UnauthorizedError: 401,
+    ForbiddenError: 403,
+    NotFoundError: 404,
+    NotAcceptableError: 406,
+    ConflictError: 409,
+    GoneError: 410,
+    UnusableError: 422,
+}
 
 
 @dataclass(frozen=True)
@@ -79,26 +88,27 @@ class Problem:
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
     def note(self) -> None:
-        """Have the request's log line and span name the reason."""
+        """Note the code in the record, so that the log line and the span of the request have it."""
         current_record().code = self.code or self.kind
 
     def response(self, path: str = "") -> JSONResponse:
-        """The answer at `path`, noted as what became of the request at hand."""
+        """Return the answer at `path`, and note its code in the record."""
         self.note()
         body = {"error": self.message} if is_inference_protocol(path) else self.body
         return JSONResponse(body, status_code=self.status, headers=self.headers)
 
 
 def is_inference_protocol(path: str) -> bool:
-    """Whether a path belongs to the Open Inference Protocol, which has an error shape of its own."""
+    """Return True for paths of the Open Inference Protocol, which has its own shape of errors."""
     return path == "/v2" or path.startswith("/v2/")
 
 
 def problem_of(error: Exception) -> Problem:
-    """What an exception of ours means to a client; anything unknown is a 500 that gives nothing away."""
+    """Return what an exception means to a client. Any unknown one is a 500 whose message reveals nothing."""
     match error:
         case InvalidRequestError():
-            return Problem(error.status, str(error), param=error.param, code=error.code, headers=error.headers)
+            headers = {"www-authenticate": "Bearer"} if isinstance(error, UnauthorizedError) else {}
+            return Problem(_STATUS.get(type(error), 400), str(error), param=error.param, code=error.code, headers=headers)
         case RequestValidationError():
             message, param = describe_validation(error)
             return Problem(400, message, param=param)
@@ -107,7 +117,7 @@ def problem_of(error: Exception) -> Problem:
         case OverloadedError():
             return Problem(429, str(error), "rate_limit_error", None, "overloaded", retry_after_header(error.retry_after_s))
         case ModelFailedError():
-            hopeless = retry_after_header(RETRY_AFTER_RANGE_S[1]) | {"x-should-retry": "false"}  # the official client obeys it
+            hopeless = retry_after_header(RETRY_AFTER_RANGE_S[1]) | {"x-should-retry": "false"}  # the official client reads it
             return Problem(503, str(error), "unavailable_error", "model", "model_failed", hopeless)
         case UnavailableError():
             return Problem(503, str(error), "unavailable_error", None, "not_ready", retry_after_header(error.retry_after_s))
@@ -122,13 +132,13 @@ def problem_of(error: Exception) -> Problem:
 
 
 def retry_after_header(seconds: float) -> dict[str, str]:
-    """Retry-After as whole seconds within what clients honour."""
+    """Return a Retry-After header in whole seconds, within the range that clients follow."""
     low, high = RETRY_AFTER_RANGE_S
     return {"retry-after": str(min(max(math.ceil(seconds), low), high))}
 
 
 def describe_validation(error: RequestValidationError) -> tuple[str, str | None]:
-    """(one sentence, field) of the first thing wrong with a body."""
+    """Return one sentence on the first thing wrong with a body, and the field."""
     first: ErrorDetails = error.errors()[0]
     kind, place = first["type"], [str(part) for part in first["loc"][1:]]
     if kind == "json_invalid":
@@ -143,13 +153,8 @@ def describe_validation(error: RequestValidationError) -> tuple[str, str | None]
     return f"{field}: {reason_of(first)}.", field
 
 
-def shown_name(name: str) -> str:
-    """A name that the client made up, quoted and no longer than a sentence can bear."""
-    return repr(name if len(name) <= _SHOWN_FIELD else f"{name[:_SHOWN_FIELD]}...")
-
-
 def install_error_handlers(app: FastAPI) -> None:
-    """Map every exception that handlers raise to its response. What is not listed here becomes a 500 in the middleware."""
+    """Map every exception of routes to its response. One that is not listed here becomes a 500 in the middleware."""
 
     async def answer(request: Request, error: Exception) -> Response:
         return problem_of(error).response(request.url.path)
@@ -168,7 +173,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientLeftError)
     async def client_left(_: Request, __: ClientLeftError) -> Response:
-        return Response(status_code=499)  # nginx's number for it, seen only in the log
+        return Response(status_code=499)  # as nginx has it; seen only in the log
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -188,7 +193,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def _undecodable(cause: BaseException | None) -> str:
-    """Why the framework could not read a body."""
+    """Say why the framework could not read a body."""
     if isinstance(cause, RecursionError):
         return "The body is JSON nested too deeply to be read; send a flat object."
     if isinstance(cause, ValueError) and "digits" in str(cause):  # CPython's limit on converting integers
@@ -197,7 +202,7 @@ def _undecodable(cause: BaseException | None) -> str:
 
 
 def _allowed(request: Request) -> str:
-    """Every method that the path has; the framework's own Allow tells those of one route only."""
+    """List every method of a path. The framework's own Allow header has those of one route only."""
 
     def has(method: str) -> bool:
         scope = {**request.scope, "method": method}

@@ -6,11 +6,13 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.answers import IMAGE_FILES, encode_all, images_of, recorded
-from service.api.errors import InvalidRequestError
+from service.api.answers import IMAGE_FILES, images_of
+from service.api.dependencies import ServiceOf
+from service.api.outcome import recorded
+from service.api.record import current_record
 from service.engine.request import Generation
-from service.features.links import maker
-from service.features.service import ServiceOf
+from service.features.encode import encode_all
+from service.features.generation import check_maker
 
 router = APIRouter(tags=["images"])
 
@@ -32,13 +34,8 @@ async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
         model = service.resolve(link.model)
         with recorded(service.metrics, model.id):
             finished = await images_of(service, request, Generation(model, [link.spec]))
-            if maker(model, finished[0]) != link.made_by:
-                raise InvalidRequestError(
-                    "The model or the runtime behind this url has changed; request the image again.",
-                    None,
-                    "url_expired",
-                    status=410,
-                )
-            (file,) = await encode_all(finished, link.style)
+            check_maker(link, model, finished[0])
+            with current_record().encoding():
+                (file,) = await encode_all(finished, link.style)
     left_s = max(0, int(link.expires - time.time()))
     return Response(file, media_type=link.style.media_type, headers={"cache-control": f"private, max-age={left_s}, immutable"})

@@ -1,12 +1,13 @@
-"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a POST that is sent again is answered, not done again.
+"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a POST that is sent again gets the first answer.
 
     the same key and request, answered before     the kept answer, with `idempotency-replayed: true`
     the same key and request, still being made    409 with Retry-After; the official client waits and tries again
     the same key with another request             422
 
-Answers other than 2xx are not kept, so what failed may be tried again under its key. While the store is away requests are
-made without this protection: a generation can be repeated without harm, and jobs are refused by the store itself. Streams
-take no key: what has been sent step by step cannot be sent again as it was.
+- Answers other than 2xx are not kept, so a request that failed may be tried again with its key.
+- While the store is away requests run without this protection: a generation can be repeated without harm, and the store itself
+  refuses jobs.
+- Streams take no key: events that were sent at their own times cannot be repeated as they were.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ HEADER: Final = "idempotency-key"
 REPLAYED: Final = "idempotency-replayed"
 PATHS: Final = frozenset({"/v1/images/generations", "/v1/jobs"})
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_DECIDING = ("accept", "content-type")  # headers that decide an answer besides path and body
+_DECIDING = ("accept", "content-type")  # headers that change an answer beside path and body
 _LEASE_S = 15.0  # a key whose process died is free again after this
 
 
@@ -40,7 +41,7 @@ class Idempotency:
     """Middleware for the routes in PATHS."""
 
     def __init__(self, app: ASGIApp, blobs: Blobs, *, max_bytes: int, ttl_s: float) -> None:
-        """max_bytes: what all kept answers may take; one that takes more than a quarter of it is not kept."""
+        """Wrap an application. max_bytes: of all kept answers; one of more than a quarter of it is not kept."""
         self._app = app
         self._blobs = blobs
         self._room = Room("answers", max_bytes)
@@ -69,7 +70,7 @@ class Idempotency:
             await _response_of(kept, fingerprint)(scope, receive, send)
 
     async def _begin(self, name: str, fingerprint: str) -> bytes | None:
-        """None when the request is ours to answer, else what is known of the one before."""
+        """Take the key. Return None when this request is to be answered, else what is kept of the one before."""
         started = _head(fingerprint)
         while not await self._blobs.add(self._room, name, started, _LEASE_S):
             kept = (await self._blobs.get(self._room, [name]))[0]
@@ -78,7 +79,7 @@ class Idempotency:
         return None
 
     async def _answer(self, name: str, fingerprint: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, and keep the answer when it is a whole 2xx."""
+        """Answer, and keep the answer if it is a complete 2xx."""
         recorded = _Recorder(send, self._room.max_bytes // 4)
         holding = asyncio.create_task(self._hold(name, fingerprint))
         try:
@@ -93,7 +94,7 @@ class Idempotency:
                     await self._blobs.delete(self._room, name)
 
     async def _hold(self, name: str, fingerprint: str) -> None:
-        """Keep the key taken for as long as its answer is being made."""
+        """Keep the key taken while its answer is being made."""
         while True:
             await asyncio.sleep(_LEASE_S / 3)
             with suppress(StoreUnavailableError):
@@ -101,7 +102,7 @@ class Idempotency:
 
 
 class _Recorder:
-    """Sends messages on and remembers them."""
+    """Passes messages on and keeps a copy of them."""
 
     def __init__(self, send: Send, limit: int) -> None:
         self._send = send
@@ -123,22 +124,24 @@ class _Recorder:
 
     @property
     def keepable(self) -> bool:
+        """The answer is a complete 2xx and not too large."""
         return self._complete and 200 <= self.status < 300 and len(self.body) <= self._limit
 
 
 def _fingerprint(scope: Scope, body: bytes) -> str:
+    """Return a hash of everything in the request that changes its answer."""
     headers = Headers(scope=scope)
     parts = [scope["query_string"], *(headers.get(name, "").encode() for name in _DECIDING), body]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _head(fingerprint: str, status: int | None = None, headers: list[tuple[str, str]] | None = None) -> bytes:
-    """The first line of what is kept; the body follows. Without a status the answer is still being made."""
+    """Return the first line of what is kept; the body follows it. status None: the answer is still being made."""
     return json.dumps({"fingerprint": fingerprint, "status": status, "headers": headers or []}).encode() + b"\n"
 
 
 def _response_of(kept: bytes, fingerprint: str) -> Response:
-    """The answer to a request whose key is known."""
+    """Return the answer to a request whose key is known."""
     line, _, body = kept.partition(b"\n")
     head = json.loads(line)
     if head["fingerprint"] != fingerprint:

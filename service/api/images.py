@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.answers import (
-    IMAGE_FILES,
-    Outcome,
-    encode_all,
-    file_headers,
-    generation_response,
-    images_of,
-    outcome_of,
-    recorded,
-)
-from service.api.errors import InvalidRequestError
+from service.api.answers import IMAGE_FILES, file_headers, images_of
+from service.api.dependencies import BaseUrl, ServiceOf
 from service.api.idempotency import HEADER
 from service.api.negotiate import check_stream, requested_file
+from service.api.outcome import Outcome, outcome_of, recorded
 from service.api.record import current_record
 from service.api.stream import EVENT_STREAM, stream_generation
 from service.engine.request import EngineError, Generation
-from service.features.encode import FileStyle
-from service.features.generation import AUTO, plan_generation
-from service.features.service import Service, ServiceOf
-from service.schema.images import GenerationRequest, GenerationResponse
+from service.features.encode import FileStyle, ImageFormat, encode_all
+from service.features.errors import InvalidRequestError
+from service.features.generation import AUTO, ImagesAsked, plan_generation
+from service.features.service import Service
+from service.schema.images import GenerationRequest, GenerationResponse, generation_response
 
 router = APIRouter(tags=["images"])
 
@@ -37,7 +31,9 @@ router = APIRouter(tags=["images"])
     responses={200: {"content": {**IMAGE_FILES, "text/event-stream": EVENT_STREAM}}},
     summary="Generate images",
 )
-async def generate(body: GenerationRequest, request: Request, service: ServiceOf) -> GenerationResponse | Response:
+async def generate(
+    body: GenerationRequest, request: Request, service: ServiceOf, base_url: BaseUrl
+) -> GenerationResponse | Response:
     """Images of one class from one model. The same seed gives the same bytes, and every model the same noise.
 
     With `stream` the answer is OpenAI's server-sent events; `partial_images` asks for predictions on the way.
@@ -49,44 +45,55 @@ async def generate(body: GenerationRequest, request: Request, service: ServiceOf
     rest is dropped and the error names it.
     """
     started_s = time.perf_counter()
-    if body.stream and HEADER in request.headers:
-        raise InvalidRequestError(
-            "Idempotency-Key: a stream cannot be repeated; leave out stream or the key.", "Idempotency-Key"
-        )
-    accept, direct = request.headers.get("accept", ""), None
-    if body.stream:
-        check_stream(accept, body)
-    else:
-        if body.partial_images:
-            raise InvalidRequestError(
-                "partial_images: they are sent on a stream; set stream to true, or leave out partial_images.", "partial_images"
-            )
-        direct = requested_file(accept, body, body.n)
+    direct = _file_format(body, request)
     assignment = service.experiments.assign(body.model, body.user, body.seed)
     if assignment:
         current_record().experiment = assignment.experiment
-    generation = _plan(body.model_copy(update={"model": assignment.arm}) if assignment else body, service)
+    asked = body.asked()
+    generation = _plan(replace(asked, model=assignment.arm) if assignment else asked, service)
     style = FileStyle(direct or body.output_format, generation.scale, body.output_compression)
     if body.stream:
         return stream_generation(service, request, generation, style, assignment, started_s)
-    # Who names no seed wants new images, an experiment measures, and what auto chose may not hold once the cache has answered.
+    # Compute anew without a seed (new images are wanted), for an experiment (it measures), and for auto (its promise is of
+    # computed images).
     fresh = body.seed is None or assignment is not None or body.model == AUTO
     with recorded(service.metrics, generation.model.id):
         finished = await images_of(service, request, generation, fresh=fresh)
-        files = await encode_all(finished, style)
+        with current_record().encoding():
+            files = await encode_all(finished, style)
     if assignment:
         await service.experiments.record(assignment, time.perf_counter() - started_s)
     if direct:
         headers = file_headers(generation.model, finished, assignment)
         return Response(files[0], media_type=style.media_type, headers=headers)
-    link = partial(service.links.link, service.base_url(request)) if body.response_format == "url" else None
+    link = partial(service.links.link, base_url) if body.response_format == "url" else None
     return generation_response(generation, finished, files, style, link, assignment)
 
 
-def _plan(body: GenerationRequest, service: Service) -> Generation:
-    """plan_generation; a latency that cannot be promised is counted as a request of the model that was asked for."""
+def _file_format(body: GenerationRequest, request: Request) -> ImageFormat | None:
+    """Return the format when the answer is to be an image file, None for JSON and streams.
+
+    Raises InvalidRequestError when headers and body contradict each other, and NotAcceptableError.
+    """
+    accept = request.headers.get("accept", "")
+    if body.stream:
+        if HEADER in request.headers:
+            raise InvalidRequestError(
+                "Idempotency-Key: a stream cannot be repeated; leave out stream or the key.", "Idempotency-Key"
+            )
+        check_stream(accept, body)
+        return None
+    if body.partial_images:
+        raise InvalidRequestError(
+            "partial_images: they are sent on a stream; set stream to true, or leave out partial_images.", "partial_images"
+        )
+    return requested_file(accept, body, body.n)
+
+
+def _plan(asked: ImagesAsked, service: Service) -> Generation:
+    """Call plan_generation. Counts a latency that cannot be promised as a request of the model that was asked for."""
     try:
-        return plan_generation(body, service)
+        return plan_generation(asked, service)
     except EngineError as error:
-        Outcome(service.metrics, body.model or service.default_model).end(outcome_of(error))
+        Outcome(service.metrics, asked.model or service.default_model).end(outcome_of(error))
         raise

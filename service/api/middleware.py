@@ -1,20 +1,21 @@
-"""What surrounds every request: its id, log line and trace, what is left of the service, HEAD, and the answer when we fail."""
+"""Middleware of every request: its id, log line and trace; rate-limit headers; HEAD; the answer to an unexpected error."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import uuid
+from dataclasses import dataclass
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models.catalogue import Resolved
 from service.api.errors import Problem, problem_of
 from service.api.record import RequestRecord, outcome_of_status, recording
 from service.engine.engine import Engine
 from service.engine.request import UnavailableError
-from service.features.service import Lane
 from service.observability.metrics import Metrics
 from service.observability.tracing import RequestSpan, Tracing
 
@@ -26,10 +27,10 @@ _log = structlog.get_logger("service.api")
 
 
 class RequestContext:
-    """Gives every response an x-request-id (the client's own if it is sane), logs it, and answers 500 without a traceback.
+    """Gives every response an x-request-id, logs the request, traces it, and answers 500 without a traceback.
 
-    Requests that were refused before any model was asked are counted under the model `none`. Every request but those of
-    machines that poll is traced, if anything is.
+    The id is the client's own if it is well-formed. Requests that were refused before any model was asked are counted under
+    the model `none`. Requests of machines that poll are not traced.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
@@ -78,7 +79,7 @@ class RequestContext:
     def _close(
         self, scope: Scope, request_id: str, status: int | None, record: RequestRecord, span: RequestSpan | None
     ) -> None:
-        """The request is over, however it ended."""
+        """Count, trace and log a request that is over, however it ended."""
         method, path = scope["method"], scope["path"]
         outcome = record.outcome or outcome_of_status(status)
         if method == "POST" and record.outcome is None and outcome == "invalid":
@@ -112,11 +113,22 @@ class HeadAsGet:
         await self._app({**scope, "method": "GET"}, receive, send_no_body)
 
 
+@dataclass(frozen=True)
+class RateLimitScope:
+    """The model and service tier whose capacity the rate-limit headers report.
+
+    A request has it as `state.rate_limit_scope` once it is decided.
+    """
+
+    model: Resolved
+    flex: bool = False
+
+
 class RateLimitHeaders:
-    """Tells whoever asked a model for images how much more it would take, in headers named as OpenAI names them.
+    """Adds headers that report how much more work the model of a request would take, named as OpenAI names them.
 
     Seconds are those that the admission rule counts: until the work admitted to the request's lane (its model and service
-    tier) is done, beside that of the others. Answers that were given before a model was decided have none of these.
+    tier) is done, beside the work of other lanes. Answers given before a model was decided have none of these headers.
 
     x-ratelimit-limit-seconds      work that may wait in the lane before requests are refused
     x-ratelimit-remaining-seconds  how much more may wait now
@@ -134,9 +146,9 @@ class RateLimitHeaders:
             return
 
         async def send_with_limits(message: Message) -> None:
-            lane: Lane | None = scope.get("state", {}).get("lane")
-            if message["type"] == "http.response.start" and lane is not None:
-                wait_s = self._engine.wait_s(lane.model, flex=lane.flex)
+            limited: RateLimitScope | None = scope.get("state", {}).get("rate_limit_scope")
+            if message["type"] == "http.response.start" and limited is not None:
+                wait_s = self._engine.wait_s(limited.model, flex=limited.flex)
                 if wait_s is not None:
                     headers = MutableHeaders(scope=message)
                     headers["x-ratelimit-limit-seconds"] = f"{self._limit_s:g}"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.api.errors import InvalidRequestError
+from service.api.errors import NotAcceptableError
 from service.features.encode import FORMATS, MEDIA_TYPES, ImageFormat
+from service.features.errors import InvalidRequestError
 from service.schema.images import GenerationRequest, InterpolationRequest
 
 JSON = "application/json"
@@ -59,9 +60,9 @@ def check_stream(accept: str, body: GenerationRequest) -> None:
         )
 
 
-def _not_acceptable(accept: str, offered: Sequence[str]) -> InvalidRequestError:
+def _not_acceptable(accept: str, offered: Sequence[str]) -> NotAcceptableError:
     message = f"Accept: {accept} excludes what there is; accept one of {', '.join(offered)}."
-    return InvalidRequestError(message, None, "not_acceptable", status=406)
+    return NotAcceptableError(message, None, "not_acceptable")
 
 
 def choose(accept: str, offered: Sequence[str]) -> str | None:

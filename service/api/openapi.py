@@ -1,4 +1,4 @@
-"""What /openapi.json says beyond what the routes say themselves: errors, limits, links, and the examples."""
+"""Complete /openapi.json with what the routes do not say: errors, limits, links, and examples."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.api.errors import is_inference_protocol
-from service.api.tensors import InferRequest
 from service.features.service import Service
 from service.schema.examples import examples_of
+from service.schema.tensors import InferRequest
 
 _LATER = {"retry-after": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 1, "maximum": 120}}}
 _SCHEMAS: dict[str, Any] = {
@@ -36,7 +36,7 @@ _SCHEMAS: dict[str, Any] = {
 
 _JOB = [("get", "/v1/jobs/{job_id}"), ("get", "/v1/jobs/{job_id}/result"), ("delete", "/v1/jobs/{job_id}")]
 _V2 = [("get", "/v2/models/{model_id}"), ("get", "/v2/models/{model_id}/ready"), ("post", "/v2/models/{model_id}/infer")]
-# What an answer's id is good for: (operation, status, where the id stands, parameter, operations that take it).
+# Operations that take the id of an answer: (operation, status, place of the id, parameter, operations that take it).
 _LINKS: list[tuple[tuple[str, str], str, str, str, list[tuple[str, str]]]] = [
     (("post", "/v1/jobs"), "202", "/id", "job_id", _JOB),
     (("get", "/v1/jobs"), "200", "/data/0/id", "job_id", _JOB),
@@ -49,7 +49,7 @@ _LINKS: list[tuple[tuple[str, str], str, str, str, list[tuple[str, str]]]] = [
 
 
 def describe(app: FastAPI, service: Service) -> None:
-    """Give the application its description, built at the first request for it."""
+    """Give the application its OpenAPI document, built at the first request for it."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -73,14 +73,14 @@ def describe(app: FastAPI, service: Service) -> None:
 
 
 def _limits(components: dict[str, Any], service: Service) -> None:
-    """The limits that are settings of this server."""
+    """Add the limits that are settings of this server."""
     for body, field in (("GenerationRequest", "n"), ("ComparisonRequest", "n"), ("InterpolationRequest", "frames")):
-        components[body]["properties"][field]["anyOf"][0]["maximum"] = service.settings.max_n
-    components["JobRequest"]["properties"]["n"]["anyOf"][0]["maximum"] = service.settings.max_job_images
+        components[body]["properties"][field]["anyOf"][0]["maximum"] = service.config.max_n
+    components["JobRequest"]["properties"]["n"]["anyOf"][0]["maximum"] = service.config.max_job_images
 
 
 def _links(paths: dict[str, Any]) -> None:
-    """Links from answers to the operations that take their ids."""
+    """Add links from answers to the operations that take their ids."""
     for (method, path), status, place, parameter, targets in _LINKS:
         for target_method, target_path in targets:
             target = paths[target_path][target_method]
@@ -89,7 +89,7 @@ def _links(paths: dict[str, Any]) -> None:
 
 
 def _errors(path: str, method: str, operation: dict[str, Any]) -> None:
-    """Every operation's errors in their one shape; those that pass by themselves say when."""
+    """Describe the errors of an operation in their one shape; temporary ones say when to try again."""
     shape = "InferenceError" if is_inference_protocol(path) else "Error"
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
     responses = operation["responses"]

@@ -1,4 +1,4 @@
-"""The web page at /, the description of the API at /docs, and their parts: all from this package, nothing from another host."""
+"""The web page at /, the description of the API at /docs, and their parts. Nothing comes from another host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ router = APIRouter(include_in_schema=False)
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _FILES = {part.name: part.read_bytes() for part in (files("service") / "page").iterdir() if part.name.split(".")[-1] in _TYPES}
 _HEADERS = {
-    "cache-control": "no-cache",  # a new release shows at once
+    "cache-control": "no-cache",  # so that a new release is seen at once
     "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
@@ -22,19 +22,19 @@ _HEADERS = {
 
 @router.get("/")
 async def index() -> Response:
-    """The page."""
+    """Return the page."""
     return _file("index.html")
 
 
 @router.get("/docs")
 async def docs() -> Response:
-    """The API, rendered from /openapi.json."""
+    """Return the description of the API, which renders /openapi.json."""
     return _file("docs.html")
 
 
 @router.get("/page/{name}")
 async def part(name: str) -> Response:
-    """Styles, scripts and pictures."""
+    """Return a style sheet, script or picture."""
     if name not in _FILES:
         raise HTTPException(404)
     return _file(name)

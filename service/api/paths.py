@@ -1,4 +1,4 @@
-"""Ids with slashes in paths, as path parameters; V2_MODEL where a verb follows the id."""
+"""Path parameters for ids with slashes. V2_MODEL is for paths in which a verb follows the id."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEGMENT = r"(?!(?:infer|ready|versions)(?:/|$))[^/]+"
 
 
 class _Id(Convertor[str]):
-    """Anything that does not end with a slash, so that a list's path with a slash too many is not the entry ''."""
+    """Matches anything that does not end with a slash, so that /v1/models/ is not taken for the model ''."""
 
     regex = ".*[^/]"
 
@@ -26,7 +26,7 @@ class _Id(Convertor[str]):
 
 
 class _InferenceId(_Id):
-    """The same without the words of the Open Inference Protocol, so that /v2/models/x/infer is about x, known or not."""
+    """Matches the same without the verbs of the Open Inference Protocol: /v2/models/x/infer is about x, known or not."""
 
     regex = f"{_SEGMENT}(?:/{_SEGMENT})*"
 

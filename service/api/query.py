@@ -1,14 +1,14 @@
-"""Query parameters, held to the rule of bodies: what an operation does not know is refused by name."""
+"""Check query parameters by the rule of bodies: unknown ones are refused by name."""
 
 from __future__ import annotations
 
 from fastapi import Request
 
-from service.api.errors import InvalidRequestError, shown_name
+from service.features.errors import InvalidRequestError, shown_name
 
 
 async def refuse_unknown(request: Request) -> None:
-    """A dependency of routes. Raises InvalidRequestError, naming the first parameter that the route does not have."""
+    """Raise InvalidRequestError, which names the first parameter that the route does not have. A dependency of routes."""
     known = {field.alias for field in request.scope["route"].dependant.query_params}
     for name in request.query_params:
         if name not in known:

@@ -1,5 +1,7 @@
-"""What is known of the request at hand: its middleware starts a record, whoever learns something notes it there, and in the end
-it is the request's log line and trace. Times are readings of time.perf_counter(), seconds."""
+"""The record of a request: the middleware starts it, the code that answers fills it in, and it becomes a log line and a trace.
+
+Times are readings of time.perf_counter(), seconds.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,10 @@ from service.observability.tracing import Phase
 
 @dataclass
 class RequestRecord:
-    """One HTTP request. outcome has the words of the metric requests_total, code is that of the error answered
-    (its type where it has none); all of it stays None where no model was asked."""
+    """The facts of one HTTP request. They stay None where no model was asked.
+
+    outcome: in the words of the metric requests_total. code: that of the error answered, or its type where it has none.
+    """
 
     started_s: float = field(default_factory=time.perf_counter)
     model: str | None = None
@@ -29,12 +33,12 @@ class RequestRecord:
 
     @property
     def seconds(self) -> float:
-        """Since the request arrived."""
+        """Seconds since the request arrived."""
         return round(time.perf_counter() - self.started_s, 4)
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
-        """Files are made inside; a stream comes here once an image."""
+        """Measure the encoding of files inside. A stream enters once for each image."""
         start_s = time.perf_counter()
         try:
             yield
@@ -45,7 +49,7 @@ class RequestRecord:
 
     @property
     def phases(self) -> list[Phase]:
-        """Those that were begun, in order: queue (until the first step), denoise (until the last image), encode."""
+        """Phases that have begun, in order: queue (until the first step), denoise (until the last image), encode."""
         found = []
         if (ticket := self.ticket) is not None:
             end_s = time.perf_counter() if ticket.ended_s is None else ticket.ended_s
@@ -56,7 +60,7 @@ class RequestRecord:
         return found if self._encoding is None else [*found, self._encoding]
 
     def fields(self) -> dict[str, object]:
-        """What is known, for a log line."""
+        """Return what is known, as the fields of a log line."""
         facts = {
             "outcome": self.outcome,
             "code": self.code,
@@ -74,7 +78,7 @@ _current: ContextVar[RequestRecord | None] = ContextVar("record", default=None)
 
 @contextmanager
 def recording() -> Iterator[RequestRecord]:
-    """The record of the request that is answered inside, by this task or by those that it starts."""
+    """Start the record of the request that is answered inside, by this task or by tasks that it starts."""
     record = RequestRecord()
     token = _current.set(record)
     try:
@@ -84,12 +88,12 @@ def recording() -> Iterator[RequestRecord]:
 
 
 def current_record() -> RequestRecord:
-    """The request at hand; outside of one (a command, a test of one function) a record that nobody reads."""
+    """Return the record of the current request. Outside of a request, return a new one that nobody reads."""
     return _current.get() or RequestRecord()
 
 
 def outcome_of_status(status: int | None) -> str:
-    """The outcome of a request in which no model was asked. status None: the client left before it had an answer."""
+    """Return the outcome of a request that asked no model. status None: the client left before it had an answer."""
     match status:
         case None | 499:
             return "cancelled"

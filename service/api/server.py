@@ -1,8 +1,8 @@
-"""uvicorn, with a drain that answers and ends in time: after SIGTERM new requests get 503 instead of a refused connection.
+"""uvicorn with a drain: after SIGTERM new requests get 503 instead of a refused connection, and the process ends in time.
 
-    0 ... drain_s       what runs is finished; requests whose body has not come are answered at once (service.api.body)
-    then, _ANSWER_S     what is left has failed with 503, and its answers are written
-    then                tasks that are left are cancelled, and connections closed
+    0 ... drain_s         running requests finish; requests whose body has not come are answered at once (service.api.body)
+    _ANSWER_S after that  requests that are left fail with 503, and their answers are written
+    then                  tasks that are left are cancelled, and connections are closed
 
 SIGHUP reloads the models.
 """
@@ -17,14 +17,14 @@ from collections.abc import Awaitable, Callable
 
 import uvicorn
 
-_POLL_S = 0.1
-_ANSWER_S = 1
+_POLL_S = 0.1  # how soon a second Ctrl+C is noticed
+_ANSWER_S = 1  # shortest time for writing the last answers
 
 
 class DrainingServer(uvicorn.Server):
-    """Keeps accepting while what runs is finished, so that load balancers and clients hear that they should go elsewhere.
+    """Accepts connections while running requests finish, so that load balancers and clients learn to go elsewhere.
 
-    uvicorn itself closes its sockets first of all.
+    uvicorn itself would close its sockets first.
     """
 
     def __init__(
@@ -34,8 +34,9 @@ class DrainingServer(uvicorn.Server):
         drain_s: float,
         reload: Callable[[], None],
     ) -> None:
-        """drain(seconds): refuse new work, finish what runs within so many seconds, give up the rest.
+        """Take uvicorn's configuration and two callbacks.
 
+        drain(seconds): refuses new work, finishes running requests within so many seconds, and gives up the rest.
         reload: called in the event loop at SIGHUP.
         """
         super().__init__(config)
@@ -44,12 +45,12 @@ class DrainingServer(uvicorn.Server):
         self._reload = reload
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and heed SIGHUP."""
+        """Listen, and handle SIGHUP."""
         await super().startup(sockets)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, then close. A second Ctrl+C gives up what runs."""
+        """Drain, then close. A second Ctrl+C gives up running requests."""
         end_s = time.monotonic() + self._drain_s
         draining = asyncio.ensure_future(self._drain(self._drain_s))
         while not draining.done() and not self.force_exit:
@@ -57,6 +58,6 @@ class DrainingServer(uvicorn.Server):
         if not draining.done():
             await self._drain(0)
         await draining
-        # What runs now is answers on their way, and clients that do not read theirs.
+        # Only answers that are being written are left, and clients that do not read theirs.
         self.config.timeout_graceful_shutdown = max(_ANSWER_S, int(end_s - time.monotonic()))
         await super().shutdown(sockets)

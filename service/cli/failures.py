@@ -50,8 +50,8 @@ def _expected() -> tuple[type[Exception], ...]:
     """Return the exceptions that a user can cause. Imported only when something has failed, as their modules are large."""
     from models.catalogue import UnknownModelError
     from models.runtime.base import BackendError
-    from service.api.errors import InvalidRequestError
     from service.engine.request import EngineError
+    from service.features.errors import InvalidRequestError
     from service.features.service import StartupError
     from service.settings.sources import ConfigurationError
 

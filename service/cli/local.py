@@ -12,14 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from models.catalogue import Catalogue, Refusal
-from service.api.comparisons import Comparing
-from service.api.models import model_body
 from service.engine.request import Failed, Finished, Generation, ModelFailedError
-from service.features.comparison import Run
+from service.features.comparison.plan import begin_comparison, plan_comparison
+from service.features.comparison.progress import progress_of
+from service.features.config import ServiceConfig
 from service.features.generation import plan_generation
+from service.features.models import known_models
 from service.features.service import Service, assemble, choose_default, open_catalogue
-from service.schema.comparisons import ComparisonEvent, ComparisonRequest
-from service.schema.images import GenerationRequest, ModelBody
+from service.schema.comparisons import ComparisonEvent, ComparisonRequest, comparison_event
+from service.schema.images import GenerationRequest
+from service.schema.models import ModelBody, model_body
 from service.settings.model import Settings
 
 _READY_POLL_S = 0.02
@@ -36,21 +38,23 @@ async def generate(settings: Settings, request: GenerationRequest, console: Cons
 
     Raises StartupError, UnknownModelError, InvalidRequestError and the engine's errors.
     """
-    catalogue = open_catalogue(settings.zoos)
-    model = request.model or choose_default(catalogue, settings.default_model)
-    async with _ready(settings, catalogue, [model], console) as service:
-        generation = plan_generation(request.model_copy(update={"model": model}), service)
+    config = settings.service_config()
+    catalogue = open_catalogue(config.zoos)
+    model = request.model or choose_default(catalogue, config.default_model)
+    async with _ready(config, catalogue, [model], console) as service:
+        generation = plan_generation(replace(request.asked(), model=model), service)
         return generation, await _run(service, generation, console)
 
 
 async def compare(settings: Settings, body: ComparisonRequest, console: Console) -> AsyncGenerator[ComparisonEvent, None]:
     """Load the models to compare, run the comparison, and shut down. Raises the errors of generate."""
-    catalogue = open_catalogue(settings.zoos)
-    async with _ready(settings, catalogue, body.models, console) as service:
-        comparing = Comparing(body, service)
-        async with aclosing(comparing.events(Run(service.engine, comparing.plan, service.isolation))) as events:
+    config = settings.service_config()
+    catalogue = open_catalogue(config.zoos)
+    async with _ready(config, catalogue, body.models, console) as service:
+        run = begin_comparison(plan_comparison(body.asked(), service), service)
+        async with aclosing(progress_of(run)) as events:
             async for event in events:
-                yield event
+                yield comparison_event(event)
 
 
 async def measured_models(settings: Settings, console: Console) -> tuple[list[ModelBody], tuple[Refusal, ...]]:
@@ -58,18 +62,21 @@ async def measured_models(settings: Settings, console: Console) -> tuple[list[Mo
 
     A step of one image is measured on this machine, now. Raises the errors of generate.
     """
-    catalogue = open_catalogue(settings.zoos)
+    config = settings.service_config()
+    catalogue = open_catalogue(config.zoos)
     names = list(catalogue.entries)
-    one_image = settings.model_copy(update={"max_batch": 1})
+    one_image = replace(config, engine=replace(config.engine, max_batch=1))
     async with _ready(one_image, catalogue, names, console) as service:
-        return [model_body(service, service.catalogue.resolve(name)) for name in names], catalogue.refusals
+        return [model_body(known) for known in known_models(service)], catalogue.refusals
 
 
 @asynccontextmanager
-async def _ready(settings: Settings, catalogue: Catalogue, models: Sequence[str], console: Console) -> AsyncIterator[Service]:
+async def _ready(
+    config: ServiceConfig, catalogue: Catalogue, models: Sequence[str], console: Console
+) -> AsyncIterator[Service]:
     """Load these models only, and yield their service. Raises UnknownModelError, and ModelFailedError if one does not load."""
     entries = {entry.id: entry for entry in (catalogue.resolve(name).entry for name in models)}
-    service = assemble(settings.model_copy(update={"default_model": None}), Catalogue(entries))
+    service = assemble(replace(config, default_model=None), Catalogue(entries))
     service.engine.start()
     try:
         with console.status(f"Loading {', '.join(entries)}"):

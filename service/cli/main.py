@@ -5,13 +5,9 @@ One module per command, named after it. What is slow to import is imported insid
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -19,8 +15,7 @@ import typer
 from service import __version__
 from service.cli.compare import compare
 from service.cli.config import show_config
-from service.cli.console import stderr
-from service.cli.failures import CommandError, failures_logged, print_error, sentence
+from service.cli.failures import failures_logged, print_error, sentence
 from service.cli.generate import generate
 from service.cli.models import list_models
 from service.cli.options import Config, Zoo, read_settings
@@ -32,10 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class ListenError(CommandError):
-    """An address that cannot be listened on; the message says why."""
 
 
 def main() -> None:
@@ -113,52 +104,9 @@ def serve(
 
 def _serve(config: Path | None, options: Mapping[str, Any]) -> None:
     """Listen, load the models and serve until a signal comes. Raises what keeps the server from starting."""
-    import structlog
-    import uvicorn
+    from service.cli.serve import serve_until_stopped
 
-    from service.api.app import create_app
-    from service.api.server import DrainingServer
-    from service.observability.logs import configure_logging
-
-    settings = read_settings(config, **options)
-    # uvicorn sends the signal to this process again once it has shut down: to finish the running work and leave is success.
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    with _listen(settings.host, settings.port) as listener:
-        configure_logging(settings.log_format, settings.log_level)
-        application = create_app(settings)
-        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{shown}:{listener.getsockname()[1]}/"
-        if settings.log_format == "json":
-            structlog.get_logger("service.cli").info("serving", url=url)
-        else:
-            stderr.print(f"Serving on {url} (stop with Ctrl+C)")
-        server = uvicorn.Config(application, log_config=None, access_log=False)
-        state = application.state
-        with contextlib.suppress(KeyboardInterrupt):
-            DrainingServer(server, state.drain, settings.drain_s, state.reloader.request).run(sockets=[listener])
-
-
-def _leave(_: int, __: FrameType | None) -> None:
-    sys.exit(0)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a bound socket, so that a taken port is known before models load. Raises ListenError."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port of a server that has just stopped is free
-        try:
-            listener.bind(address)
-            listener.listen(socket.SOMAXCONN)
-        except BaseException:
-            listener.close()
-            raise
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ListenError(f"Cannot listen on {host}:{port}: {reason}; choose another with --port or --host.") from error
-    return listener
+    serve_until_stopped(read_settings(config, **options))
 
 
 app.command()(generate)

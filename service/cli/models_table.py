@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from service.schema.images import ModelBody
+from service.schema.models import ModelBody
 
 
 def models_table(models: Sequence[ModelBody]) -> Table:

@@ -12,9 +12,10 @@ from httpx_sse import EventSource, SSEError
 from pydantic import Field, SecretStr, TypeAdapter
 
 from service.cli.failures import CommandError
-from service.features.reload import ReloadBody
 from service.schema.comparisons import ComparisonEvent, ComparisonRequest
-from service.schema.images import GenerationRequest, GenerationResponse, ModelBody, ModelList
+from service.schema.images import GenerationRequest, GenerationResponse
+from service.schema.models import ModelBody, ModelList
+from service.schema.reload import ReloadBody
 
 _CONNECT_S = 10.0
 _EVENT: TypeAdapter[ComparisonEvent] = TypeAdapter(Annotated[ComparisonEvent, Field(discriminator="type")])

@@ -1,45 +1,38 @@
-"""Experiments: models on trial under one model id; which arm a request belongs to, and how long its answer took.
+"""Experiments: several models on trial under one model id.
+
+Each request belongs to one arm; the service measures how long the arms' answers take, and how far the arms are apart.
 
 Assignment is weighted rendezvous hashing (Thaler & Ravishankar 1998): each arm scores -weight / ln h(experiment, arm, user)
-and the highest score wins. Replicas agree without talking, an arm gets its share of the users, and when weights change only
-users of arms whose share shrank move.
+and the highest score wins. Three things follow:
+
+- Replicas agree without talking.
+- An arm gets its share of the users.
+- When weights change, only users of arms whose share shrank move.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import json
 import math
 import secrets
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from service.features.statistics import Latencies
+from service.features.config import Arms
+from service.features.errors import NotFoundError
+from service.features.statistics import LEAST_UNITS, ConfidenceInterval, Latencies, differences_between_arms, units_of
 from service.observability.metrics import Metrics
 from service.store.base import Samples, StoreUnavailableError
 
-ExperimentId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/-]{0,63}$")]
-Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 WINDOW = 1000  # latest latencies kept of each arm
-
-
-class Experiment(BaseModel):
-    """One experiment. arms: model id -> weight, the first arm being the one that others are compared with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    arms: dict[str, Weight] = Field(min_length=2, max_length=8)
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Where a request belongs. unit: a hash of who was assigned; requests of one unit are not independent."""
+    """The arm of a request. unit: a hash of who was assigned; requests of one unit are not independent."""
 
     experiment: str
     arm: str
@@ -47,49 +40,54 @@ class Assignment:
     unit: str
 
 
-def read_experiments(value: str) -> Any:
-    """Experiments as data: `value` is a JSON object, or the path of a .toml or .json file. Raises ValueError."""
-    inline = value.lstrip().startswith("{")
-    toml = not inline and not value.endswith(".json")
-    try:
-        text = value if inline else Path(value).read_text(encoding="utf-8")
-        return tomllib.loads(text) if toml else json.loads(text)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ValueError(f"neither a JSON object nor a file that can be read: {value!r}: {reason}") from error
-    except ValueError as error:
-        raise ValueError(f"{'the value' if inline else value} is not {'TOML' if toml else 'JSON'}: {error}") from error
+@dataclass(frozen=True)
+class ArmFigures:
+    """The figures of one arm.
+
+    requests    answers counted
+    sampled     latest answers that the other figures rest on
+    units       distinct users, or seeds, or anonymous requests among them
+    latency_s   quantiles of arrival to answer, seconds: p50, p90, p95, p99
+    against     differences to the reference, seconds: mean and median; empty for the reference and while an arm has no answers
+    note        why `against` is empty or has no intervals; None otherwise
+    """
+
+    model: str
+    weight: float
+    requests: int
+    sampled: int
+    units: int
+    latency_s: Mapping[str, float]
+    against: Mapping[str, ConfidenceInterval]
+    note: str | None
 
 
-def assign(name: str, experiment: Experiment, user: str | None, seed: int | None) -> Assignment:
-    """The arm of a request: by its user; else by its seed, so that repeating it repeats the arm; else by chance."""
-    by: Literal["user", "seed", "chance"] = "user" if user else "chance" if seed is None else "seed"
-    key = {"user": user, "seed": str(seed), "chance": secrets.token_hex(8)}[by]
-    arm = max(experiment.arms, key=lambda arm: -experiment.arms[arm] / math.log(_fraction(name, arm, by, key)))
-    return Assignment(name, arm, by, hashlib.sha256(f"{by}\0{key}".encode()).hexdigest()[:12])
+@dataclass(frozen=True)
+class ExperimentFigures:
+    """The figures of one experiment. reference: the arm that the others are compared with."""
 
-
-def _fraction(*parts: str | None) -> float:
-    """A number in (0, 1) that depends on nothing but its arguments."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return (int.from_bytes(digest[:6], "big") + 0.5) / 2**48
+    id: str
+    reference: str
+    arms: list[ArmFigures]
 
 
 class Experiments:
-    """The configured experiments. Latencies are shared by all replicas when the store is."""
+    """The configured experiments and their latencies, which all replicas share when the store is shared."""
 
-    def __init__(self, configured: Mapping[str, Experiment], samples: Samples, metrics: Metrics) -> None:
+    def __init__(self, configured: Mapping[str, Arms], samples: Samples, metrics: Metrics) -> None:
+        """Take the arms of each experiment by its id."""
         self.configured = configured
         self._samples = samples
         self._metrics = metrics
 
     def assign(self, model_id: str | None, user: str | None, seed: int | None) -> Assignment | None:
-        """The arm of a request for this model id; None when it is no experiment."""
-        experiment = self.configured.get(model_id or "")
-        return None if model_id is None or experiment is None else assign(model_id, experiment, user, seed)
+        """Return the arm of a request for this model id; None when the id is no experiment."""
+        if model_id is None or (arms := self.configured.get(model_id)) is None:
+            return None
+        return assign(model_id, arms, user, seed)
 
     async def record(self, assignment: Assignment, seconds: float) -> None:
-        """An answer took so long. While the store is away only the metrics hear of it."""
+        """Record how long an answer took. While the store is away only the metrics count it."""
         labels = {"experiment": assignment.experiment, "arm": assignment.arm}
         self._metrics.experiment_request_seconds.labels(**labels).observe(seconds)
         with suppress(StoreUnavailableError):
@@ -97,10 +95,68 @@ class Experiments:
             await self._samples.append(_series(assignment.experiment, assignment.arm), value, WINDOW)
 
     async def latencies(self, name: str, arm: str) -> tuple[int, Latencies]:
-        """How many answers an arm has given, and its recent latencies. Raises StoreUnavailableError."""
+        """Return how many answers an arm has given, and its recent latencies. Raises StoreUnavailableError."""
         count, values = await self._samples.recent(_series(name, arm))
         pairs = (value.decode().split(" ") for value in values)
         return count, Latencies.of([(unit, float(seconds)) for unit, seconds in pairs])
+
+    async def figures(self, name: str) -> ExperimentFigures:
+        """Return the figures of an experiment. Raises NotFoundError and StoreUnavailableError."""
+        arms = self.configured.get(name)
+        if arms is None:
+            known = ", ".join(self.configured) or "none; SFDDM_EXPERIMENTS configures them"
+            message = f"There is no experiment {name!r}. Experiments here: {known}."
+            raise NotFoundError(message, "id", "experiment_not_found")
+        samples = {arm: await self.latencies(name, arm) for arm in arms}
+        reference = next(iter(arms))
+        _, baseline = samples[reference]
+        found = []
+        for arm, weight in arms.items():
+            requests, latencies = samples[arm]
+            is_reference = arm == reference
+            found.append(
+                ArmFigures(
+                    model=arm,
+                    weight=weight,
+                    requests=requests,
+                    sampled=len(latencies.seconds),
+                    units=units_of(latencies),
+                    latency_s=latencies.quantiles(),
+                    against={}
+                    if is_reference
+                    else await asyncio.to_thread(differences_between_arms, latencies, reference=baseline),
+                    note=_note(units_of(latencies), None if is_reference else units_of(baseline)),
+                )
+            )
+        return ExperimentFigures(name, reference, found)
+
+
+def assign(name: str, arms: Arms, user: str | None, seed: int | None) -> Assignment:
+    """Choose the arm of a request: by its user, else by its seed so that repeating it repeats the arm, else by chance."""
+    by: Literal["user", "seed", "chance"] = "user" if user else "chance" if seed is None else "seed"
+    key = {"user": user, "seed": str(seed), "chance": secrets.token_hex(8)}[by]
+    arm = max(arms, key=lambda arm: -arms[arm] / math.log(_fraction(name, arm, by, key)))
+    return Assignment(name, arm, by, hashlib.sha256(f"{by}\0{key}".encode()).hexdigest()[:12])
+
+
+def _fraction(*parts: str | None) -> float:
+    """Return a number in (0, 1) that depends on nothing but the arguments."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return (int.from_bytes(digest[:6], "big") + 0.5) / 2**48
+
+
+def _note(units: int, baseline: int | None) -> str | None:
+    """Say what an arm's comparison with the reference lacks. baseline: units of the reference; None: this arm is it."""
+    if baseline is None:
+        return "This arm is the reference of the others."
+    if not units or not baseline:
+        return f"{'This arm' if not units else 'The reference'} has no answers yet, so there is no difference to tell."
+    if min(units, baseline) < LEAST_UNITS:
+        return (
+            f"An interval needs {LEAST_UNITS} distinct users (or seeds) in both arms; "
+            f"this one has {units} and the reference {baseline}."
+        )
+    return None
 
 
 def _series(name: str, arm: str) -> str:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from itsdangerous import BadData, URLSafeSerializer
 
 from models.catalogue import Resolved
-from service.api.errors import InvalidRequestError
 from service.engine.request import Finished, ImageSpec
 from service.features.encode import FileStyle
+from service.features.errors import ForbiddenError, GoneError
 
 _MAX_KEPT_BYTES = 64 << 20  # thousands of small images: enough for clients that fetch a url as soon as they get it
 _SALT = "image url"  # a signature made with SFDDM_URL_SECRET for another purpose is not valid here
@@ -67,18 +67,18 @@ class ImageLinks:
         return f"{base_url}/v1/images/files/{token}"
 
     def read(self, token: str) -> Link:
-        """Return the content of a url. Raises InvalidRequestError: 403 unless it was signed here, 410 when it has expired."""
+        """Return the content of a url. Raises ForbiddenError unless it was signed here, GoneError when it has expired."""
         try:
             fields = self._serializer.loads(token)
         except BadData as error:
             message = "This url was not signed here, or was altered; request the image again."
-            raise InvalidRequestError(message, None, "url_invalid", status=403) from error
+            raise ForbiddenError(message, None, "url_invalid") from error
         try:
             model, seed, index, label, blend, image_format, scale, quality, made_by, expires = fields
         except ValueError:  # signed with the same secret by a version that wrote other fields
             expires = 0
         if time.time() >= expires:
-            raise InvalidRequestError("This url has expired; request the image again.", None, "url_expired", status=410)
+            raise GoneError("This url has expired; request the image again.", None, "url_expired")
         spec = ImageSpec(seed, index, label, None if blend is None else (blend[0], blend[1]))
         return Link(model, spec, FileStyle(image_format, scale, quality), made_by, expires)
 

@@ -1,8 +1,10 @@
-"""What a prompt means to a model that knows classes, not language: it names one class, or nothing.
+"""Find the class that a prompt names. The models know classes, not language: a prompt names one class, or nothing.
 
-`sneaker`, `Sneakers` and `a red sneaker` all mean the class Sneaker. Spaces and hyphens do not count: `T-shirt/top` answers to
-either of its names, to `tshirt`, `t shirt` and `tee-shirt`, Pullover to `pull over`, `Ankle boot` to `boot` too. Where names
-overlap the longest wins.
+- `sneaker`, `Sneakers` and `a red sneaker` all name the class Sneaker.
+- Spaces and hyphens do not count: `pull over` names Pullover; `tshirt`, `t shirt` and `tee-shirt` name `T-shirt/top`.
+- Each side of a slash is a name of its own: `top` names `T-shirt/top`.
+- The last word is enough where no other class is called so: `boot` names `Ankle boot`.
+- Where names overlap the longest wins.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ import re
 from collections.abc import Sequence
 
 from models.manifest import Manifest
-from service.api.errors import InvalidRequestError
+from service.features.errors import InvalidRequestError
 
-_SPELT = {"t": "tee"}  # letters that are also written as words in names such as T-shirt
+_SPELT = {"t": "tee"}  # letters that people also write as words, as in T-shirt
 
 
 def _plain(text: str) -> str:
@@ -21,7 +23,7 @@ def _plain(text: str) -> str:
 
 
 def classes_named(prompt: str, classes: Sequence[str]) -> list[int]:
-    """Labels of the classes that a prompt names, in order of label; a name within a longer one does not count.
+    """Return the labels of the classes that a prompt names, in order. A name within a longer name does not count.
 
     A name that several classes share, as two kinds of boot share `boot`, names them all.
     """
@@ -31,7 +33,7 @@ def classes_named(prompt: str, classes: Sequence[str]) -> list[int]:
         return exact
     found: set[int] = set()
     for name, labels in sorted(_names(classes).items(), key=lambda pair: len(pair[0]), reverse=True):
-        if name not in text.replace(" ", ""):  # most are not, and each pattern would have to be compiled
+        if name not in text.replace(" ", ""):  # rules out most names before a pattern is compiled for each
             continue
         letters = ("" if name.isdecimal() else " ?").join(map(re.escape, name))
         text, hits = re.subn(rf"(?<!\w){letters}(?:e?s)?(?!\w)", "|", text)
@@ -41,7 +43,7 @@ def classes_named(prompt: str, classes: Sequence[str]) -> list[int]:
 
 
 def _names(classes: Sequence[str]) -> dict[str, set[int]]:
-    """What the classes answer to, without spaces: their names, and their last words unless another is called so."""
+    """Map each name, without spaces, to the labels of its classes. Last words are names too unless a class is called so."""
     names: dict[str, set[int]] = {}
     parts = [(_plain(part).split(), label) for label, name in enumerate(classes) for part in name.split("/") if part.strip()]
     for words, label in parts:
@@ -55,7 +57,7 @@ def _names(classes: Sequence[str]) -> dict[str, set[int]]:
 
 
 def class_of_prompt(prompt: str, manifest: Manifest) -> int | None:
-    """The label that a prompt names, or None for an empty prompt. Raises InvalidRequestError for anything else."""
+    """Return the label that a prompt names; None for an empty prompt. Raises InvalidRequestError for anything else."""
     if not prompt.strip():
         return None
     if not manifest.classes:
@@ -74,5 +76,8 @@ def class_of_prompt(prompt: str, manifest: Manifest) -> int | None:
 
 
 def default_class(seed: int, index: int, manifest: Manifest) -> int | None:
-    """The class of an image whose request names none: (seed + index) modulo the classes, so a row of images shows them all."""
+    """Return the class of an image whose request names none: (seed + index) modulo the number of classes.
+
+    So images of consecutive indices show all classes in turn. None for an unconditional model.
+    """
     return (seed + index) % len(manifest.classes) if manifest.classes else None

@@ -1,4 +1,4 @@
-"""What a sample of latencies says: quantiles, and the difference between two with its bootstrap interval."""
+"""Statistics of latencies: quantiles, and the differences between two samples with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-RESAMPLES = 1000
+RESAMPLES = 1000  # the ends of the interval move little from run to run, and a call stays in milliseconds
 CONFIDENCE = 0.95
-# A percentile bootstrap takes n units' own spread for the truth's, and a normal for Student's t: what it calls 95 % holds a
-# difference of means with P(|t(2n - 2)| < 1.96 sqrt((n - 1) / n)): 82 % for 3 units an arm, 90 % for 6, 92 % for 10.
+# Fewest units of an arm for an interval. A percentile bootstrap is too narrow for few units: it uses the spread of the n units
+# as if it were the true spread, and a normal distribution instead of Student's t. Its 95 % interval holds the true difference
+# of means with probability P(|t(2n - 2)| < 1.96 sqrt((n - 1) / n)): 82 % for 3 units an arm, 90 % for 6, 92 % for 10.
 LEAST_UNITS = 10
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """Recent latencies of one arm, seconds [N], and the unit of each as an integer 0 ... U - 1, [N]."""
+    """Recent latencies of one arm: seconds [N], and the unit of each as an integer 0 ... U - 1, [N]."""
 
     seconds: NDArray[np.float64]
     units: NDArray[np.int64]
 
     @classmethod
     def of(cls, samples: Sequence[tuple[str, float]]) -> Latencies:
-        """From (unit, seconds) pairs."""
+        """Build from (unit, seconds) pairs."""
         numbers: dict[str, int] = {}
         units = [numbers.setdefault(unit, len(numbers)) for unit, _ in samples]
         return cls(np.array([seconds for _, seconds in samples], dtype=np.float64), np.array(units, dtype=np.int64))
 
     def quantiles(self) -> dict[str, float]:
-        """`p50` ... `p99`, seconds; empty without samples."""
+        """Return `p50` ... `p99` in seconds; empty without samples."""
         if not len(self.seconds):
             return {}
         values = np.quantile(self.seconds, QUANTILES)
@@ -39,8 +40,8 @@ class Latencies:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A difference and its confidence interval, None where there are too few units for one."""
+class ConfidenceInterval:
+    """A value and its confidence interval. low and high are None where there are too few units for an interval."""
 
     value: float
     low: float | None
@@ -48,15 +49,16 @@ class Interval:
 
 
 def units_of(side: Latencies) -> int:
-    """How many units a sample is of."""
+    """Count the distinct units of a sample."""
     return int(side.units.max(initial=-1)) + 1
 
 
-def compare(arm: Latencies, reference: Latencies) -> Mapping[str, Interval]:
-    """Differences arm - reference of the mean and the median, seconds, with CONFIDENCE percentile bootstrap intervals.
+def differences_between_arms(arm: Latencies, *, reference: Latencies) -> Mapping[str, ConfidenceInterval]:
+    """Return arm - reference of the `mean` and the `median`, seconds, with CONFIDENCE percentile bootstrap intervals.
 
-    Users are resampled with all of their requests (cluster bootstrap; Davison & Hinkley 1997, section 3.8), since users were
-    assigned, not requests. No interval unless both arms have LEAST_UNITS units, and nothing unless both have samples.
+    Users are resampled with all of their requests (cluster bootstrap; Davison & Hinkley 1997, section 3.8), because users were
+    assigned, not requests. There is no interval unless both arms have LEAST_UNITS units. The result is empty unless both arms
+    have samples.
     """
     sides = (arm, reference)
     if not all(map(units_of, sides)):
@@ -70,25 +72,25 @@ def compare(arm: Latencies, reference: Latencies) -> Mapping[str, Interval]:
         if weights is not None:
             drawn, drawn_baseline = (statistic(side.seconds, w) for side, w in zip(sides, weights, strict=True))
             low, high = map(float, np.quantile(drawn - drawn_baseline, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
-        found[name] = Interval(value - baseline, low, high)
+        found[name] = ConfidenceInterval(value - baseline, low, high)
     return found
 
 
 def _unit_weights(side: Latencies, random: np.random.Generator) -> NDArray[np.float64]:
-    """How often each sample is drawn in each resample of units: [RESAMPLES, N]."""
+    """Draw resamples of units; return how often each sample is in each of them: [RESAMPLES, N]."""
     units = units_of(side)
     drawn = random.multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
     return drawn[:, side.units].astype(np.float64)
 
 
 def _weighted_means(seconds: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N], [R,N] -> [R]."""
+    """Return the weighted mean of each resample: [N], [R,N] -> [R]."""
     means: NDArray[np.float64] = weights @ seconds / weights.sum(axis=1)
     return means
 
 
 def _weighted_medians(seconds: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N], [R,N] -> [R]: the smallest value that half of the weight does not exceed."""
+    """Return the weighted median of each resample, [N], [R,N] -> [R]: the first value with half of the weight up to it."""
     order = np.argsort(seconds)
     passed = np.cumsum(weights[:, order], axis=1)
     medians: NDArray[np.float64] = seconds[order][np.argmax(passed >= passed[:, -1:] / 2, axis=1)]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import time
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from models.manifest import Quality
+from service.features.comparison import numbers
+from service.features.comparison.plan import ComparisonAsked, Mode
+from service.features.comparison.progress import ImageMade, Progress, RequestTimed
 from service.features.encode import ImageFormat
-from service.schema.images import ImageBody, ImageRequest, ModelId, Seed, TimingBody
+from service.schema.base import ImageRequest, ModelId, Seed
+from service.schema.images import ImageBody, TimingBody, base64_of, image_body, timing_body
 
-Mode = Literal["concurrent", "isolated"]
 MOST_MODELS = 16
 MOST_REPEATS = 50
 
@@ -29,6 +33,22 @@ class ComparisonRequest(ImageRequest):
     seed: Seed | None = Field(default=None, description="of the noises and the order; random when absent")
     mode: Mode = Field(default="concurrent", description="beside the traffic of others, or alone where the server allows it")
     stream: bool = Field(default=False, description="send server-sent events as images and measurements are made")
+
+    def asked(self) -> ComparisonAsked:
+        """Return the request in the words of the feature."""
+        return ComparisonAsked(
+            models=self.models,
+            reference=self.reference,
+            prompt=self.prompt,
+            class_label=self.class_label,
+            size=self.size,
+            image_format=self.output_format,
+            quality=self.output_compression,
+            n=self.n,
+            repeats=self.repeats,
+            seed=self.seed,
+            mode=self.mode,
+        )
 
 
 class Spread(BaseModel):
@@ -118,3 +138,65 @@ class ComparisonCompleted(ComparisonResponse):
 
 
 ComparisonEvent = ImageArrived | RequestMeasured | ComparisonCompleted
+
+
+def comparison_event(event: Progress) -> ComparisonEvent:
+    """Return the body of one event of a comparison."""
+    if isinstance(event, ImageMade):
+        image = image_body(event.model, event.image, b64_json=base64_of(event.file))
+        place = event.image.position
+        return ImageArrived(model=event.model.id, image_index=place, image=image, done=event.done, total=event.total)
+    if isinstance(event, RequestTimed):
+        measured = event.measured
+        return RequestMeasured(
+            model=measured.model.id,
+            round=measured.round,
+            place=measured.place,
+            timing=timing_body(measured.timing),
+            done=event.done,
+            total=event.total,
+        )
+    return ComparisonCompleted(**_response_fields(event))
+
+
+def comparison_response(summary: numbers.ComparisonSummary) -> ComparisonResponse:
+    """Return the body of what came of a comparison."""
+    return ComparisonResponse(**_response_fields(summary))
+
+
+def _response_fields(summary: numbers.ComparisonSummary) -> dict[str, Any]:
+    comparison = summary.comparison
+    return {
+        "created": int(time.time()),
+        "mode": "isolated" if comparison.isolated else "concurrent",
+        "reference": comparison.reference.id,
+        "seed": comparison.seed,
+        "n": len(comparison.images),
+        "repeats": comparison.repeats,
+        "rounds": summary.rounds,
+        "note": summary.note,
+        "size": comparison.reference.entry.manifest.image.size(comparison.style.scale),
+        "output_format": comparison.style.image_format,
+        "results": [_model_result(result) for result in summary.results],
+    }
+
+
+def _model_result(result: numbers.ComparedModel) -> ModelResult:
+    model, faster, agreement = result.model, result.speed_up, result.agreement
+    return ModelResult(
+        model=model.id,
+        kind=model.entry.manifest.kind,
+        steps=len(model.plan),
+        images=[image_body(model, image, b64_json=base64_of(file)) for image, file in result.images],
+        queue_s=_spread(result.queue),
+        compute_s=_spread(result.compute),
+        total_s=_spread(result.total),
+        samples=[timing_body(timing) for timing in result.samples],
+        speed_up=None if faster is None else Interval(value=faster.value, low=faster.low, high=faster.high),
+        agreement=None if agreement is None else Agreement(psnr_db=agreement.psnr_db, ssim=agreement.ssim),
+        quality=result.quality,
+    )
+
+
+def _spread(spread: numbers.Spread) -> Spread:
+    return Spread(median=spread.median, p95=spread.p95)

@@ -1,6 +1,6 @@
-"""An example of every operation for /openapi.json, with the models of this server: what is sent works here.
+"""Examples of every operation for /openapi.json, with the models of this server, so that each request works here.
 
-Answers are made of the classes that describe them. Their images are grey and a step takes a millisecond: nothing is computed.
+Answers are built from the classes that describe them. Nothing is computed: images are grey, and a step takes a millisecond.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pydantic import BaseModel
 
 from models.catalogue import Resolved
 from service import __version__
-from service.api.answers import base64_of, generation_response, image_body, timing_body
-from service.api.experiments import ArmBody, DifferenceBody, ExperimentBody, ExperimentList
-from service.api.jobs import JobBody, JobList
-from service.api.kserve import VERSION, Live, ModelReady, Ready, ServerMetadata, metadata_of
-from service.api.models import model_body
-from service.api.tensors import InferResponse, OutputTensor
 from service.engine.request import Device, Finished, Generation, ImageSpec, Timing
 from service.features.encode import FileStyle
-from service.features.reload import ReloadBody
+from service.features.models import known_model
 from service.features.service import Service
 from service.schema.comparisons import Agreement, ComparisonResponse, Interval, ModelResult, Spread
-from service.schema.images import ModelList
+from service.schema.experiments import ArmBody, DifferenceBody, ExperimentBody, ExperimentList
+from service.schema.images import base64_of, generation_response, image_body, timing_body
+from service.schema.jobs import JobBody, JobList
+from service.schema.kserve import VERSION, Live, ModelReady, Ready, ServerMetadata, metadata_of
+from service.schema.models import ModelList, model_body
+from service.schema.reload import ReloadBody
+from service.schema.tensors import InferResponse, OutputTensor
 
 _TIME = 1_700_000_000
 _JOB = "9f86d081884c4d659a2feaa0c55ad015"
@@ -34,7 +34,7 @@ _ROUNDS = 6
 
 
 def examples_of(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
-    """(method, path) -> an example each of `body`, of `parameters` by name, and of the `answer`."""
+    """Return by (method, path) an example of the `body`, of `parameters` by name, and of the `answer`."""
     model = service.catalogue.resolve(service.default_model)
     manifest = model.entry.manifest
     mates = [entry.id for entry in service.catalogue.entries.values() if entry.manifest.family == manifest.family]
@@ -43,8 +43,8 @@ def examples_of(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
     label = 0 if manifest.classes else None
     named, job = {"model_id": model.id}, {"job_id": _JOB}
     versioned = {**named, "version": VERSION}
-    n = min(2, service.settings.max_n)
-    frames, jobs = max(2, min(4, service.settings.max_n)), min(2, service.settings.max_job_images)
+    n = min(2, service.config.max_n)
+    frames, jobs = max(2, min(4, service.config.max_n)), min(2, service.config.max_job_images)
     spare = next((name for name in reversed(list(service.catalogue.entries)) if name != model.entry.id), model.entry.id)
     seeds = list(range(7, 7 + n))
     images = [_image(position, ImageSpec(7, position, label), model) for position in range(n)]
@@ -81,8 +81,8 @@ def examples_of(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
             "answer": _json(experiment),
         },
         ("get", "/v1/images/files/{token}"): {"parameters": {"token": "the-end-of-a-url.from-an-answer"}},
-        ("get", "/v1/models"): {"answer": _json(ModelList(data=[model_body(service, model)]))},
-        ("get", "/v1/models/{model_id}"): {"parameters": named, "answer": _json(model_body(service, model))},
+        ("get", "/v1/models"): {"answer": _json(ModelList(data=[model_body(known_model(service, model))]))},
+        ("get", "/v1/models/{model_id}"): {"parameters": named, "answer": _json(model_body(known_model(service, model)))},
         ("post", "/admin/models/reload"): {"answer": _json(ReloadBody(replaced=[model.id], kept=[*islice(mates, 1)]))},
         ("put", "/admin/models/{model_id}"): {"parameters": named, "answer": _json(ReloadBody(replaced=[model.id]))},
         ("delete", "/admin/models/{model_id}"): {
@@ -186,10 +186,10 @@ def _job(model: Resolved, status: Any) -> dict[str, Any]:
 
 
 def _experiment(service: Service, compared: list[str]) -> ExperimentBody:
-    """The first experiment of this server, or one as it could be."""
+    """Return the first experiment of this server, or one that is made up."""
     name, arms = "the-id-of-an-experiment", dict.fromkeys(compared, 1.0)
     for configured, experiment in islice(service.experiments.configured.items(), 1):
-        name, arms = configured, experiment.arms
+        name, arms = configured, dict(experiment)
     reference = next(iter(arms))
     reference_s = _timing(service.catalogue.resolve(reference)).total_s
     bodies = []
@@ -210,7 +210,7 @@ def _experiment(service: Service, compared: list[str]) -> ExperimentBody:
                 note="This arm is the reference of the others." if first else None,
             )
         )
-    return ExperimentBody(id=name, reference=reference, arms=bodies, shared=service.settings.redis_url is not None)
+    return ExperimentBody(id=name, reference=reference, arms=bodies, shared=service.config.redis_url is not None)
 
 
 def _inference(model: Resolved, n: int) -> InferResponse:

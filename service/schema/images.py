@@ -1,55 +1,24 @@
-"""Bodies of the HTTP API: OpenAI's names first, then ours. Unknown fields are refused by name; null means absent."""
+"""Bodies of generations and interpolations, and how finished images become answers."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import base64
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 
-from models.manifest import ImageShape, Quality, Ranking
-from models.noise import MAX_SEED
-from service.features.encode import ImageFormat
+from models.catalogue import Resolved
+from service.engine.request import Device, Finished, Generation, ImageSpec, Timing
+from service.features.encode import FileStyle, ImageFormat
+from service.features.experiments import Assignment
+from service.features.generation import MAX_FIRST_INDEX, ImagesAsked, InterpolationAsked
+from service.features.timing import slowest
+from service.schema.base import ImageRequest, ModelId, Seed
 
 MAX_LATENCY_MS = 3_600_000
-MAX_FIRST_INDEX = 2**52  # index = first_index + position stays an integer that JSON clients hold exactly
 ResponseFormat = Literal["b64_json", "url"]
-
-
-def _null_allowed(schema: dict[str, Any]) -> None:
-    """Say in the published schema that null stands for absent, wherever a field has a default."""
-    for name, field in schema.get("properties", {}).items():
-        if "default" in field and {"type": "null"} not in field.get("anyOf", []):
-            notes = {key: field.pop(key) for key in ("default", "description", "title") if key in field}
-            schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **notes}
-
-
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-ModelId = Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class RequestBody(BaseModel):
-    """What every body has in common: types are not converted, unknown fields are refused, null is as good as absent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra=_null_allowed)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
-
-
-class ImageRequest(RequestBody):
-    """What every request for images has: of what, how large, in which file format."""
-
-    prompt: str = Field(default="", max_length=1000, description="a class name, a phrase that holds one, or nothing")
-    class_label: int | None = Field(default=None, ge=0, description="label of a class, instead of a prompt")
-    size: str = Field(default="auto", description="auto is the model's own size; whole multiples of it are upscaled")
-    output_format: ImageFormat = "png"
-    output_compression: int | None = Field(
-        default=None, ge=0, le=100, description="quality of webp and jpeg; absent: lossless webp, jpeg of quality 95"
-    )
 
 
 class GenerationRequest(ImageRequest):
@@ -80,6 +49,21 @@ class GenerationRequest(ImageRequest):
     user: str | None = Field(default=None, description="decides the arm where `model` is an experiment")
     safety_identifier: str | None = Field(default=None, description="accepted, no effect")
 
+    def asked(self) -> ImagesAsked:
+        """Return the request in the words of the feature."""
+        return ImagesAsked(
+            model=self.model,
+            prompt=self.prompt,
+            class_label=self.class_label,
+            size=self.size,
+            n=self.n,
+            seed=self.seed,
+            first_index=self.first_index,
+            previews=self.partial_images,
+            max_latency_s=None if self.max_latency_ms is None else self.max_latency_ms / 1000,
+            flex=self.service_tier == "flex",
+        )
+
 
 class InterpolationRequest(ImageRequest):
     """POST /v1/images/interpolations."""
@@ -90,6 +74,18 @@ class InterpolationRequest(ImageRequest):
     seeds: list[Seed] = Field(min_length=2, max_length=2, description="where the walk begins and ends")
     frames: int = Field(default=8, ge=2, description="images, both ends included")
     response_format: ResponseFormat = "b64_json"
+
+    def asked(self) -> InterpolationAsked:
+        """Return the request in the words of the feature."""
+        first, last = self.seeds
+        return InterpolationAsked(
+            model=self.model,
+            prompt=self.prompt,
+            class_label=self.class_label,
+            size=self.size,
+            seeds=(first, last),
+            frames=self.frames,
+        )
 
 
 class TimingBody(BaseModel):
@@ -160,112 +156,88 @@ class GenerationResponse(BaseModel):
     experiment: ExperimentArm | None = Field(default=None, description="when the model asked for is an experiment")
 
 
-class PartialImageEvent(ImageFacts):
-    """An unfinished image on a stream: the clean image that the model predicts after `step` of its `steps` evaluations."""
-
-    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
-    b64_json: str
-    background: Literal["opaque"] = "opaque"
-    created_at: int
-    output_format: ImageFormat
-    partial_image_index: int
-    quality: Literal["auto"] = "auto"
-    size: str
-    image_index: int = Field(description="which of the request's n images")
-    model: str
-    step: int
-    steps: int
-
-
-class TokenDetails(BaseModel):
-    """OpenAI's field; nothing here counts tokens."""
-
-    image_tokens: int = 0
-    text_tokens: int = 0
-
-
-class Usage(BaseModel):
-    """OpenAI's field; nothing here counts tokens."""
-
-    input_tokens: int = 0
-    input_tokens_details: TokenDetails = TokenDetails()
-    output_tokens: int = 0
-    total_tokens: int = 0
-
-
-class CompletedEvent(ImageFacts):
-    """A finished image on a stream."""
-
-    type: Literal["image_generation.completed"] = "image_generation.completed"
-    b64_json: str
-    background: Literal["opaque"] = "opaque"
-    created_at: int
-    output_format: ImageFormat
-    quality: Literal["auto"] = "auto"
-    size: str
-    usage: Usage = Usage()
-    image_index: int = Field(description="which of the request's n images")
-    model: str
-    model_sha256: str = Field(description="of the weights that made it")
-    steps: int
-    service_tier: Literal["default", "flex"]
-    timing: TimingBody
-    device: DeviceBody
-    experiment: ExperimentArm | None = Field(default=None, description="when the model asked for is an experiment")
-
-
-class ModelBody(BaseModel):
-    """OpenAI's Model and what one needs to choose."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
-    family: str
-    kind: Literal["teacher", "student"]
-    steps: int
-    default: bool
-    image: ImageShape
-    size: str
-    bytes: int = Field(description="of model.onnx on disk")
-    classes: list[str]
-    parameters: int
-    prediction_type: str
-    sampler: str = Field(default="ddim", description="how its steps are taken; `quality` calls its own plan SAMPLER-STEPS")
-    quality: dict[str, Quality]
-    ranking: Ranking | None
-    variants: list[str] = Field(description="patterns of training-free variants, NNN from 001 to the teacher's steps")
-    status: Literal["loading", "loaded", "failed"]
-    reason: str | None = Field(description="why it failed; of a loaded one: why what is on disk now is not what is served")
-    sha256: str = Field(description="of model.onnx as it is served")
-    provider: str | None = Field(description="what computes it")
-    precision: str | None = Field(description="what it computes in")
-    ms_per_step: dict[int, float] = Field(
-        description="batch size -> ms of one evaluation, measured on this machine at load or recalled from an earlier start"
+def generation_response(
+    generation: Generation,
+    finished: Sequence[Finished],
+    files: Sequence[bytes],
+    style: FileStyle,
+    link: Callable[[Resolved, Finished, FileStyle, bytes], str] | None,
+    assignment: Assignment | None = None,
+) -> GenerationResponse:
+    """Return OpenAI's body for finished images and their files, inline unless `link` makes urls of them."""
+    model = generation.model
+    data = []
+    for image, file in zip(finished, files, strict=True):
+        url = link(model, image, style, file) if link else None
+        inline = None if link else base64_of(file)
+        data.append(image_body(model, image, b64_json=inline, url=url))
+    return GenerationResponse(
+        created=int(time.time()),
+        data=data,
+        output_format=style.image_format,
+        size=generation.size,
+        model=model.id,
+        model_sha256=model.entry.manifest.sha256,
+        steps=len(model.plan),
+        seed=generation.seed,
+        service_tier=service_tier(generation),
+        timing=timing_body(slowest(finished)),
+        experiment=arm_body(assignment),
     )
 
 
-class ExperimentModelBody(BaseModel):
-    """An experiment as a model: each request goes to one of its arms."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: Literal["experiment"] = "experiment"
-    kind: Literal["experiment"] = "experiment"
-    arms: dict[str, float] = Field(description="model id -> weight")
-
-
-class RefusedFolder(BaseModel):
-    """A model folder, or a whole zoo, that was not trusted, so there is no model of it."""
-
-    id: str = Field(description="the id that its model would have")
-    reason: str
+def image_body(model: Resolved, image: Finished, *, b64_json: str | None, url: str | None = None) -> ImageBody:
+    """Return the body of one finished image, its file inline or behind a url."""
+    return ImageBody(
+        b64_json=b64_json,
+        url=url,
+        cached=image.cached,
+        timing=timing_body(image.timing),
+        device=device_body(image.device),
+        **image_facts(model, image.spec),
+    )
 
 
-class ModelList(BaseModel):
-    """GET /v1/models."""
+def image_facts(model: Resolved, spec: ImageSpec) -> dict[str, Any]:
+    """Return the fields of ImageFacts."""
+    other, fraction = spec.blend or (None, None)
+    return {
+        "seed": spec.seed,
+        "index": spec.index,
+        "class_label": spec.class_label,
+        "class_name": class_name(model, spec),
+        "other_seed": other,
+        "fraction": fraction,
+    }
 
-    object: Literal["list"] = "list"
-    data: list[ModelBody | ExperimentModelBody]
-    refused: list[RefusedFolder] = Field(default_factory=list, description="folders found with something wrong, and what it is")
+
+def class_name(model: Resolved, spec: ImageSpec) -> str | None:
+    """Return the name of an image's class; None for unconditional models."""
+    return None if spec.class_label is None else model.entry.manifest.classes[spec.class_label]
+
+
+def base64_of(file: bytes) -> str:
+    """Encode a file as OpenAI's b64_json."""
+    return base64.b64encode(file).decode("ascii")
+
+
+def timing_body(timing: Timing) -> TimingBody:
+    """Return the body of a timing."""
+    return TimingBody(**vars(timing))
+
+
+def device_body(device: Device) -> DeviceBody:
+    """Return the body of what made an image."""
+    return DeviceBody(**vars(device))
+
+
+def arm_body(assignment: Assignment | None) -> ExperimentArm | None:
+    """Return the body of the arm that an experiment gave a request; None without an experiment."""
+    if assignment is None:
+        return None
+    return ExperimentArm(id=assignment.experiment, arm=assignment.arm, by=assignment.by)
+
+
+def service_tier(generation: Generation) -> Literal["default", "flex"]:
+    """Return the tier that a request got."""
+    return "flex" if generation.flex else "default"

@@ -12,7 +12,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.catalogue import default_zoo
 from service.engine.config import EngineConfig
-from service.features.experiments import Experiment, ExperimentId, read_experiments
+from service.features.config import ServiceConfig
+from service.settings.experiments import Experiment, ExperimentId, read_experiments
 
 _HTTP_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?", re.IGNORECASE)
 
@@ -32,8 +33,13 @@ class Settings(BaseSettings):
         description="folders that contain model folders, separated by commas; the first that has a model id wins",
     )
     default_model: str | None = Field(default=None, description="model of requests that name none; default: student-016")
-    max_n: int = Field(default=64, ge=1, le=1024, description="most images in one request")
-    max_side: int = Field(default=1024, ge=1, le=8192, description="largest width or height of an upscaled image, pixels")
+    max_n: int = Field(default=ServiceConfig.max_n, ge=1, le=1024, description="most images in one request")
+    max_side: int = Field(
+        default=ServiceConfig.max_side,
+        ge=1,
+        le=8192,
+        description="largest width or height of an upscaled image, pixels",
+    )
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="largest request body")
     max_batch: int = Field(default=EngineConfig.max_batch, ge=1, le=4096, description="most rows in one network evaluation")
     max_step_ms: float = Field(default=EngineConfig.max_step_ms, gt=0, description="longest network evaluation, milliseconds")
@@ -52,12 +58,12 @@ class Settings(BaseSettings):
         description="folder that remembers calibrations and the choice of a runtime; empty: remember nothing",
     )
     max_comparison_s: float = Field(
-        default=600.0,
+        default=ServiceConfig.max_comparison_s,
         gt=0,
         description="most device seconds of one comparison, estimated from the calibrated costs of its models",
     )
     isolated_s: float = Field(
-        default=0.0,
+        default=ServiceConfig.isolated_s,
         ge=0,
         le=60,
         description="device seconds per minute that isolated comparisons may use alone; 0: they are off",
@@ -69,7 +75,7 @@ class Settings(BaseSettings):
     url_secret: str | None = Field(
         default=None, description="key that signs image urls, the same on every replica; default: random at each start"
     )
-    url_expire_s: float = Field(default=3600.0, gt=0, description="seconds until an image url expires")
+    url_expire_s: float = Field(default=ServiceConfig.url_expire_s, gt=0, description="seconds until an image url expires")
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads for network evaluations; default: every usable core"
     )
@@ -88,16 +94,35 @@ class Settings(BaseSettings):
     redis_url: RedisDsn | None = Field(
         default=None, description="Redis for jobs, cached images and answers; default: this process keeps them until it ends"
     )
-    max_job_images: int = Field(default=100_000, ge=1, le=1_000_000, description="most images in one job")
-    max_jobs: int = Field(default=100, ge=1, description="most jobs stored at once")
-    job_chunk: int = Field(default=32, ge=1, le=1024, description="images of a job that a worker takes at once")
-    job_ttl_s: float = Field(default=86_400.0, gt=0, description="seconds that a job is kept after its last progress")
-    job_lease_s: float = Field(
-        default=15.0, ge=3, description="seconds without a sign of life after which another replica takes over a chunk"
+    max_job_images: int = Field(default=ServiceConfig.max_job_images, ge=1, le=1_000_000, description="most images in one job")
+    max_jobs: int = Field(default=ServiceConfig.max_jobs, ge=1, description="most jobs stored at once")
+    job_chunk: int = Field(
+        default=ServiceConfig.job_chunk,
+        ge=1,
+        le=1024,
+        description="images of a job that a worker takes at once",
     )
-    job_bytes: int = Field(default=1 << 28, ge=1, description="most bytes of job images held in this process (without Redis)")
-    cache_bytes: int = Field(default=1 << 26, ge=0, description="most bytes of cached images; 0 switches the cache off")
-    cache_ttl_s: float = Field(default=86_400.0, gt=0, description="seconds that an image stays cached")
+    job_ttl_s: float = Field(
+        default=ServiceConfig.job_ttl_s,
+        gt=0,
+        description="seconds that a job is kept after its last progress",
+    )
+    job_lease_s: float = Field(
+        default=ServiceConfig.job_lease_s,
+        ge=3,
+        description="seconds without a sign of life after which another replica takes over a chunk",
+    )
+    job_bytes: int = Field(
+        default=ServiceConfig.job_bytes,
+        ge=1,
+        description="most bytes of job images held in this process (without Redis)",
+    )
+    cache_bytes: int = Field(
+        default=ServiceConfig.cache_bytes,
+        ge=0,
+        description="most bytes of cached images; 0 switches the cache off",
+    )
+    cache_ttl_s: float = Field(default=ServiceConfig.cache_ttl_s, gt=0, description="seconds that an image stays cached")
     idempotency_bytes: int = Field(default=1 << 26, ge=0, description="most bytes of answers kept for an Idempotency-Key")
     idempotency_ttl_s: float = Field(
         default=86_400.0, gt=0, description="seconds that an answer is kept for an Idempotency-Key"
@@ -107,6 +132,40 @@ class Settings(BaseSettings):
     )
     log_format: Literal["console", "json"] = Field(default="console", description="how log lines are written to stderr")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="lowest level that is logged")
+
+    def service_config(self) -> ServiceConfig:
+        """Return what the features of the service need of these settings."""
+        return ServiceConfig(
+            zoos=self.zoos,
+            default_model=self.default_model,
+            experiments={name: experiment.arms for name, experiment in self.experiments.items()},
+            engine=EngineConfig(
+                max_batch=self.max_batch,
+                max_step_ms=self.max_step_ms,
+                max_backlog_s=self.max_backlog_s,
+                weights=self.model_weights,
+                deterministic=self.deterministic,
+                cache_dir=self.cache_dir,
+            ),
+            provider=self.provider,
+            threads=self.threads,
+            gpu_memory=None if self.gpu_memory_mb is None else self.gpu_memory_mb << 20,
+            max_n=self.max_n,
+            max_side=self.max_side,
+            max_comparison_s=self.max_comparison_s,
+            isolated_s=self.isolated_s,
+            url_secret=self.url_secret,
+            url_expire_s=self.url_expire_s,
+            redis_url=None if self.redis_url is None else str(self.redis_url),
+            max_job_images=self.max_job_images,
+            max_jobs=self.max_jobs,
+            job_chunk=self.job_chunk,
+            job_ttl_s=self.job_ttl_s,
+            job_lease_s=self.job_lease_s,
+            job_bytes=self.job_bytes,
+            cache_bytes=self.cache_bytes,
+            cache_ttl_s=self.cache_ttl_s,
+        )
 
     @field_validator("*", mode="before")
     @classmethod

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +92,20 @@ def test_reloading_under_load_loses_nothing(tmp_path: Path, cache: str) -> None:
 
         learn()
         clients = [pool.submit(client, number) for number in range(CLIENTS)]
+
+        def wait_for(condition: Callable[[], bool]) -> None:
+            """Wait, unless a client has failed: then raise its error."""
+
+            def met() -> bool:
+                for each in clients:
+                    if each.done():
+                        each.result()
+                return condition()
+
+            _wait_for(met)
+
         try:
+            wait_for(lambda: len(answers) > 0)  # else a busy machine may replace the first version before any client has asked
             for number in range(RELOADS):
                 retrain(zoo, 100 + number)
                 learn()
@@ -100,9 +113,9 @@ def test_reloading_under_load_loses_nothing(tmp_path: Path, cache: str) -> None:
                     assert admin(server, "POST", "reload")["replaced"] == [NAME]
                 else:
                     server.process.send_signal(signal.SIGHUP)
-                    _wait_for(lambda: _sha256(server) in list(expected)[-1:])
+                    wait_for(lambda: _sha256(server) in list(expected)[-1:])
                 before = len(answers)  # some of the next were admitted before the change, at most one a client
-                _wait_for(lambda before=before: len(answers) > before + 2 * CLIENTS)  # type: ignore[misc]
+                wait_for(lambda before=before: len(answers) > before + 2 * CLIENTS)  # type: ignore[misc]
         finally:
             stop.set()
         for each in clients:
@@ -146,7 +159,7 @@ def test_reload_from_a_terminal(tmp_path: Path) -> None:
 
 
 def _model(server: Server) -> dict[str, Any]:
-    body: dict[str, Any] = httpx.get(f"{server.url}/v1/models/{NAME}").json()
+    body: dict[str, Any] = httpx.get(f"{server.url}/v1/models/{NAME}", timeout=PATIENCE_S).json()
     return body
 
 

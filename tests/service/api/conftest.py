@@ -1,4 +1,4 @@
-"""A running service over the tiny zoo, in this process: the real engine, the ASGI app, its whole life."""
+"""A service over the tiny zoo in this process: the real engine and ASGI application, from startup to drain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ READY_WITHIN_S = 60
 
 
 def json_post(path: str) -> dict[str, Any]:
-    """The ASGI scope of a POST of JSON, for tests that play the server's side of the connection themselves."""
+    """Return the ASGI scope of a POST of JSON, for tests that play the server's side of the connection."""
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -37,7 +37,7 @@ def json_post(path: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an app that runs from startup to drain; entered once it is ready."""
+    """Run an app from startup to drain. Yields a client once the app is ready."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         with anyio.fail_after(READY_WITHIN_S):

@@ -1,4 +1,4 @@
-"""/admin/models: the zoo changes on disk, and the service follows, or says why it does not."""
+"""/admin/models: the zoo changes on disk, and the service follows or says why it does not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from models.catalogue import discover
 from models.manifest import read_manifest
 from service.engine.request import ImageSpec
-from service.features.experiments import Experiment
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import serving, tiny_app
 from tests.service.engine.support import reference
 from tests.tiny import CLASSES, make_model, make_tiny_zoo
@@ -45,7 +45,7 @@ async def admin(zoo: Path, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def retrain(zoo: Path, seed: int, name: str = "student-004", steps: int = 4) -> None:
-    """Other weights in a model's folder."""
+    """Write other weights into a model's folder."""
     shutil.rmtree(zoo / "tiny" / name, ignore_errors=True)
     make_model(zoo, "tiny", name, teacher_steps=32, steps=steps, schedule="cosine", classes=CLASSES, seed=seed)
 
@@ -67,7 +67,7 @@ async def generate(client: httpx.AsyncClient, model: str = NAME, **fields: Any) 
 
 
 async def assert_served(client: httpx.AsyncClient, zoo: Path) -> None:
-    """The answer's bytes and sha256 are those of the folder."""
+    """Assert that an answer has the bytes and the sha256 of the folder."""
     model = discover([zoo]).resolve(NAME)
     body = (await generate(client)).json()
     with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as image:
@@ -164,7 +164,7 @@ async def test_a_zoo_that_is_away_is_refused(zoo: Path) -> None:
 
 
 async def test_a_graph_that_does_not_run_is_reported_and_mended(zoo: Path) -> None:
-    """New: listed as failed, as at start; changed: the old version serves."""
+    """A new model is listed as failed, as at start. Of a changed model the old version serves."""
     async with admin(zoo) as client:
         for name, serving in (("student-004", True), ("student-001", False)):
             retrain(zoo, 53, name=name, steps=1 if name == "student-001" else 4)
@@ -221,7 +221,7 @@ async def test_the_last_model_and_a_default_that_nobody_chose(zoo: Path) -> None
         assert (needed.status_code, needed.json()["error"]["code"]) == (409, "model_needed")
         assert "SFDDM_DEFAULT_MODEL" in needed.json()["error"]["message"]
         assert await default(client) == implied
-        shutil.rmtree(zoo / implied)  # whose folder is gone goes, and another takes its place
+        shutil.rmtree(zoo / implied)  # a default whose folder is gone is removed, and another model takes its place
         assert (await reload(client))["removed"] == [implied]
         for _ in range(2):
             assert (await client.get("/openapi.json")).status_code == 200

@@ -1,4 +1,4 @@
-"""What surrounds the routes: ids, errors, limits, health, the page."""
+"""Everything around the routes: ids, errors, limits, health, the page."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def test_a_post_tells_what_is_left_of_the_backlog(client: httpx.AsyncClien
 
 
 async def test_the_room_told_is_that_of_the_models_own_lane(tiny_zoo: Path) -> None:
-    """A teacher whose lane is full is refused and told when to come back; a student's lane is empty all the while."""
+    """Requests for a teacher whose lane is full are refused with Retry-After, while a student's lane is empty."""
     answers: list[httpx.Response] = []
     async with serving(tiny_app(tiny_zoo, max_backlog_s=1e-6)) as client:
 

@@ -1,4 +1,4 @@
-"""What answers say about the result cache."""
+"""The result cache in answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_an_answer_says_what_was_recalled(client: httpx.AsyncClient) -> No
     assert [image["cached"] for image in second["data"]] == [True, True, False]
     assert [image["b64_json"] for image in second["data"][:2]] == [image["b64_json"] for image in first["data"]]
     assert second["data"][0]["timing"]["total_s"] == 0
-    assert second["timing"] == second["data"][2]["timing"]  # of what was computed
+    assert second["timing"] == second["data"][2]["timing"]  # the timing of the image that was computed
     file = await client.post(URL, json=body | {"n": 1}, headers={"accept": "image/webp"})
     assert file.headers["x-cache"] == "hit"
     assert 'sfddm_cache_images_total{outcome="hit"} 3.0' in (await client.get("/metrics")).text

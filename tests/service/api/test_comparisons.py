@@ -107,7 +107,7 @@ async def test_few_rounds_have_no_interval_and_say_why(client: httpx.AsyncClient
 
 
 async def test_the_work_of_a_comparison_is_bounded(tiny_zoo: Path) -> None:
-    """The field that is named is one whose remedy helps: the comparison that it leads to is taken."""
+    """The refusal names a field whose remedy helps: the comparison that follows it is accepted."""
     app = tiny_app(tiny_zoo, max_batch=1)
     pair = ["tiny/teacher", "tiny/student-004"]
     async with serving(app) as client:
@@ -116,8 +116,7 @@ async def test_the_work_of_a_comparison_is_bounded(tiny_zoo: Path) -> None:
 
         def limit(seconds: float) -> None:
             service = app.state.service
-            settings = service.settings.model_copy(update={"max_comparison_s": seconds})
-            app.state.service = replace(service, settings=settings)
+            app.state.service = replace(service, config=replace(service.config, max_comparison_s=seconds))
 
         async def refusal(**body: Any) -> dict[str, Any]:
             response = await client.post(URL, json={"models": pair, **body})
@@ -152,6 +151,6 @@ async def test_isolated_where_it_is_allowed(tiny_zoo: Path) -> None:
 
 
 async def test_seconds_are_written_out(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.api.comparisons.device_s", lambda *_: 28.5)
+    monkeypatch.setattr("service.features.comparison.plan.device_s", lambda *_: 28.5)
     refused = await client.post(URL, json={"models": ["tiny/teacher", "tiny/student-004"], "repeats": 49})
     assert "take about 2850 s of the device" in refused.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""Experiments over ASGI: assignment, what answers say, what the comparison says."""
+"""Experiments over ASGI: assignment, the arm in answers, the figures of arms."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.features.experiments import Experiment
 from service.features.service import StartupError
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import serving, tiny_app
 from tests.service.api.test_stream import events_of
 
@@ -55,7 +55,7 @@ async def test_without_a_user_the_seed_decides_and_without_a_seed_chance(trial: 
     first, second = await generate(trial, seed=4), await generate(trial, seed=4)
     assert first["experiment"] == second["experiment"]
     assert first["experiment"]["by"] == "seed"
-    assert not second["data"][0]["cached"]  # what is measured is computed
+    assert not second["data"][0]["cached"]  # an experiment measures computed images, never recalled ones
     assert (await generate(trial))["experiment"]["by"] == "chance"
     direct = await trial.post(URL, json={"model": "steps", "user": "u"}, headers={"accept": "image/png"})
     assert (direct.headers["x-experiment"], direct.headers["x-arm"]) == ("steps", direct.headers["x-model"])

@@ -1,4 +1,4 @@
-"""A model that verifies and does not load: the others are served, and clients learn what helps and nothing of this machine."""
+"""A model that verifies and does not load: the others are served, and clients learn nothing of this machine's folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Urls of images: absolute, the same bytes on every replica, 410 once they have expired."""
+"""Urls of images: they are absolute, give the same bytes on every replica, and expire."""
 
 from __future__ import annotations
 

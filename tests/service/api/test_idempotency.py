@@ -21,14 +21,14 @@ GENERATE, JOBS = "/v1/images/generations", "/v1/jobs"
 async def post(
     client: httpx.AsyncClient, url: str, key: str, body: dict[str, Any], **headers: str
 ) -> tuple[httpx.Response, bool]:
-    """The response, and whether it is a kept one."""
+    """Return the response, and if it is a kept one."""
     response = await client.post(url, json=body, headers={"idempotency-key": key} | headers)
     return response, response.headers.get("idempotency-replayed") == "true"
 
 
 @pytest.mark.parametrize(("url", "status"), [(GENERATE, 200), (JOBS, 202)])
 async def test_the_same_request_has_the_same_answer(client: httpx.AsyncClient, url: str, status: int) -> None:
-    first, replayed = await post(client, url, "one", {"n": 2})  # no seed: made again it would be another image
+    first, replayed = await post(client, url, "one", {"n": 2})  # without a seed a second computation would give another image
     assert (first.status_code, replayed) == (status, False)
     again, replayed = await post(client, url, "one", {"n": 2})
     assert (again.status_code, again.content, replayed) == (status, first.content, True)
@@ -121,7 +121,7 @@ async def test_a_request_that_breaks_off_frees_its_key() -> None:
     with pytest.raises(RuntimeError, match="boom"):
         await call(guarded, "k")
     assert await call(guarded, "k") == 200
-    assert await call(guarded, "k") == 200  # kept: the application would have nothing to pop
+    assert await call(guarded, "k") == 200  # a kept answer: the application has no second one
     assert not outcomes
 
 

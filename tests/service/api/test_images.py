@@ -317,7 +317,7 @@ async def test_overload_is_a_429_with_a_delay_that_clients_honour(tiny_zoo: Path
 
 
 async def test_before_the_models_are_loaded_it_is_a_503(tiny_zoo: Path) -> None:
-    transport = httpx.ASGITransport(tiny_app(tiny_zoo))  # its life never begins
+    transport = httpx.ASGITransport(tiny_app(tiny_zoo))  # the application is never started
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         response = await client.post(URL, json={})
     assert response.status_code == 503

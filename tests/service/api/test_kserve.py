@@ -1,4 +1,4 @@
-"""The Open Inference Protocol where Triton's client does not go (tests/e2e/test_triton_client.py): malformed requests."""
+"""The Open Inference Protocol: malformed requests, which Triton's client cannot send (see tests/e2e/test_triton_client.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every metric moves: what makes it do so, and that its buckets reach as far as requests do."""
+"""Every metric moves, and its buckets reach as far as requests do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from service.features.experiments import Experiment
 from service.observability.metrics import Metrics
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import READY_WITHIN_S, serving, tiny_app
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ STILL = {
 
 
 def families(metrics: Metrics) -> dict[str, float]:
-    """By metric, the sum of what it counted."""
+    """Return the sum of each metric's samples."""
     return {
         family.name: sum(sample.value for sample in family.samples if not sample.name.endswith("_created"))
         for family in metrics.registry.collect()

@@ -1,4 +1,4 @@
-"""What the log says of a request: its model, what became of it in the words of the metrics, and where its time went."""
+"""The log line of a request: its model, its outcome in the words of the metrics, and the times of its phases."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from service.api.record import outcome_of_status
-from service.features.experiments import Experiment
 from service.features.service import Service
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import READY_WITHIN_S, json_post, serving, tiny_app
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def line(client: httpx.AsyncClient, method: str, path: str, **arguments: Any) -> tuple[httpx.Response, dict[str, Any]]:
-    """An answer and the one log line that its request became."""
+    """Send a request. Return the answer and the one log line of the request."""
     with capture_logs(processors=[merge_contextvars]) as captured:
         answer = await client.request(method, path, **arguments)
     (said,) = [event for event in captured if event["event"] == "request"]
@@ -48,7 +48,7 @@ async def line(client: httpx.AsyncClient, method: str, path: str, **arguments: A
 
 
 def counted(app: FastAPI, said: dict[str, Any]) -> float:
-    """How many requests the metrics have of this log line's model and outcome."""
+    """Return how many requests the metrics count for the model and outcome of a log line."""
     metrics = app.state.service.metrics
     model = metrics.model_label(said["model"]) if "model" in said else "none"
     return metrics.registry.get_sample_value("sfddm_requests_total", {"model": model, "outcome": said["outcome"]}) or 0.0
@@ -107,7 +107,7 @@ async def test_what_is_wrong_with_a_request(client: httpx.AsyncClient, app: Fast
 
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_overload_and_a_client_that_leaves(client: httpx.AsyncClient, app: FastAPI, streaming: bool) -> None:
-    """One request is far more work than may wait, so that the next is refused; then the first one's client leaves."""
+    """One request is more work than may wait, so the next is refused. Then the first one's client leaves."""
     gone = anyio.Event()
     body = json.dumps({"model": "plain/teacher", "n": 1024, "stream": streaming}).encode()
     incoming = [{"type": "http.request", "body": body, "more_body": False}]

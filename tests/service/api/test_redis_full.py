@@ -1,4 +1,4 @@
-"""A service whose Redis is full: jobs are listed, cancelled and deleted, what needs room is told why, and /metrics too."""
+"""A service whose Redis is full: jobs are listed, cancelled and deleted; requests that need room say why they fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 def set_room(server: RedisServer, maxmemory: int) -> None:
-    """maxmemory: bytes, 0 for no limit. What is stored already stays, so at 1 byte Redis is full, whatever is deleted."""
+    """Limit the memory of Redis to maxmemory bytes; 0: no limit. Stored data stays, so at 1 byte Redis is always full."""
     with Redis.from_url(server.url) as client:
         client.config_set("maxmemory", maxmemory)
 

@@ -1,4 +1,4 @@
-"""Server-sent events of POST /v1/images/generations, with OpenAI's own types as the judge of their shape."""
+"""Server-sent events of POST /v1/images/generations, checked with OpenAI's own types."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ URL = "/v1/images/generations"
 
 
 def events_of(text: str) -> list[tuple[str | None, dict[str, Any]]]:
-    """(event, data) of each block of a stream; comments are left out."""
+    """Return (event, data) of each block of a stream, without comments."""
     found = []
     for block in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
@@ -110,7 +110,7 @@ async def test_the_first_image_that_fails_is_the_last_event(tiny_zoo: Path, monk
 
 @pytest.mark.parametrize("leaves_after", [0, 2])
 async def test_a_client_that_leaves_frees_its_rows(tiny_zoo: Path, leaves_after: int) -> None:
-    """It leaves before the first byte, or after the first event."""
+    """The client leaves before the first byte, or after the first event."""
     app = tiny_app(tiny_zoo, max_n=1024, max_batch=2)
     async with serving(app) as client:
         body = json.dumps({"model": "tiny/teacher", "n": 1024, "stream": True, "partial_images": 1}).encode()

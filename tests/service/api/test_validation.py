@@ -1,4 +1,4 @@
-"""Every field of every body with values that it cannot have: a 400 that names the field in a sentence of ours."""
+"""Every field of every body with wrong values: each is a 400 whose message names the field."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from service.api.jobs import JobRequest
 from service.schema.comparisons import ComparisonRequest
 from service.schema.images import GenerationRequest, InterpolationRequest
+from service.schema.jobs import JobRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -94,7 +94,7 @@ async def test_unknown_query_parameters_are_refused(client: httpx.AsyncClient) -
         error = refused.json()["error"]
         assert error["param"] == "frobnicate"
         assert error["message"] == "Unknown query parameter 'frobnicate'; leave it out (this one has none)."
-    assert (await client.get("/metrics?x=1")).status_code == 200  # a scraper may add its own
+    assert (await client.get("/metrics?x=1")).status_code == 200  # a scraper may add its own parameters
 
 
 async def test_too_many_images_are_sent_to_the_jobs(client: httpx.AsyncClient) -> None:

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from models.catalogue import discover
-from service.api.models import model_body
 from service.cli.models_table import models_table
+from service.features.models import known_model
+from service.schema.models import model_body
 from tests.service.api.conftest import serving, tiny_app
 
 ZOO = Path(__file__).parents[3] / "models" / "zoo"
@@ -21,7 +22,7 @@ async def test_the_table_leads_with_what_the_readme_leads_with(tiny_zoo: Path) -
     app = tiny_app(tiny_zoo)
     async with serving(app):
         service = app.state.service
-        body = model_body(service, service.catalogue.resolve("tiny/student-004"))
+        body = model_body(known_model(service, service.catalogue.resolve("tiny/student-004")))
     manifests = [entry.manifest for entry in discover([ZOO]).entries.values()]
     listed = [
         body.model_copy(update={name: getattr(each, name) for name in ("id", "steps", "kind", "sampler", "quality", "ranking")})

@@ -1,4 +1,4 @@
-"""Pixels to files."""
+"""Encoding of pixels as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What prompts mean."""
+"""Prompts and the classes that they name."""
 
 from __future__ import annotations
 

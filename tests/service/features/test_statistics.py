@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.features.statistics import LEAST_UNITS, Latencies, compare
+from service.features.statistics import LEAST_UNITS, Latencies, differences_between_arms
 
 
 def sample(median_s: float, units: int, each: int, seed: int, between: float = 0.0) -> Latencies:
-    """`each` latencies of every unit; users differ by a factor with standard deviation `between`."""
+    """Draw `each` latencies of every unit; users differ by a factor with standard deviation `between`."""
     random = np.random.default_rng(seed)
     pairs = []
     for unit in range(units):
@@ -19,12 +19,12 @@ def sample(median_s: float, units: int, each: int, seed: int, between: float = 0
 
 
 def test_a_real_difference_is_found_and_nothing_is_not() -> None:
-    found = compare(sample(2.0, 50, 4, 1), sample(1.0, 50, 4, 2))
+    found = differences_between_arms(sample(2.0, 50, 4, 1), reference=sample(1.0, 50, 4, 2))
     for interval in found.values():
         assert interval.low is not None
         assert interval.high is not None
         assert 0.9 < interval.low < interval.value < interval.high < 1.1
-    none = compare(sample(1.0, 50, 4, 3), sample(1.0, 50, 4, 4))
+    none = differences_between_arms(sample(1.0, 50, 4, 3), reference=sample(1.0, 50, 4, 4))
     for interval in none.values():
         assert interval.low is not None
         assert interval.high is not None
@@ -36,7 +36,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_although_users_differ
     covered = 0
     for trial in range(60):
         arm, reference = (sample(1.0, 25, 20, 2 * trial + side, between=0.5) for side in (100, 101))
-        interval = compare(arm, reference)["mean"]
+        interval = differences_between_arms(arm, reference=reference)["mean"]
         assert interval.low is not None
         assert interval.high is not None
         covered += interval.low <= 0 <= interval.high
@@ -45,30 +45,37 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_although_users_differ
 
 def test_the_same_samples_give_the_same_interval() -> None:
     arm, reference = sample(2.0, 10, 2, 1), sample(1.0, 10, 2, 2)
-    assert compare(arm, reference) == compare(arm, reference)
+    assert differences_between_arms(arm, reference=reference) == differences_between_arms(arm, reference=reference)
 
 
 def test_point_estimates_are_the_plain_ones() -> None:
     arm, reference = sample(2.0, 11, 3, 1), sample(1.0, 11, 3, 2)
-    found = compare(arm, reference)
+    found = differences_between_arms(arm, reference=reference)
     assert found["mean"].value == pytest.approx(arm.seconds.mean() - reference.seconds.mean())
     assert found["median"].value == pytest.approx(np.median(arm.seconds) - np.median(reference.seconds))
 
 
 @pytest.mark.parametrize("few", [1, 2, LEAST_UNITS - 1])
 def test_few_units_have_a_difference_without_an_interval(few: int) -> None:
-    """However many requests they sent."""
+    """The number of their requests does not matter."""
     little, enough = sample(2.0, few, 20, 1), sample(1.0, LEAST_UNITS, 2, 2)
     for pair in ((little, enough), (enough, little)):
-        found = compare(*pair)
+        found = differences_between_arms(pair[0], reference=pair[1])
         assert [(each.low, each.high) for each in found.values()] == [(None, None)] * 2
         assert found["mean"].value == pytest.approx(pair[0].seconds.mean() - pair[1].seconds.mean())
-    assert all(each.low is not None for each in compare(sample(2.0, LEAST_UNITS, 1, 3), enough).values())
+    assert all(
+        each.low is not None for each in differences_between_arms(sample(2.0, LEAST_UNITS, 1, 3), reference=enough).values()
+    )
 
 
 def test_no_samples_say_nothing() -> None:
     none, many = Latencies.of([]), sample(1.0, 20, 1, 2)
-    assert compare(none, many) == compare(many, none) == compare(none, none) == {}
+    assert (
+        differences_between_arms(none, reference=many)
+        == differences_between_arms(many, reference=none)
+        == differences_between_arms(none, reference=none)
+        == {}
+    )
     assert none.quantiles() == {}
 
 

@@ -1,4 +1,4 @@
-"""Every operation of /openapi.json has examples, they agree with their schemas, and what is sent works."""
+"""/openapi.json: every operation has examples, they agree with their schemas, and the requests work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from service.features.experiments import Experiment
+from service.settings.experiments import Experiment
 from tests.service.api.conftest import serving, tiny_app
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +64,7 @@ async def test_what_is_sent_works(client: httpx.AsyncClient) -> None:
         parameters = {parameter["name"]: parameter.get("example") for parameter in operation.get("parameters", [])}
         media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
         answer = await client.request(method, path.format(**parameters), json=media.get("example"))
-        # Nobody can foretell a signature, nor the id of a job.
+        # Examples of signatures and of jobs' ids are made up.
         unknown = {"job_id", "token", "experiment_id"} & parameters.keys()
         assert answer.is_success or (unknown and answer.status_code in (403, 404)), f"{method} {path}: {answer.text}"
 

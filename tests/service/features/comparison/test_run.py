@@ -1,4 +1,4 @@
-"""What a comparison runs, and its statistics."""
+"""A comparison's requests: which, in which order, and when the device is theirs alone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,7 @@ import pytest
 from models.catalogue import Catalogue
 from models.runtime.base import Float32, Int64
 from service.engine.request import Generation, ImageSpec, OverloadedError, RowFailedError
-from service.features.comparison import (
-    LEAST_ROUNDS,
-    Arrived,
-    Comparison,
-    Isolation,
-    Measured,
-    Run,
-    complete_rounds,
-    device_s,
-    speed_up,
-)
+from service.features.comparison.run import Arrived, Comparison, ComparisonRun, Isolation, Measured
 from tests.service.engine.support import Gate, Watched, running, until
 
 pytestmark = pytest.mark.anyio
@@ -30,12 +20,14 @@ MODELS = ("tiny/teacher", "tiny/student-004", "tiny/teacher@ddim-004")
 
 def comparison(catalogue: Catalogue, repeats: int = 3, *, isolated: bool = False, n: int = 2) -> Comparison:
     models = tuple(catalogue.resolve(name) for name in MODELS)
-    return Comparison(models, tuple(ImageSpec(7, i, i) for i in range(n)), repeats, seed=8, isolated=isolated)
+    return Comparison(
+        models, tuple(ImageSpec(7, i, i) for i in range(n)), repeats, seed=8, reference=models[0], isolated=isolated
+    )
 
 
 async def test_every_model_makes_every_image_once_and_is_measured_once_a_round(tiny_catalogue: Catalogue) -> None:
     async with running(tiny_catalogue) as engine:
-        events = [event async for event in Run(engine, comparison(tiny_catalogue), Isolation(0)).events()]
+        events = [event async for event in ComparisonRun(engine, comparison(tiny_catalogue), Isolation(0)).events()]
     arrived = [event for event in events if isinstance(event, Arrived)]
     assert Counter((event.model.id, event.image.spec.index) for event in arrived) == Counter(
         (name, index) for name in MODELS for index in range(2)
@@ -50,7 +42,7 @@ async def test_every_model_makes_every_image_once_and_is_measured_once_a_round(t
 
 
 async def test_isolated_measurements_have_the_device_to_themselves(tiny_catalogue: Catalogue) -> None:
-    """Others keep the engine busy all the time; no measured batch has their company, and they go on afterwards."""
+    """Other requests keep the engine busy: no measured batch has rows of theirs, and they go on afterwards."""
     gate = Gate()
     backend = Watched()
     async with running(tiny_catalogue, backend) as engine:
@@ -69,7 +61,7 @@ async def test_isolated_measurements_have_the_device_to_themselves(tiny_catalogu
 
 
 async def test_time_alone_is_bounded(tiny_catalogue: Catalogue) -> None:
-    """Once its device seconds are spent the request shares again, and a comparison leaves out what did not fit."""
+    """A request shares the device once its device seconds are spent. A comparison leaves out what did not fit."""
     gate = Gate()
     backend = Watched()
     async with running(tiny_catalogue, backend) as engine:
@@ -82,7 +74,9 @@ async def test_time_alone_is_bounded(tiny_catalogue: Catalogue) -> None:
         await asyncio.gather(others.images(), alone.images())
     assert [len(batch) for batch in backend.batches[:3]] == [1, 1, 2]
     async with running(tiny_catalogue) as engine:
-        events = [event async for event in Run(engine, comparison(tiny_catalogue, isolated=True), Isolation(1e-9)).events()]
+        events = [
+            event async for event in ComparisonRun(engine, comparison(tiny_catalogue, isolated=True), Isolation(1e-9)).events()
+        ]
     assert not [event for event in events if isinstance(event, Measured)]
 
 
@@ -117,7 +111,7 @@ async def test_time_alone_waits_for_promises(tiny_catalogue: Catalogue) -> None:
 
 async def test_leaving_frees_the_device(tiny_catalogue: Catalogue) -> None:
     async with running(tiny_catalogue) as engine:
-        run = Run(engine, comparison(tiny_catalogue, n=3), Isolation(0))
+        run = ComparisonRun(engine, comparison(tiny_catalogue, n=3), Isolation(0))
         run.cancel()
         assert all(engine.wait_s(tiny_catalogue.resolve(name)) == 0 for name in MODELS)
         alone = engine.submit(Generation(tiny_catalogue.resolve("tiny/teacher"), [ImageSpec(1, 0, 0)], exclusive_s=60))
@@ -131,52 +125,10 @@ async def test_turns_alone_begin_a_minute_apart(monkeypatch: pytest.MonkeyPatch)
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("service.features.comparison.asyncio.sleep", sleep)
+    monkeypatch.setattr("service.features.comparison.run.asyncio.sleep", sleep)
     isolation = Isolation(5)
     for _ in range(2):
         async with isolation.turn() as seconds:
             assert seconds == 5
     assert waits[0] == 0
     assert 59 < waits[1] <= 60
-
-
-def test_speed_up_is_the_ratio_of_medians_and_its_interval_holds_it() -> None:
-    random = np.random.default_rng(0)
-    reference, model = random.lognormal(1, 0.1, 40), random.lognormal(0, 0.1, 40)
-    value, interval = speed_up(reference, model, seed=1)
-    assert value == pytest.approx(np.median(reference) / np.median(model))
-    assert interval
-    assert interval[0] < value < interval[1]
-    assert speed_up(reference, model, seed=1) == (value, interval)
-
-
-def test_too_few_rounds_have_no_interval() -> None:
-    assert speed_up([4.0], [2.0], seed=0) == (2, None)
-    assert speed_up([4.0] * 5, [2.0] * 5, seed=0) == (2, None)
-    assert speed_up([4.0] * 6, [2.0] * 6, seed=0) == (2, (2, 2))
-
-
-def test_the_device_seconds_of_a_request_by_its_batches() -> None:
-    step_ms = {1: 2.0, 4: 5.0}
-    assert device_s(step_ms, steps=10, images=1) == pytest.approx(0.02)
-    assert device_s(step_ms, steps=10, images=3) == pytest.approx(0.05)
-    assert device_s(step_ms, steps=10, images=9) == pytest.approx(0.12)
-    assert device_s({}, steps=10, images=9) == 0
-
-
-@pytest.mark.parametrize("rounds", [LEAST_ROUNDS, 30])
-def test_the_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
-    """Rounds share a slow-down that both models feel; the true ratio is e."""
-    random = np.random.default_rng(3)
-    hits = 0
-    for trial in range(100):
-        slow = random.lognormal(0, 0.5, rounds)
-        times = [slow * random.lognormal(mean, 0.05, rounds) for mean in (1, 0)]
-        _, interval = speed_up(times[0], times[1], seed=trial)
-        assert interval
-        hits += interval[0] <= np.e <= interval[1]
-    assert hits >= 87
-
-
-def test_a_cut_round_does_not_count() -> None:
-    assert complete_rounds([None] * 7, 3) == 2  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""Jobs at work: each process takes chunks from the store, has the engine make their images, and stores the files."""
+"""The worker of jobs: each process takes chunks from the store, has the engine make their images, and stores the files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
-from pydantic import BaseModel, ConfigDict
 
 from models.catalogue import Catalogue, Resolved, UnknownModelError
 from service.engine.engine import Engine
-from service.engine.load import ModelStatus
 from service.engine.request import (
     Finished,
     Generation,
@@ -22,60 +20,22 @@ from service.engine.request import (
     UnavailableError,
 )
 from service.engine.tasks import end
-from service.features.encode import FileStyle, ImageFormat
+from service.features.jobs.document import JobDocument
 from service.observability.metrics import Metrics
 from service.store.base import Chunk, Jobs, StoreUnavailableError
 
 CHUNKS_IN_FLIGHT: Final = 2  # one is made while another is encoded and stored
-CHUNK_S: Final = 2.0  # device seconds of one chunk: what a job may put ahead of a request, and what a crash loses
-MAX_DELIVERIES: Final = 5  # a chunk that was lost with so many workers probably killed them
-_BEAT_S = 1.0
-_WAIT_S = 1.0  # for a chunk; also how long a dead worker's chunk may go unnoticed beyond its lease
-_PAUSE_S = 1.0  # after a failure
+MAX_DELIVERIES: Final = 5  # a chunk that was lost together with so many workers has probably killed them
+_BEAT_S = 1.0  # between two signs of life for a chunk; well within the shortest lease
+_WAIT_S = 1.0  # longest wait for a chunk; a dead worker's chunk is noticed at most this long after its lease
+_PAUSE_S = 1.0  # after a failure, so that the loop does not spin
 _LOADING_POLL_S = 0.1
 
 _log = structlog.get_logger(__name__)
 
 
-class JobDocument(BaseModel):
-    """What a job makes, decided when it was posted. Everything that decides its bytes is here."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    model_sha256: str
-    provider: str  # the runtime, and its precision, of every image
-    precision: str
-    steps: int
-    seed: int
-    first_index: int
-    labels: list[int | None]  # the class labels of its images, repeated
-    class_names: list[str | None]  # of those labels
-    size: str
-    scale: int
-    output_format: ImageFormat
-    quality: int | None = None  # of a lossy format
-
-    def spec(self, position: int) -> ImageSpec:
-        """The image at a position of the job."""
-        return ImageSpec(self.seed, self.first_index + position, self.labels[position % len(self.labels)])
-
-    @property
-    def style(self) -> FileStyle:
-        return FileStyle(self.output_format, self.scale, self.quality)
-
-    def class_name(self, position: int) -> str | None:
-        return self.class_names[position % len(self.class_names)]
-
-
-def chunk_size(status: ModelStatus, steps: int, most: int) -> int:
-    """Images of one chunk: about CHUNK_S of device time by the calibrated cost of a step, between 1 and `most`."""
-    image_s = steps * min(ms / rows for rows, ms in status.step_ms.items()) / 1000
-    return max(1, min(most, int(CHUNK_S / image_s)))
-
-
 class JobRunner:
-    """Works on chunks until it is stopped; what it has not finished then is given back."""
+    """Works on chunks until it is stopped, and then gives back what is unfinished."""
 
     def __init__(self, jobs: Jobs, catalogue: Catalogue, engine: Engine, metrics: Metrics) -> None:
         self._jobs = jobs
@@ -86,14 +46,14 @@ class JobRunner:
         self._stopping = False
 
     def start(self) -> None:
-        """Begin, in the running event loop."""
+        """Start work in the running event loop."""
         self._stopping = False
         self._tasks = [asyncio.create_task(self._loop(), name=f"jobs-{number}") for number in range(CHUNKS_IN_FLIGHT)]
 
     async def stop(self) -> None:
-        """Give back what is unfinished and take no more; idempotent."""
+        """Take no more chunks and give back what is unfinished. A second call only waits."""
         if not self._stopping:
-            self._stopping = True  # a cancellation alone may get lost (engine.tasks), and two would disturb the giving back
+            self._stopping = True  # one cancellation may get lost (engine.tasks), a second one would interrupt the release
             for task in self._tasks:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -112,7 +72,7 @@ class JobRunner:
                 await asyncio.sleep(_PAUSE_S)
 
     async def _work(self, chunk: Chunk) -> None:
-        """Make one chunk, unless the job ends first; on failure say so in the job."""
+        """Make one chunk, unless the job ends first. A failure is recorded in the job."""
         making = asyncio.create_task(self._make(chunk))
         keeping = asyncio.create_task(self._keep(chunk))
         try:
@@ -139,6 +99,7 @@ class JobRunner:
             await end(making, keeping)
 
     async def _make(self, chunk: Chunk) -> None:
+        """Make the images of a chunk and store them. Raises _HopelessError."""
         document = JobDocument.model_validate_json(chunk.job.request)
         if chunk.deliveries > MAX_DELIVERIES:
             raise _HopelessError(
@@ -147,7 +108,7 @@ class JobRunner:
         model = self._resolve(document)
         images = await self._images(model, [document.spec(position) for position in range(chunk.start, chunk.stop)])
         files = await asyncio.to_thread(_encode_all, images, document, chunk.start)
-        while True:  # images that have been made are kept until the store is back
+        while True:  # keep the images until the store is back
             try:
                 await self._jobs.save(chunk.job.id, files)
                 await self._jobs.complete(chunk)
@@ -157,6 +118,7 @@ class JobRunner:
         self._metrics.job_images_total.labels(self._metrics.model_label(document.model)).inc(len(files))
 
     def _resolve(self, document: JobDocument) -> Resolved:
+        """Return the model of a job. Raises _HopelessError unless it makes the same bytes as when the job was posted."""
         try:
             model = self._catalogue.resolve(document.model)
         except UnknownModelError as error:
@@ -175,7 +137,7 @@ class JobRunner:
         return model
 
     async def _images(self, model: Resolved, specs: list[ImageSpec]) -> list[Finished]:
-        """The images, once the engine has room for them."""
+        """Return the images; waits until the engine admits them."""
         with self._engine.hold([model]):
             while True:
                 try:
@@ -186,7 +148,7 @@ class JobRunner:
                     raise _HopelessError(str(error)) from error
 
     async def _keep(self, chunk: Chunk) -> None:
-        """Hold on to the chunk; returns when its job is no longer wanted."""
+        """Renew the lease of the chunk. Returns when its job is no longer wanted."""
         while True:
             with suppress(StoreUnavailableError):
                 if not await self._jobs.beat(chunk):
@@ -199,9 +161,9 @@ class JobRunner:
 
 
 class _HopelessError(Exception):
-    """The job cannot be done; trying again would not help."""
+    """The job cannot be done, and trying again would not help."""
 
 
 def _encode_all(images: list[Finished], document: JobDocument, start: int) -> dict[int, bytes]:
-    """Files by position in the job."""
+    """Encode the images of a chunk. Returns files by position in the job."""
     return {start + image.position: document.style.encode(image.pixels) for image in images}

@@ -1,4 +1,4 @@
-"""The worker of jobs: what it does when a job cannot be done, and what it leaves when it stops."""
+"""The worker of jobs: jobs that cannot be done, and chunks that are left when it stops."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from models.catalogue import Catalogue
-from service.engine.load import ModelStatus
-from service.features.jobs import MAX_DELIVERIES, JobDocument, JobRunner, chunk_size
+from service.features.jobs.document import JobDocument
+from service.features.jobs.worker import MAX_DELIVERIES, JobRunner
 from service.observability.metrics import Metrics
 from service.store.base import Job, Jobs
 from service.store.memory import MemoryStore
@@ -169,7 +169,7 @@ async def test_a_chunk_that_kills_its_workers_fails_the_job(redis_server: RedisS
     def replica(lease_s: float) -> RedisStore:
         return RedisStore(redis_server.url, max_jobs=9, job_ttl_s=600, lease_s=lease_s)
 
-    dying, alive = replica(0.05), replica(2)  # a short lease would let the two tasks of the living worker rob each other
+    dying, alive = replica(0.05), replica(2)  # a short lease: its two tasks would take each other's chunks
     await dying.jobs.forget("a")
     try:
         await dying.jobs.take(0.05)
@@ -186,10 +186,3 @@ async def test_a_chunk_that_kills_its_workers_fails_the_job(redis_server: RedisS
     finally:
         await dying.close()
         await alive.close()
-
-
-def test_a_chunk_takes_about_two_seconds_of_the_device() -> None:
-    status = ModelStatus("loaded", step_ms={1: 1.0, 8: 4.0})  # half a millisecond an image at best
-    assert chunk_size(status, 1000, most=32) == 4
-    assert chunk_size(status, 4, most=32) == 32
-    assert chunk_size(status, 100_000, most=32) == 1

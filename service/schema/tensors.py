@@ -12,12 +12,11 @@ from math import prod
 from typing import Any, Literal
 
 import numpy as np
-from fastapi import Response
-from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.api.errors import InvalidRequestError
+from service.features.errors import InvalidRequestError
+from service.features.generation import RowsAsked
 
 HEADER_LENGTH = "inference-header-content-length"
 InputName = Literal["seed", "index", "class_label"]
@@ -76,7 +75,7 @@ class InferRequest(_Part):
 
     @property
     def binary_output(self) -> bool:
-        """Whether the image tensor is wanted as bytes."""
+        """The image tensor is wanted as bytes."""
         if self.outputs and self.outputs[0].parameters and self.outputs[0].parameters.binary_data is not None:
             return self.outputs[0].parameters.binary_data
         return bool(self.parameters and self.parameters.binary_data_output)
@@ -102,8 +101,12 @@ class InferResponse(BaseModel):
     outputs: list[OutputTensor]
 
 
-def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[InputName, NDArray[np.int64]]]:
-    """The request and its input tensors, int64 [N] each. Raises RequestValidationError and InvalidRequestError."""
+def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, RowsAsked]:
+    """Read a request and the images that its tensors ask for.
+
+    header_length: the length of the JSON when bytes of tensors follow it; None when everything is JSON. Raises
+    pydantic.ValidationError for JSON of another shape, and InvalidRequestError for everything else that is wrong.
+    """
     split = len(body)
     if header_length is not None:
         if not header_length.isdecimal() or not int(header_length) <= len(body):
@@ -115,21 +118,21 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise InvalidRequestError(f"The body is not valid JSON: {first['ctx']['error']}.", None) from error
-        raise RequestValidationError([{**first, "loc": ("body", *first["loc"])}]) from error
-    tensors: dict[InputName, NDArray[np.int64]] = {}
+        raise
+    tensors: dict[InputName, list[int]] = {}
     for tensor in request.inputs:
         if tensor.name in tensors:
             raise InvalidRequestError(f"inputs: {tensor.name} is given twice.", "inputs")
         size = tensor.parameters.binary_data_size if tensor.parameters else None
-        tensors[tensor.name] = _values(tensor, None if size is None else body[split : split + size])
+        tensors[tensor.name] = _values(tensor, None if size is None else body[split : split + size]).tolist()
         split += size or 0
     if split != len(body):
         raise InvalidRequestError(f"The body holds {len(body) - split} bytes that belong to no input.", "inputs")
-    return request, tensors
+    return request, RowsAsked(seeds=tensors.get("seed"), indices=tensors.get("index"), labels=tensors.get("class_label"))
 
 
 def _values(tensor: InputTensor, binary: bytes | None) -> NDArray[np.int64]:
-    """One input as int64 [N]. Raises InvalidRequestError where data, shape and datatype disagree."""
+    """Read one input as int64 [N]. Raises InvalidRequestError where data, shape and datatype disagree."""
     name, count = tensor.name, prod(tensor.shape)
     if min(tensor.shape) < 1 or tensor.shape[1:] not in ([], [1]):
         raise InvalidRequestError(f"{name}: the shape must be [N] or [N, 1], got {tensor.shape}.", name)
@@ -145,14 +148,16 @@ def _values(tensor: InputTensor, binary: bytes | None) -> NDArray[np.int64]:
     return np.array(flat, dtype=np.int64)
 
 
-def answer(request: InferRequest, model: str, version: str, images: NDArray[np.uint8]) -> InferResponse | Response:
-    """Images, uint8 [N,C,H,W], as the client wants them."""
-    tensor = OutputTensor(name="image", datatype="UINT8", shape=list(images.shape))
+def json_answer(request: InferRequest, images: NDArray[np.uint8], *, model: str, version: str) -> InferResponse:
+    """Return images, uint8 [N,C,H,W], as JSON."""
+    tensor = OutputTensor(name="image", datatype="UINT8", shape=list(images.shape), data=images.reshape(-1).tolist())
+    return InferResponse(id=request.id, model_name=model, model_version=version, outputs=[tensor])
+
+
+def binary_answer(request: InferRequest, images: NDArray[np.uint8], *, model: str, version: str) -> tuple[bytes, int]:
+    """Return images, uint8 [N,C,H,W], in the binary extension: the whole body, and the length of the JSON in front."""
+    size = {"binary_data_size": images.nbytes}
+    tensor = OutputTensor(name="image", datatype="UINT8", shape=list(images.shape), parameters=size)
     response = InferResponse(id=request.id, model_name=model, model_version=version, outputs=[tensor])
-    if not request.binary_output:
-        tensor.data = images.reshape(-1).tolist()
-        return response
-    tensor.parameters = {"binary_data_size": images.nbytes}
     head = json.dumps(response.model_dump(exclude_none=True)).encode()
-    headers = {HEADER_LENGTH: str(len(head))}
-    return Response(head + images.tobytes(), media_type="application/octet-stream", headers=headers)
+    return head + images.tobytes(), len(head)
