@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.loop import LoopConfig
-from training.teacher import TeacherConfig, UNetShape, train_teacher
+from training.config import LoopConfig, TeacherConfig
+from training.teacher import train_teacher
+from training.unet import UNetShape
 
 TINY_UNET = UNetShape(channels=(8, 16), layers=1, attention=(False, True), head_dim=8, groups=4)
 

@@ -62,8 +62,8 @@ def test_accumulation_changes_nothing(idx_folder: Path, tmp_path: Path) -> None:
     for parts in (1, 4):
         run = tmp_path / str(parts)
         train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(640, accumulate=parts)), run)
-        tensors, facts = checkpoint.load(run / "checkpoint.safetensors")
-        results.append((tensors["ema"], [loss for _, loss in facts["losses"]]))
+        tensors, facts = checkpoint.load_run(run / "checkpoint.safetensors")
+        results.append((tensors["ema"], [loss for _, loss in facts.progress.losses]))
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-4)
     assert _distance(results[0][0], results[1][0]) < 0.01
 

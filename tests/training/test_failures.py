@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(idx_folder: Path, tmp_path: Pat
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    done = checkpoint.load(run / CHECKPOINT)[1]["step"]  # whole, whatever the moment
+    done = checkpoint.load_run(run / CHECKPOINT)[1].progress.step  # whole, whatever the moment
     length = ("--images", str(16 * (done + 30)))
     here("teacher", "--out", run, *arguments, *length, "--resume")
     here("teacher", "--out", tmp_path / "whole", *arguments, *length)

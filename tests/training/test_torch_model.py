@@ -15,7 +15,8 @@ from models.catalogue import discover
 from models.plan import ddim
 from models.subsequence import uniform_phi
 from tests.training.conftest import tiny_loop
-from training.distill import DistillConfig, distill
+from training.config import DistillConfig
+from training.distill import distill
 from training.errors import CheckpointError
 from training.export import export
 from training.sampling import run_plan, starting_noise

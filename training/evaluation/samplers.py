@@ -193,7 +193,7 @@ class Family:
             raise TrainingError(f"{spec!r}: write guided:SCALE, guided:SCALE:GUIDE, or either with @dpmpp-016")
         scale, guide = float(match["scale"]), match["guide"]
         model = guided_model(self._load(str(self.teacher.folder)), scale, self._load(guide) if guide else None)
-        model = replace(model, provenance={**model.provenance, "guidance": model.guidance})
+        model = replace(model, provenance=model.provenance.model_copy(update={"guidance": model.guidance}))
         name = f"{self.name}/guided:{scale:g}" + (f":{Path(guide).stem}" if guide else "")
         return model_sampler(name, model, match["variant"] or "")
 
@@ -239,12 +239,13 @@ def model_sampler(name: str, model: TorchModel, variant: str = "") -> Sampler:
     plan_name = f"{solver}-{int(count):03d}"
     phi = uniform_phi(model.steps, int(count))
     parameters, weights = sum(p.numel() for p in model.network.parameters()), fingerprint(model)
-    made = _provenance_facts(model.kind, model.provenance, parameters, model.phi)
+    provenance = model.provenance.model_dump()
+    made = _provenance_facts(model.kind, provenance, parameters, model.phi)
     return Sampler(
         id=f"{name}@{plan_name}" if variant else name,
         weights=weights,
         name=plan_name,
-        method=_method(model.kind, model.provenance, solver if variant else None),
+        method=_method(model.kind, provenance, solver if variant else None),
         plan=relabel(SAMPLERS[solver](model.alpha_bar, phi), model.labels[phi[1:] - 1]) if variant else model.plan(),
         phi=model.phi[phi],
         shape=model.shape,

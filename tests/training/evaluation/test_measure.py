@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from training.checkpoint import CHECKPOINT
 from training.errors import TrainingError
 from training.evaluation.measure import Measurement, Plan, Row, time_per_image
 from training.evaluation.samplers import Family
 from training.export import export
-from training.loop import CHECKPOINT
 
 
 @pytest.fixture(scope="module")

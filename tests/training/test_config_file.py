@@ -52,15 +52,15 @@ def test_ready_made_configurations_run(name: str, tmp_path: Path) -> None:
     overrides = ("--teacher", tmp_path / "teacher", "--data", tmp_path / "images", "--images", "8", "--batch", "4",
                  "--steps", "2", "--k", "2", "--workers", "0", "--no-compile")  # fmt: skip
     invoke("distill", "--config", CONFIGS / f"{name}.toml", "--out", tmp_path / "run", *overrides)
-    facts = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors")[1]
+    _, facts = checkpoint.load_run(tmp_path / "run" / "checkpoint.safetensors")
     wanted = tomllib.loads((CONFIGS / f"{name}.toml").read_text())
-    settings = facts["provenance"]["settings"]
-    assert facts["step"] == 2
-    assert (settings["solver"], settings["flip"], facts["loop"]["lr"]) == (wanted["solver"], wanted["flip"], wanted["lr"])
-    assert facts["loop"]["precision"] == wanted["precision"] == "bf16"
-    assert facts["loop"]["accumulate"] == wanted.get("accumulate", 1)
-    assert facts["shape"] == [3, SIZE[name], SIZE[name]]
-    assert np.isfinite(facts["losses"][-1][1])
+    settings = facts.settings
+    assert facts.progress.step == 2
+    assert (settings["solver"], settings["flip"], facts.loop.lr) == (wanted["solver"], wanted["flip"], wanted["lr"])
+    assert facts.loop.precision == wanted["precision"] == "bf16"
+    assert facts.loop.accumulate == wanted.get("accumulate", 1)
+    assert facts.model.shape == (3, SIZE[name], SIZE[name])
+    assert np.isfinite(facts.progress.losses[-1][1])
 
 
 def test_there_is_one_for_each_of_the_papers_data_sets() -> None:
