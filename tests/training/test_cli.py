@@ -19,8 +19,9 @@ TINY = ("--widths", "8,16", "--layers", "1", "--attention", "0,1", "--head-dim",
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """sfddm-train with `arguments`, with our folder on the path, one thread and no GPU."""
+    """Run sfddm-train with `arguments`, with our folder on the path, one thread, no GPU and no hub."""
     ours = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160", "ACCELERATE_USE_CPU": "1"}
+    ours |= {"HF_HUB_OFFLINE": "1"}
     environment = {**os.environ, **ours}
     command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)

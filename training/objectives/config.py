@@ -67,8 +67,9 @@ _OF_ONE_PHASE: Mapping[str, type[RolloutConfig | ReleasedConfig | ConsistencyCon
 def objective_config(objective: str, options: Mapping[str, Any]) -> RolloutConfig | ReleasedConfig | ConsistencyConfig:
     """Return the configuration of a single-phase objective from the command line's options.
 
-    options: fields of RolloutConfig. Those at their defaults count as not given. Raises TrainingError for an objective that does not exist or an option that it
-    does not have, ValidationError for a value out of range.
+    options: fields of RolloutConfig. Those at their defaults count as not given.
+    Raises TrainingError for an objective that does not exist or an option that it does not have, ValidationError for a value
+    out of range.
     """
     if objective not in _OF_ONE_PHASE:
         raise TrainingError(f"--objective must be {', '.join(_OF_ONE_PHASE)}, got {objective!r}")
