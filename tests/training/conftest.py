@@ -19,12 +19,12 @@ TINY_UNET = UNetShape(channels=(8, 16), layers=1, attention=(False, True), head_
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Tiny tensors gain nothing from threads, and two runs must add in the same order."""
+    """Use one thread: tiny tensors gain nothing from more, and two runs must add in the same order."""
     torch.set_num_threads(1)
 
 
 def shapes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """8x8 pictures a network can learn: a horizontal bar, a vertical bar or a square, at random places."""
+    """Draw 8x8 pictures that a network can learn: a horizontal bar, a vertical bar or a square, at random places."""
     random = np.random.default_rng(seed)
     images = np.zeros((count, 8, 8), dtype=np.uint8)
     labels = np.arange(count, dtype=np.uint8) % 3
@@ -36,7 +36,7 @@ def shapes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """An IDX file of bytes, gzipped when its name says so."""
+    """Write an IDX file of bytes, gzipped when its name ends in .gz."""
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "wb") as file:
@@ -45,7 +45,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture(scope="session")
 def idx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """600 training and 150 test pictures of three classes in MNIST's file format."""
+    """Write 600 training and 150 test pictures of three classes in MNIST's file format."""
     folder = tmp_path_factory.mktemp("shapes")
     for prefix, count, seed in (("train", 600, 0), ("t10k", 150, 1)):
         images, labels = shapes(count, seed)
@@ -55,21 +55,21 @@ def idx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_loop(images: int, **changes: object) -> LoopConfig:
-    """A loop configuration for tiny runs: float32, batches of 16, no picture until the end."""
+    """Return a loop configuration for tiny runs: float32, batches of 16, no picture until the end."""
     settings: dict[str, object] = {"batch": 16, "lr": 2e-3, "warmup_images": 64, "precision": "no"}
     settings |= {"checkpoint_images": 10**6, "sample_images": 10**6}
     return LoopConfig.model_validate({"images": images, **settings, **changes})
 
 
 def tiny_teacher_config(idx_folder: Path, images: int, **changes: object) -> TeacherConfig:
-    """A 64-step class-conditional v-predicting teacher of about 30,000 parameters."""
+    """Return a 64-step class-conditional v-predicting teacher of about 30,000 parameters."""
     loop = changes.pop("loop", None) or tiny_loop(images)
     return TeacherConfig.model_validate({"data": str(idx_folder), "steps": 64, "unet": TINY_UNET, "loop": loop, **changes})
 
 
 @pytest.fixture(scope="session")
 def teacher_run(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a teacher trained on 6,400 tiny pictures."""
+    """Return a run folder with a teacher trained on 6,400 tiny pictures."""
     run = tmp_path_factory.mktemp("runs") / "teacher"
     train_teacher(tiny_teacher_config(idx_folder, 6400), run)
     return run
@@ -77,7 +77,7 @@ def teacher_run(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def snapshot(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An early snapshot of a teacher of the same shape."""
+    """Return an early snapshot of a teacher of the same shape."""
     run = tmp_path_factory.mktemp("weak")
     train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(320, snapshot_images=160)), run)
     return run / "snapshots" / "ema-000000160.safetensors"

@@ -21,7 +21,7 @@ from training.teacher import train_teacher
 
 
 def _launch(processes: int, *arguments: str | Path) -> None:
-    """sfddm-train under torchrun, on CPUs: gloo joins the processes."""
+    """Run sfddm-train under torchrun, on CPUs: gloo joins the processes."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -35,7 +35,7 @@ def _launch(processes: int, *arguments: str | Path) -> None:
 
 
 def _distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
-    """|| one - two || / || one || over all weights. Not zero: Adam makes whole steps of gradients that are rounding errors."""
+    """Return || one - two || / || one || over all weights. It is not zero: Adam makes whole steps of rounding errors."""
     first, second = (torch.cat([t.flatten() for t in named.values()]) for named in (one, two))
     return float((first - second).norm() / first.norm())
 

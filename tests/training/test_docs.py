@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def commands(page: Path) -> list[str]:
-    """The commands of a page, one a line, without what the shell would fill in."""
+    """Return the commands of a page, one a line, with the values of its shell variables."""
     text = re.sub(r"\$\([^()]*\)", "", page.read_text().replace("\\\n", " "))
     settings = dict(re.findall(r'^    ([A-Z])="([^"]*)"', text, re.M))
     block = "\n".join(re.findall(r"^    .*", text, re.M))

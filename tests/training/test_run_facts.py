@@ -23,7 +23,7 @@ UNET = {"channels": (4, 8), "layers": 1, "attention": (False, True), "head_dim":
 
 
 def old_header(name: str, *, data: Path | str = "DATA", teacher: Path | str = "TEACHER") -> dict[str, Any]:
-    """The header of a run, of this data set and this teacher."""
+    """Return the kept header of a run, of this data set and this teacher."""
     text = (OLD_RUNS / f"{name}.json").read_text()
     for placeholder, value in (("DATA", str(data)), ("TEACHER", str(teacher)), ("shapes", Path(data).name)):
         text = text.replace(json.dumps(placeholder), json.dumps(value))
@@ -32,7 +32,7 @@ def old_header(name: str, *, data: Path | str = "DATA", teacher: Path | str = "T
 
 
 def older(header: dict[str, Any]) -> dict[str, Any]:
-    """The header as the first versions wrote it: without what came later."""
+    """Return the header as the first versions wrote it, without the fields that came later."""
     for name in ("sampler", "seconds", "recent"):
         header.pop(name, None)
     header["provenance"].pop("cost")
@@ -44,7 +44,7 @@ def older(header: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `teacher` and `rollout`, runs of the configurations whose headers are kept, a few updates long."""
+    """Return a folder with the runs `teacher` and `rollout`, of the networks whose headers are kept, two updates long."""
     root = tmp_path_factory.mktemp("runs")
     train_teacher(
         tiny_teacher_config(idx_folder, 1, steps=16, unet=UNET, loop=tiny_loop(32, snapshot_images=16)), root / "teacher"

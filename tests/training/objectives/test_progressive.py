@@ -28,7 +28,7 @@ def _config(teacher_run: Path, idx_folder: Path, **changes: object) -> DistillCo
 
 
 def _folds(teacher_run: Path, idx_folder: Path, budget: int) -> FoldsConfig:
-    """64 -> 32 -> 16 steps."""
+    """Return the configuration of the folds 64 -> 32 -> 16."""
     return FoldsConfig(teacher=str(teacher_run), data=str(idx_folder), to=16, budget=budget, loop=tiny_loop(16))
 
 
@@ -91,14 +91,18 @@ def test_a_budget_too_small_says_what_it_needs(teacher_run: Path, idx_folder: Pa
         progressive(_folds(teacher_run, idx_folder, 100), tmp_path)
 
 
+@pytest.fixture(scope="module")
+def consistency_run(teacher_run: Path, idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run folder with a 16-step consistency student."""
+    run = tmp_path_factory.mktemp("consistency") / "run"
+    distill(_config(teacher_run, idx_folder, objective=ConsistencyConfig(), steps=16), run)
+    return run
+
+
 @pytest.mark.parametrize("evaluations", [1, 2, 4])
-def test_consistency_students_are_served_by_their_own_sampler(
-    teacher_run: Path, idx_folder: Path, tmp_path: Path, evaluations: int
-) -> None:
+def test_consistency_students_are_served_by_their_own_sampler(consistency_run: Path, tmp_path: Path, evaluations: int) -> None:
     """x0, then noise again: the plan in the exported folder, against the algorithm written out."""
-    config = _config(teacher_run, idx_folder, objective=ConsistencyConfig(), steps=16)
-    distill(config, tmp_path / "run")
-    export(str(tmp_path / "run"), tmp_path / "zoo", "shapes", f"consistency-{evaluations:03d}", steps=evaluations)
+    export(str(consistency_run), tmp_path / "zoo", "shapes", f"consistency-{evaluations:03d}", steps=evaluations)
     resolved = discover([tmp_path / "zoo"]).resolve(f"shapes/consistency-{evaluations:03d}")
     manifest, plan = resolved.entry.manifest, resolved.plan
     assert resolved.sampler == "consistency"
