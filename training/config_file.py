@@ -1,10 +1,10 @@
-"""`--config FILE`: a command's options from a TOML file, its keys the long names of the options.
+"""`--config FILE`: a command's options from a TOML file. Its keys are the long names of the options.
 
     data = "hf:uoft-cs/cifar10"      # --data hf:uoft-cs/cifar10
     batch = 128                      # --batch 128
     flip = true                      # --flip
 
-What is given on the command line wins over the file. training/configs/ holds ready-made ones.
+An option on the command line wins over the file. training/configs/ holds ready-made files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from training.errors import TrainingError
 
 
 def _load(context: typer.Context, file: Path | None) -> Path | None:
-    """Make the file's entries the defaults of this command's options."""
+    """Make the file's entries the defaults of this command's options.
+
+    Raises TrainingError when the file cannot be read or an entry is no option.
+    """
     if file is None:
         return None
     try:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from training.config import LoopConfig, TeacherConfig
 from training.teacher import train_teacher
@@ -43,15 +47,32 @@ def write_idx(path: Path, array: np.ndarray) -> None:
         file.write(header + array.tobytes())
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder `name`, which `make` fills once for all pytest-xdist workers of a test run."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if not folder.exists():
+            draft = folder.with_name(f"{name}.draft")
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            make(draft)
+            draft.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def idx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write 600 training and 150 test pictures of three classes in MNIST's file format."""
-    folder = tmp_path_factory.mktemp("shapes")
-    for prefix, count, seed in (("train", 600, 0), ("t10k", 150, 1)):
-        images, labels = shapes(count, seed)
-        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte", labels)
-    return folder
+
+    def make(folder: Path) -> None:
+        for prefix, count, seed in (("train", 600, 0), ("t10k", 150, 1)):
+            images, labels = shapes(count, seed)
+            write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
+            write_idx(folder / f"{prefix}-labels-idx1-ubyte", labels)
+
+    return made_once(tmp_path_factory, "shapes", make)
 
 
 def tiny_loop(images: int, **changes: object) -> LoopConfig:
@@ -70,14 +91,12 @@ def tiny_teacher_config(idx_folder: Path, images: int, **changes: object) -> Tea
 @pytest.fixture(scope="session")
 def teacher_run(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run folder with a teacher trained on 6,400 tiny pictures."""
-    run = tmp_path_factory.mktemp("runs") / "teacher"
-    train_teacher(tiny_teacher_config(idx_folder, 6400), run)
-    return run
+    return made_once(tmp_path_factory, "teacher", lambda run: train_teacher(tiny_teacher_config(idx_folder, 6400), run))
 
 
 @pytest.fixture(scope="session")
 def snapshot(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an early snapshot of a teacher of the same shape."""
-    run = tmp_path_factory.mktemp("weak")
-    train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(320, snapshot_images=160)), run)
+    config = tiny_teacher_config(idx_folder, 1, loop=tiny_loop(320, snapshot_images=160))
+    run = made_once(tmp_path_factory, "weak", lambda run: train_teacher(config, run))
     return run / "snapshots" / "ema-000000160.safetensors"

@@ -65,7 +65,7 @@ def test_wall_time_adds_up_over_stops(idx_folder: Path, tmp_path: Path) -> None:
 def test_sixteen_bits_learn_what_thirty_two_do(idx_folder: Path, tmp_path: Path, precision: str) -> None:
     """Losses within a few per cent; weights, their average and the moments stay in float32."""
     for name in ("no", precision):
-        train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(3200, precision=name, accumulate=2)), tmp_path / name)
+        train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(960, precision=name, accumulate=2)), tmp_path / name)
     exact, rough = ([loss for _, loss in _losses(tmp_path / name)] for name in ("no", precision))
     assert rough != exact
     assert rough == pytest.approx(exact, rel=0.1)
