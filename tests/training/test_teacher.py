@@ -28,8 +28,8 @@ def _losses(run: Path) -> list[tuple[int, float]]:
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_resumed_run_equals_an_uninterrupted_one(idx_folder: Path, tmp_path: Path, precision: str) -> None:
     """Same losses and the same weights, bit for bit."""
-    whole = tiny_teacher_config(idx_folder, 1, loop=tiny_loop(1280, precision=precision))
-    half = tiny_teacher_config(idx_folder, 1, loop=tiny_loop(640, precision=precision))
+    whole = tiny_teacher_config(idx_folder, 1, loop=tiny_loop(640, precision=precision))
+    half = tiny_teacher_config(idx_folder, 1, loop=tiny_loop(320, precision=precision))
     train_teacher(whole, tmp_path / "whole")
     train_teacher(half, tmp_path / "parts")
     train_teacher(whole, tmp_path / "parts", resume=True)
