@@ -38,12 +38,17 @@ from benchmarks.common import print_table, save, spread
 from models.network import build_unet
 from models.schedule import alpha_bar_table
 from models.subsequence import uniform_phi
+from training.accelerator import make_accelerator
+from training.config import LoopConfig, TeacherConfig
 from training.data import ImageSource
-from training.loop import LoopConfig, Loss, fit, make_accelerator
-from training.objectives.base import Noising
+from training.loop import Loss, fit
+from training.noising import Noising
+from training.objectives.config import RolloutConfig
 from training.objectives.rollout import rollout
-from training.teacher import TeacherConfig, UNetShape, teacher_loss
+from training.run_facts import ModelFacts, ModelProvenance, RunFacts, RunProvenance
+from training.teacher import teacher_loss
 from training.torch_model import TorchModel
+from training.unet import UNetShape
 
 STEPS = 1024
 
@@ -104,14 +109,22 @@ class Bench:
             checkpoint_images=10**12, sample_images=10**12,
         )  # fmt: skip
 
+    def facts(self, loop: LoopConfig) -> RunFacts:
+        """Return what a checkpoint would say of the network."""
+        model = ModelFacts(
+            kind="teacher", unet=self.config, alpha_bar=self.alpha_bar.tolist(), phi=list(range(STEPS + 1)),
+            labels=list(range(STEPS)), shape=self.image, prediction_type="v_prediction",
+        )  # fmt: skip
+        return RunFacts(model=model, provenance=RunProvenance(data="random", objective="diffusion"), loop=loop)
+
     def teacher(self, updates: int, clock: Clock) -> None:
         """Run our teacher loop."""
         loop = self.loop(updates)
         loss = teacher_loss(TeacherConfig(steps=STEPS, loop=loop), self.alpha_bar, None)
         with tempfile.TemporaryDirectory() as run:
             fit(
-                self.network(), timed(loss, clock), self.source, loop, Path(run),
-                facts={}, resume=False, accelerator=make_accelerator(loop.precision),
+                self.network(), timed(loss, clock), self.source, self.facts(loop), Path(run),
+                resume=False, accelerator=make_accelerator(loop.precision),
             )  # fmt: skip
 
     def distill(self, updates: int, clock: Clock) -> None:
@@ -119,23 +132,14 @@ class Bench:
         loop, accelerator = self.loop(updates), make_accelerator(self.arguments.precision)
         network = self.network().to(accelerator.device, memory_format=torch.channels_last).requires_grad_(False).eval()
         steps = np.arange(STEPS)
-        teacher = TorchModel(network, "teacher", self.alpha_bar, np.arange(STEPS + 1), steps, self.image, "v_prediction")
+        made = ModelProvenance(data="random", objective="diffusion")
+        teacher = TorchModel(network, "teacher", self.alpha_bar, np.arange(STEPS + 1), steps, self.image, "v_prediction", made)
         noising = Noising(teacher, self.phi, batch=loop.batch, flip=False)
-        objective = rollout(
-            teacher,
-            self.phi,
-            noising,
-            k=self.arguments.k,
-            solver="ddim",
-            sampler="ddim",
-            weight="auto",
-            max_weight=1000,
-            norm="squared",
-        )
+        objective = rollout(teacher, self.phi, noising, RolloutConfig(k=self.arguments.k))
         with tempfile.TemporaryDirectory() as run:
             fit(
-                self.network(), timed(objective.loss, clock), self.source, loop, Path(run),
-                facts={}, resume=False, accelerator=accelerator,
+                self.network(), timed(objective.loss, clock), self.source, self.facts(loop), Path(run),
+                resume=False, accelerator=accelerator,
             )  # fmt: skip
 
     def diffusers(self, updates: int, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""The model card: what a model is, where it comes from, how good it is, and how to run it without our code."""
+"""The model card: what a model is, where it comes from, how good it is, and how it runs in diffusers alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ with torch.inference_mode():
 pixels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
 ```"""
 
-_STOCK = {  # what diffusers calls the samplers that it has, and what makes DDIM clip as ours does
+_STOCK = {  # diffusers' names of our samplers, and the arguments with which its DDIM clips as ours does
     "ddim": {
         "pipeline": "DDIMPipeline",
         "scheduler": "DDIMScheduler",
@@ -42,7 +42,7 @@ _STOCK = {  # what diffusers calls the samplers that it has, and what makes DDIM
 
 
 def model_card(manifest: Manifest) -> str:
-    """README.md of a model folder, from its manifest alone."""
+    """Return the README.md of a model folder, from its manifest alone."""
     made = manifest.provenance
     image = manifest.image
     what = "Teacher" if manifest.kind == "teacher" else f"Student distilled from the {manifest.phi[-1]}-step teacher"

@@ -1,8 +1,8 @@
 """Complete checkpoints in one safetensors file, written atomically.
 
-Tensors are named `<part>/<name>` (model/, ema/, optimizer/, random/); the header's metadata carries the JSON of
-everything else (step, configuration). A checkpoint is written by models.files.write_atomically, so a killed process or a full
-disk leaves the previous one intact.
+Tensors are named `<part>/<name>` (model/, ema/, optimizer/, random/). The header's metadata carries the JSON of everything
+else: training.run_facts.RunFacts. A checkpoint is written by models.files.write_atomically, so a killed process or a full disk
+leaves the previous one intact.
 """
 
 from __future__ import annotations
@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from models.files import remove_drafts, write_atomically
+from models.validation import describe_error
 from training.errors import CheckpointError
+from training.run_facts import RunFacts, is_bare
+
+CHECKPOINT = "checkpoint.safetensors"  # its name in a run folder
+SNAPSHOTS = "snapshots"  # the sub-folder of a run with its averaged weights, ema-IMAGES.safetensors
+
+Parts = dict[str, dict[str, Tensor]]
 
 
 def save(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
@@ -43,14 +51,14 @@ def write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[
         save_file(tensors, draft, metadata={"facts": json.dumps(facts)})
 
 
-def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def load(path: Path) -> tuple[Parts, dict[str, Any]]:
     """Read (parts, facts) back. Raises CheckpointError when the file is missing, damaged or not ours."""
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}; check the path, or start anew without --resume")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            parts: dict[str, dict[str, Tensor]] = {}
+            parts: Parts = {}
             for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
                 part, _, name = key.partition("/")
                 parts.setdefault(part, {})[name] = file.get_tensor(key)
@@ -59,8 +67,31 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         raise CheckpointError(f"{path} is damaged or is no checkpoint of ours: {error}") from error
 
 
+def save_run(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: RunFacts) -> None:
+    """Write a checkpoint or snapshot of a run, atomically. Raises CheckpointError when the disk refuses."""
+    save(path, parts, facts.model_dump(mode="json"))
+
+
+def load_run(path: Path) -> tuple[Parts, RunFacts]:
+    """Read a checkpoint or snapshot of a run, of this version or an older one.
+
+    A snapshot that holds weights alone takes its facts from the checkpoint of its run.
+    Raises CheckpointError when the file is missing, damaged or not that of a run.
+    """
+    parts, header = load(path)
+    bare = path.parent.name == SNAPSHOTS and is_bare(header)
+    if bare:
+        _, header = load(path.parents[1] / CHECKPOINT)
+    try:
+        facts = RunFacts.of_header(header)
+    except ValueError as error:
+        reason = describe_error(error) if isinstance(error, ValidationError) else str(error)
+        raise CheckpointError(f"{path} is no checkpoint of this version of sfddm-train: {reason}") from error
+    return parts, facts.at_step(int(path.stem.removeprefix("ema-")) // facts.loop.batch) if bare else facts
+
+
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimiser's state as (named tensors, JSON-able parameter groups)."""
+    """Return an optimiser's state as (named tensors, JSON-able parameter groups)."""
     state = optimizer.state_dict()
     tensors = {f"{i}.{name}": torch.as_tensor(t) for i, named in state["state"].items() for name, t in named.items()}
     return tensors, state["param_groups"]
@@ -69,7 +100,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
     """Restore what `pack_optimizer` saved.
 
-    Moments get the memory layout of their parameter: the fused AdamW walks both in memory order.
+    Each moment takes the memory layout of its parameter, because the fused AdamW walks both in memory order.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}

@@ -1,50 +1,129 @@
-"""`--config FILE`: a command's options from a TOML file, its keys the long names of the options.
+"""What decides a run: the configurations of the loop, of a teacher, of a student and of progressive distillation.
 
-    data = "hf:uoft-cs/cifar10"      # --data hf:uoft-cs/cifar10
-    batch = 128                      # --batch 128
-    flip = true                      # --flip
-
-What is given on the command line wins over the file. training/configs/ holds ready-made ones.
+A default stands here and nowhere else. This module is free of torch, so that the command line can show the defaults without
+loading it.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from pathlib import Path
-from typing import Annotated
+from typing import Any, Literal
 
-import typer
+from pydantic import BaseModel, ConfigDict, Field
 
-from training.errors import TrainingError
-
-
-def _load(context: typer.Context, file: Path | None) -> Path | None:
-    """Make the file's entries the defaults of this command's options."""
-    if file is None:
-        return None
-    try:
-        entries = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TrainingError(f"cannot read the configuration {file}: {error}") from error
-    options = {
-        option.removeprefix("--"): str(parameter.name)
-        for parameter in context.command.params
-        for option in parameter.opts
-        if option.startswith("--") and option not in ("--config", "--help")
-    }
-    for key, value in entries.items():
-        if key not in options:
-            near = difflib.get_close_matches(key, options, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(options))}"
-            raise TrainingError(f"{file}: {key!r} is no option of `{context.info_name}`; {hint}")
-        if isinstance(value, dict | list):
-            raise TrainingError(f"{file}: {key!r} must be one value, as on the command line, not a table or a list")
-    context.default_map = {options[key]: value for key, value in entries.items()}
-    return file
+from models.schedule import ScheduleName
+from models.subsequence import Int64, check_phi, concentrated_phi, uniform_phi
+from training.objectives.config import ObjectiveConfig, ProgressiveConfig, RolloutConfig, flat_settings
+from training.unet import UNetShape
 
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", is_eager=True, callback=_load, help="TOML file of this command's options; the command line wins."),
-]
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoopConfig(_Config):
+    """How long, how fast and how often. Lengths are counted in training images seen, so they survive a batch change."""
+
+    images: int = Field(gt=0, description="stop after this many training images")
+    batch: int = Field(default=64, gt=0, description="global batch size: images of one update, over all processes")
+    accumulate: int = Field(default=1, gt=0, description="parts that a process takes its share of the batch in")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    warmup_images: int = Field(default=20_000, ge=0, description="linear warm-up")
+    lr_decay_images: int | None = Field(default=None, gt=0, description="from here on lr ~ 1/sqrt(images); None: constant")
+    anneal: bool = Field(default=False, description="let the learning rate fall linearly to zero at the last image")
+    ema: float = Field(default=0.1, gt=0, lt=0.28, description="relative width of the weight average (sigma_rel)")
+    grad_clip: float = Field(default=1.0, gt=0, description="global gradient norm is clipped to this")
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    compile: bool = Field(default=False, description="torch.compile the network")
+    workers: int = Field(default=0, ge=0, description="data loading processes")
+    checkpoint_images: int = Field(default=20_000, gt=0, description="write a checkpoint this often")
+    sample_images: int = Field(default=50_000, gt=0, description="write a sample grid this often")
+    snapshot_images: int | None = Field(default=None, gt=0, description="keep the averaged weights this often")
+
+    def learning_rate(self, images: int) -> float:
+        """Return lr min(images/warm-up, 1) / sqrt(max(images/decay, 1)) (Karras et al. 2024, arXiv 2312.02696, eq. 67).
+
+        Annealed runs multiply it by 1 - images/total.
+        """
+        rate = self.lr * min(1.0, images / self.warmup_images) if self.warmup_images else self.lr
+        if self.anneal:
+            rate *= max(0.0, 1 - images / (self.images + self.batch))
+        return rate / max(images / self.lr_decay_images, 1.0) ** 0.5 if self.lr_decay_images else rate
+
+
+_STUDENT_LOOP = LoopConfig(images=16_000, lr=1e-4, warmup_images=640, anneal=True, precision="no")
+
+
+class TeacherConfig(_Config):
+    """Everything that decides a teacher."""
+
+    data: str = "fashion-mnist"
+    image_size: int | None = Field(default=None, gt=0)
+    channels: int | None = Field(default=None)
+    flip: bool = False
+    steps: int = Field(default=1024, gt=1)
+    schedule: ScheduleName = "cosine"
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
+    init: str | None = Field(default=None, description="start from the weights of this model, of the same shape")
+    unet: UNetShape = UNetShape()
+    loop: LoopConfig = LoopConfig(images=1_000_000, lr_decay_images=150_000)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what checkpoints and manifests record: the configuration without the loop, which they record apart."""
+        return self.model_dump(mode="json", exclude={"loop"})
+
+
+class DistillConfig(_Config):
+    """Everything that decides a student, besides its teacher."""
+
+    teacher: str
+    data: str = "fashion-mnist"
+    steps: int | None = Field(default=None, gt=0, description="T', uniform phi; or give phi")
+    phi: tuple[int, ...] | None = Field(default=None, description="explicit teacher steps, 0 ... T")
+    concentrate: tuple[float, float] | None = Field(default=None, description="half of the steps within this range of T")
+    objective: ObjectiveConfig = RolloutConfig()
+    guidance: float | None = Field(default=None, description="scale w of a guided teacher; 1 is no guidance")
+    guide: str | None = Field(default=None, description="the weaker network of autoguidance; None: classifier-free")
+    init: Literal["teacher", "scratch"] = "teacher"
+    unet: UNetShape | None = Field(default=None, description="another size than the teacher's; implies init=scratch")
+    flip: bool = False
+    loop: LoopConfig = _STUDENT_LOOP
+
+    def student_phi(self, teacher_steps: int) -> Int64:
+        """Return phi of this student: int64 [T' + 1]. Raises ValueError when the teacher's steps do not allow it."""
+        if (self.phi is None) == (self.steps is None):
+            raise ValueError("give either the student's number of steps or its phi")
+        if self.phi is not None and self.concentrate is not None:
+            raise ValueError("--phi says where the steps are; leave out --concentrate")
+        if self.phi is not None:
+            return check_phi(self.phi, teacher_steps)
+        assert self.steps is not None
+        if self.concentrate is not None:
+            return concentrated_phi(teacher_steps, self.steps, start=self.concentrate[0], end=self.concentrate[1])
+        return uniform_phi(teacher_steps, self.steps)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what checkpoints and manifests record: one flat layout without the loop, which they record apart."""
+        settings: dict[str, Any] = {}
+        for name, value in self.model_dump(mode="json", exclude={"loop"}).items():
+            settings |= flat_settings(self.objective) if name == "objective" else {name: value}
+        return settings
+
+
+class FoldsConfig(_Config):
+    """Everything that decides a progressive distillation: the settings that all folds share, and how many there are."""
+
+    teacher: str
+    to: int = Field(gt=0, description="T' of the last fold: the teacher's steps halved a few times")
+    budget: int = Field(gt=0, description="network evaluations of all folds together")
+    data: str = "fashion-mnist"
+    objective: ProgressiveConfig = ProgressiveConfig()
+    flip: bool = False
+    loop: LoopConfig = _STUDENT_LOOP  # its number of images follows from the budget
+
+    def fold(self, *, teacher: str, steps: int, images: int) -> DistillConfig:
+        """Return the configuration of one fold: `teacher` halved to `steps`, trained on so many images."""
+        warmup = min(self.loop.warmup_images, images)
+        loop = self.loop.model_copy(update={"images": images, "warmup_images": warmup})
+        return DistillConfig(teacher=teacher, data=self.data, steps=steps, objective=self.objective, flip=self.flip, loop=loop)

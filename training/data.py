@@ -35,7 +35,7 @@ _FASHION_MNIST_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"),)
 
 @dataclass(frozen=True)
 class ImageSource(Dataset[tuple[UInt8, int]]):
-    """Images by index: `read(i)` gives uint8 [C,H,W]; `labels` int64 [N] or None; `classes` names them."""
+    """Images by index. `read(i)` returns uint8 [C,H,W]; `labels` is int64 [N] or None; `classes` names the labels."""
 
     name: str
     shape: tuple[int, int, int]
@@ -48,7 +48,7 @@ class ImageSource(Dataset[tuple[UInt8, int]]):
         return self.size
 
     def digest(self) -> str:
-        """Twelve hex digits of 32 of the images, drawn by a fixed seed: what caches know a data set by."""
+        """Return twelve hex digits of 32 of the images, drawn with a fixed seed. Caches name a data set by them."""
         picked = np.random.default_rng(0).permutation(self.size)[:32]
         return hashlib.sha256(b"".join(self.read(int(i)).tobytes() for i in picked)).hexdigest()[:12]
 
@@ -57,9 +57,9 @@ class ImageSource(Dataset[tuple[UInt8, int]]):
 
 
 def open_source(spec: str, *, image_size: int | None = None, channels: int | None = None, split: str = "train") -> ImageSource:
-    """Open a data set by what `spec` is.
+    """Open the data set that `spec` names.
 
-    - ``fashion-mnist``: Debian's package, or a Hugging Face data set of that name where it can be downloaded;
+    - ``fashion-mnist``: Debian's package;
     - a folder with IDX files (``train-images-idx3-ubyte[.gz]``), a folder of images (sub-folders are classes),
       or a ``.zip`` of images (its folders are classes);
     - ``hf:owner/name``: a Hugging Face data set with an image column.
@@ -90,7 +90,10 @@ def open_source(spec: str, *, image_size: int | None = None, channels: int | Non
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes (LeCun's format: magic 0x0000080D, D big-endian sizes, then the bytes)."""
+    """Read an IDX file of unsigned bytes (LeCun's format: magic 0x0000080D, D big-endian sizes, then the bytes).
+
+    Raises DataError when the file is not whole.
+    """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
@@ -110,7 +113,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def open_idx(folder: Path, split: str, *, name: str, classes: tuple[str, ...]) -> ImageSource:
-    """MNIST-style IDX files: `train-` or `t10k-` images and, if present, labels."""
+    """Open MNIST-style IDX files: `train-` or `t10k-` images and, if present, labels."""
     prefix = "train" if split == "train" else "t10k"
     found = sorted(folder.glob(f"{prefix}-images-idx3-ubyte*"))
     if not found:
@@ -162,7 +165,7 @@ def _zip_files(path: Path) -> list[_File]:
 
 
 def open_files(files: list[_File], name: str, image_size: int | None, channels: int | None) -> ImageSource:
-    """Image files, decoded when read; parent folders are classes when there are at least two of them."""
+    """Open image files. They are decoded when read. Their parent folders are classes when there are at least two."""
     if not files:
         raise DataError(f"{name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); check the path")
     groups = sorted({f.group for f in files})
@@ -178,7 +181,7 @@ def open_files(files: list[_File], name: str, image_size: int | None, channels: 
 
 
 def _decode(file: _File) -> Image.Image:
-    """The image of a file; 16 bits of grey become 8."""
+    """Decode the image of a file. Grey of 16 bits becomes 8. Raises DataError when it cannot be read."""
     try:
         image = Image.open(io.BytesIO(file.load()))
         image.load()
@@ -211,7 +214,7 @@ def to_square(image: Image.Image, size: int, channels: int) -> UInt8:
 
 
 def _fit(source: ImageSource, image_size: int | None, channels: int | None) -> ImageSource:
-    """The same source at another size or channel count."""
+    """Return the same source at another size or channel count."""
     bands, height, width = source.shape
     size, target_bands = image_size or min(height, width), channels or bands
     if (target_bands, size, size) == source.shape:
@@ -229,14 +232,14 @@ def _fit(source: ImageSource, image_size: int | None, channels: int | None) -> I
 
 
 def held_out_split(name: str) -> str | None:
-    """`test`, or else `validation`, of a Hugging Face data set; None where it has neither."""
+    """Return `test`, or else `validation`, of a Hugging Face data set; None when it has neither."""
     import datasets
 
     if _saved_to_disk(name):
-        return None  # one split by itself
+        return None  # such a folder holds one split
     try:
         splits = datasets.get_dataset_split_names(name)
-    except Exception:  # as many kinds as there are ways to fail; opening the data set says which one it was
+    except Exception:  # datasets raises many kinds; opening the data set reports which one it was
         return None
     return next((split for split in ("test", "validation") if split in splits), None)
 
@@ -246,7 +249,10 @@ def _saved_to_disk(name: str) -> bool:
 
 
 def open_hub(name: str, split: str, image_size: int | None, channels: int | None) -> ImageSource:
-    """A Hugging Face data set id (or a local `save_to_disk`/parquet folder path) with an image column."""
+    """Open a Hugging Face data set with an image column: an id, or a local `save_to_disk` or parquet folder.
+
+    Raises DataError when it cannot be loaded, has no images, or has a label outside its classes.
+    """
     import datasets
 
     try:
@@ -287,10 +293,10 @@ def open_hub(name: str, split: str, image_size: int | None, channels: int | None
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches of indices from step `first` on, for ever: epoch e is the permutation seeded by (seed, e).
+    """Batches of indices from step `first` on, without end. Epoch e is the permutation seeded by (seed, e).
 
-    A batch depends on (seed, step) alone, which is what makes resumed and multi-process runs see the same data.
-    `share` is the part of the global batch that this process takes.
+    A batch depends on (seed, step) alone, so resumed and multi-process runs see the same data. `share` is the part of the
+    global batch that this process takes.
     """
 
     def __init__(self, size: int, batch: int, *, seed: int, first: int = 0, share: slice = slice(None)) -> None:
@@ -316,16 +322,16 @@ def _collate(batch: list[tuple[UInt8, int]]) -> tuple[Tensor, Tensor]:
 
 
 def batches(source: ImageSource, sampler: StepSampler, *, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """An endless stream of (uint8 [B,C,H,W], int64 [B]) batches."""
+    """Yield batches without end: (uint8 [B,C,H,W], int64 [B])."""
     stream = iter(DataLoader(source, batch_sampler=sampler, num_workers=workers, collate_fn=_collate))
     while True:
         try:
             yield next(stream)
         except DataError as error:
-            # A worker process hands its error over with its whole traceback; the sentence is its last line.
+            # The error of a worker process arrives with its whole traceback. The sentence is its last line.
             raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from None
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 0 ... 255 to float32 -1 ... 1."""
+    """Convert uint8 0 ... 255 to float32 -1 ... 1."""
     return images.float() / 127.5 - 1

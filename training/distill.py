@@ -1,98 +1,53 @@
 """Distilling a teacher into a student of any step count, in a single training phase (SFDDM, section 3).
 
-What is minimised is an objective of its own file: rollout, released or consistency. This one puts the parts together:
-the (guided) teacher, the sub-sequence phi, the student before training, and the facts its checkpoint tells.
+The loss is an objective of its own file: rollout, released or consistency. This file puts the parts together: the (guided)
+teacher, the sub-sequence phi, the student before training, and the facts of its checkpoint.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import UNet2DModel
-from pydantic import BaseModel, ConfigDict, Field
 
-from models.network import build_unet, student_from_teacher
+from models.network import build_unet, student_from_teacher, unet_config
 from models.plan import SamplerName, own_plan
-from models.subsequence import Int64, check_phi, concentrated_phi, student_alpha_bar, uniform_phi
+from models.subsequence import Int64, student_alpha_bar
+from training.accelerator import make_accelerator
+from training.config import DistillConfig
 from training.data import ImageSource, open_source
 from training.errors import TrainingError
 from training.guidance import load_guided, unguided
-from training.loop import LoopConfig, fit, make_accelerator
-from training.objectives.base import Noising, Objective, Weight
+from training.loop import fit
+from training.noising import Noising
+from training.objectives.base import Objective
+from training.objectives.config import ConsistencyConfig, ProgressiveConfig, ReleasedConfig, RolloutConfig
 from training.objectives.consistency import consistency
 from training.objectives.released import released
-from training.objectives.rollout import Norm, rollout
-from training.teacher import UNetShape, model_facts, sample_writer
+from training.objectives.rollout import rollout
+from training.pictures import sample_writer
+from training.run_facts import Cost, FirstTeacher, ModelFacts, RunFacts, RunProvenance
 from training.torch_model import TorchModel
-from training.walk import Solver
-
-
-class DistillConfig(BaseModel):
-    """Everything that decides a student, besides its teacher."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    teacher: str
-    data: str = "fashion-mnist"
-    steps: int | None = Field(default=None, gt=0, description="T', uniform phi; or give phi")
-    phi: tuple[int, ...] | None = Field(default=None, description="explicit teacher steps, 0 ... T")
-    concentrate: tuple[float, float] | None = Field(default=None, description="half of the steps within this range of T")
-    objective: Literal["rollout", "released", "consistency", "progressive"] = "rollout"
-    k: int = Field(default=4, gt=0, description="rollout: teacher sub-steps for one student step; 1 is the paper's loss")
-    solver: Solver = Field(default="ddim", description="rollout: what takes the teacher's sub-steps")
-    sampler: Solver = Field(default="ddim", description="rollout: what takes the student's own steps")
-    weight: Weight = Field(default="auto", description="rollout: gamma'")
-    max_weight: float = Field(default=1000.0, ge=1, description="rollout: cap of gamma' for epsilon students")
-    norm: Norm = Field(default="squared", description="rollout: the error of an image enters squared or as it is")
-    guidance: float | None = Field(default=None, description="scale w of a guided teacher; 1 is no guidance")
-    guide: str | None = Field(default=None, description="the weaker network of autoguidance; None: classifier-free")
-    init: Literal["teacher", "scratch"] = "teacher"
-    unet: UNetShape | None = Field(default=None, description="another size than the teacher's; implies init=scratch")
-    flip: bool = False
-    loop: LoopConfig = LoopConfig(images=16_000, lr=1e-4, warmup_images=640, anneal=True)
-
-    def student_phi(self, teacher_steps: int) -> Int64:
-        """phi of this student: int64 [T' + 1]. Raises ValueError when it cannot be had."""
-        if (self.phi is None) == (self.steps is None):
-            raise ValueError("give either the student's number of steps or its phi")
-        if self.phi is not None and self.concentrate is not None:
-            raise ValueError("--phi says where the steps are; leave out --concentrate")
-        if self.phi is not None:
-            return check_phi(self.phi, teacher_steps)
-        assert self.steps is not None
-        if self.concentrate is not None:
-            return concentrated_phi(teacher_steps, self.steps, start=self.concentrate[0], end=self.concentrate[1])
-        return uniform_phi(teacher_steps, self.steps)
-
-
-_OF_ROLLOUTS = ("k", "solver", "sampler", "weight", "norm")
 
 
 def make_objective(config: DistillConfig, teacher: TorchModel, student: UNet2DModel, phi: Int64) -> Objective:
-    """The objective that the configuration names. Raises TrainingError when it does not fit the teacher or the student."""
-    if config.objective in ("released", "consistency"):
-        fields = DistillConfig.model_fields
-        if given := [name for name in _OF_ROLLOUTS if getattr(config, name) != fields[name].default]:
-            raise TrainingError(f"--{given[0]} needs --objective rollout; leave it out for {config.objective}")
+    """Return the objective of the configuration. Raises TrainingError when it does not fit the teacher or the student."""
     noising = Noising(teacher, phi, batch=config.loop.batch, flip=config.flip)
-    if config.objective == "released":
-        return released(teacher, student, phi, noising)
-    if config.objective == "consistency":
-        return consistency(teacher, phi, noising)
-    # A fold of progressive distillation is the rollout of two DDIM steps (training.objectives.progressive).
-    if config.objective == "progressive":
-        config = config.model_copy(update={"k": 2, "solver": "ddim", "sampler": "ddim"})
-    return rollout(
-        teacher, phi, noising, k=config.k, solver=config.solver, sampler=config.sampler,
-        weight=config.weight, max_weight=config.max_weight, norm=config.norm,
-    )  # fmt: skip
+    match config.objective:
+        case ReleasedConfig():
+            return released(teacher, student, phi, noising)
+        case ConsistencyConfig():
+            return consistency(teacher, phi, noising)
+        case ProgressiveConfig(weight=weight, max_weight=cap):
+            return rollout(teacher, phi, noising, RolloutConfig(k=2, weight=weight, max_weight=cap))
+        case RolloutConfig() as settings:
+            return rollout(teacher, phi, noising, settings)
 
 
 def make_student(config: DistillConfig, teacher: TorchModel, phi: Int64) -> UNet2DModel:
-    """The student before training: its teacher on phi, or a fresh network of its own size."""
+    """Return the student before training: its teacher on phi, or a fresh network of its own size."""
     network, kept = unguided(teacher), teacher.labels[phi[1:] - 1]
     if config.init == "teacher" and config.unet is None:
         return student_from_teacher(network, kept)
@@ -107,7 +62,7 @@ def make_student(config: DistillConfig, teacher: TorchModel, phi: Int64) -> UNet
 def distill(config: DistillConfig, run: Path, *, resume: bool = False) -> None:
     """Distil a student into the folder `run`: checkpoint, sample grids, loss curve, TensorBoard.
 
-    Raises TrainingError when the data do not fit the teacher, phi cannot be had, or the objective asks for something else.
+    Raises TrainingError when the data do not fit the teacher, phi is impossible, or the objective does not fit either.
     """
     teacher = load_guided(config.teacher, scale=config.guidance, guide=config.guide)
     try:
@@ -121,36 +76,51 @@ def distill(config: DistillConfig, run: Path, *, resume: bool = False) -> None:
     objective = make_objective(config, teacher, student, phi)
     labels = np.arange(len(phi) - 1)
     alpha_bar = student_alpha_bar(teacher.alpha_bar, phi)
-    sampler: SamplerName = "consistency" if config.objective == "consistency" else config.sampler
-    facts = model_facts(
-        student,
+    sampler = _sampler(config)
+    model = ModelFacts(
         kind="student",
-        alpha_bar=alpha_bar,
-        phi=teacher.phi[phi],  # of the first teacher, where this one is a student itself
-        labels=labels,
+        unet=unet_config(student),
+        alpha_bar=alpha_bar.tolist(),
+        phi=teacher.phi[phi].tolist(),  # steps of the first teacher, also where this teacher is a student itself
+        labels=labels.tolist(),
         shape=teacher.shape,
         prediction_type=teacher.prediction_type,
         classes=teacher.classes,
         null_label=teacher.null_label,
         clip=teacher.clip,
-        provenance=_provenance(config, teacher, source, objective),
+        sampler=sampler,
     )
     fit(
         student,
         objective.loss,
         source,
-        config.loop,
+        RunFacts(model=model, provenance=_provenance(config, teacher, source, objective), loop=config.loop),
         run,
-        facts={**facts, "sampler": sampler},
         resume=resume,
         accelerator=accelerator,
         sample=sample_writer(
-            own_plan(sampler, alpha_bar, labels), teacher.prediction_type, teacher.shape, len(teacher.classes), teacher.clip
+            own_plan(sampler, alpha_bar, labels),
+            teacher.prediction_type,
+            shape=teacher.shape,
+            classes=len(teacher.classes),
+            clip=teacher.clip,
         ),
     )
 
 
+def _sampler(config: DistillConfig) -> SamplerName:
+    """Return the sampler that takes the student's own steps."""
+    match config.objective:
+        case ConsistencyConfig():
+            return "consistency"
+        case RolloutConfig(sampler=sampler):
+            return sampler
+        case _:
+            return "ddim"
+
+
 def _open_data(config: DistillConfig, teacher: TorchModel) -> ImageSource:
+    """Open the training data in the teacher's size. Raises TrainingError when their classes do not fit."""
     bands, height, _ = teacher.shape
     source = open_source(config.data, image_size=height, channels=bands)
     embeds = teacher.network.config.num_class_embeds
@@ -164,19 +134,23 @@ def _open_data(config: DistillConfig, teacher: TorchModel) -> ImageSource:
     return source
 
 
-def _provenance(config: DistillConfig, teacher: TorchModel, source: ImageSource, objective: Objective) -> dict[str, Any]:
-    # Where the teacher is a student itself, such as a fold before this one, the teacher to name is the one that all come
-    # from, and what they cost adds up.
-    made, origin = teacher.provenance, None
-    before: dict[str, Any] = {"before": 0}
+def _provenance(config: DistillConfig, teacher: TorchModel, source: ImageSource, objective: Objective) -> RunProvenance:
+    """Return where the student comes from.
+
+    A teacher may be a student itself, such as the fold before this one. Then the student names that one's teacher, and the
+    cost of both adds up.
+    """
+    made = teacher.provenance
+    first, cost = None, Cost(per_image=objective.evaluations)
     if teacher.kind == "student":
-        origin, before = made.get("teacher"), {"before": made.get("evaluations") or 0, "seconds_before": made.get("seconds")}
-    return {
-        "data": source.name,
-        "objective": config.objective,
-        "k": config.k if config.objective == "rollout" else None,
-        "guidance": teacher.guidance,
-        "cost": {"per_image": objective.evaluations, **before},
-        "teacher": origin or {key: made.get(key) for key in ("images", "data", "sha256")},
-        "settings": config.model_dump(mode="json", exclude={"loop"}),
-    }
+        first = made.teacher
+        cost = cost.model_copy(update={"before": made.evaluations or 0, "seconds_before": made.seconds})
+    return RunProvenance(
+        data=source.name,
+        objective=config.objective.objective,
+        k=config.objective.k if isinstance(config.objective, RolloutConfig) else None,
+        guidance=teacher.guidance,
+        cost=cost,
+        teacher=first or FirstTeacher(images=made.images, data=made.data, sha256=made.sha256),
+        settings=config.settings(),
+    )

@@ -6,13 +6,16 @@ no tuning to the length of a run and forgets the untrained start by itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import nn
 
 
 def gamma_of(sigma_rel: float) -> float:
-    """gamma with sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^(-1) (gamma + 3)^(-1/2) (eq. 126)."""
+    """Return gamma with sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^(-1) (gamma + 3)^(-1/2) (eq. 126)."""
     t = sigma_rel**-2
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 
@@ -36,3 +39,15 @@ class PowerEMA:
         """Load the average into `network`."""
         for name, parameter in network.named_parameters():
             parameter.copy_(self.average[name])
+
+    @contextmanager
+    def applied_to(self, network: nn.Module) -> Iterator[None]:
+        """Load the average into `network` within the block. Afterwards it holds its own weights again."""
+        live = [p.detach().clone() for p in network.parameters()]
+        self.copy_to(network)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(network.parameters(), live, strict=True):
+                    parameter.copy_(value)

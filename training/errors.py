@@ -1,4 +1,4 @@
-"""Errors a user of `sfddm-train` meets. Each is one sentence that says what was wrong and what to do.
+"""Errors that a user of `sfddm-train` sees. Each is one sentence that says what was wrong and what to do.
 
 TrainingError
 ├── DataError        the data set is missing, empty or damaged
@@ -7,7 +7,7 @@ TrainingError
 
 
 class TrainingError(Exception):
-    """Base class: the command prints the message and exits with status 1."""
+    """Base class. The command prints the message and exits with status 1."""
 
 
 class DataError(TrainingError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import torch
 
 from models.catalogue import Entry, sha256_of
 from models.export import export_step_graph, round_weights
-from models.manifest import GRAPH, SLUG, ImageShape, Manifest, Provenance, write_manifest
+from models.manifest import GRAPH, SLUG, ImageShape, Manifest, write_manifest
 from models.network import StepGraph, unet_config
 from models.plan import COEFFICIENTS
 from models.runtime.base import BackendError, StepInputs
 from models.runtime.onnx import OnnxBackend
 from training.card import model_card
 from training.errors import TrainingError
-from training.loop import utc_now
 from training.torch_model import TorchModel, load_model, save_pipeline, stock_scheduler
 
 CHECKED_BATCHES = (1, 2, 3, 64)
@@ -115,13 +115,12 @@ def difference_from_torch(graph: StepGraph, entry: Entry, model: TorchModel) -> 
 
 
 def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str) -> Manifest:
-    facts = model.provenance
-    teacher = facts.get("teacher") or {}
-    known = {"data", "objective", "k", "guidance", "images", "evaluations", "seconds", "seed"}
+    made = model.provenance
     settings = {
-        **{key: _portable(value) for key, value in facts.get("settings", {}).items()},
+        **{key: _portable(value) for key, value in made.settings.items()},
         "unet": unet_config(model.network),
-        **({"loop": facts["loop"]} if "loop" in facts else {}),
+        # An older run lists the settings of its time only.
+        **({"loop": made.loop.model_dump(exclude_unset=True)} if made.loop is not None else {}),
     }
     return Manifest(
         family=family,
@@ -139,13 +138,7 @@ def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str
         clip=model.clip,
         dtype=dtype,
         parameters=sum(p.numel() for p in model.network.parameters()),
-        provenance=Provenance(
-            **{"seed": facts.get("loop", {}).get("seed", 0), **{k: v for k, v in facts.items() if k in known}},
-            commit=_commit(),
-            created=utc_now(),
-            teacher_sha256=teacher.get("sha256"),
-            settings=settings,
-        ),
+        provenance=made.for_manifest(commit=_commit(), created=_utc_now(), settings=settings),
         sha256=digest,
     )
 
@@ -155,6 +148,11 @@ def _portable(value: Any) -> Any:
     if isinstance(value, str) and Path(value).is_absolute():
         return "/".join(Path(value).parts[-2:])
     return value
+
+
+def _utc_now() -> str:
+    """Return the time as an ISO 8601 string."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _commit() -> str:

@@ -1,13 +1,12 @@
-"""Guided teachers: two networks in the place of one, extrapolated away from the weaker.
+"""Guided teachers: the prediction of a network, extrapolated away from that of a weaker one.
 
     eps_g = eps_weak + w (eps - eps_weak)
 
 - classifier-free (Ho & Salimans 2022, arXiv 2207.12598): the weak network is the same one without its label;
 - autoguidance (Karras et al. 2024, arXiv 2406.02507): a less trained network for the same labels, such as an early snapshot.
 
-w = 1 is no guidance. v and x0 are affine in eps at a given x, with the same weights w and 1 - w summing to one, so the
-formula holds for either prediction as it stands. A guided teacher is a TorchModel like any other: it samples, it walks, and
-each of its evaluations counts as two.
+w = 1 is no guidance. At a given x, v and x0 are affine in eps, and the weights w and 1 - w add up to one, so the formula holds
+for v too. A guided teacher is a TorchModel like any other: it samples and it walks, and each of its evaluations counts as two.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from training.torch_model import TorchModel, load_model
 
 
 class GuidedNetwork(nn.Module):
-    """A network and its weaker counterpart behind a UNet2DModel's call. weak None: the same network, with the null label."""
+    """A network and a weaker one behind a UNet2DModel's call. weak None: the same network with the null label."""
 
     def __init__(self, network: UNet2DModel, weak: UNet2DModel | None, null_label: int | None, scale: float) -> None:
         super().__init__()
@@ -35,13 +34,13 @@ class GuidedNetwork(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The guided network's own configuration."""
+        """The configuration of the stronger network."""
         return self.network.config
 
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = False
     ) -> tuple[Tensor]:
-        """(eps_weak + w (eps - eps_weak),) for sample [B,C,H,W]."""
+        """Return (eps_weak + w (eps - eps_weak),) for sample [B,C,H,W]."""
         assert not return_dict
         strong = predict(self.network, sample, timestep, class_labels)
         if self.weak is not None:
@@ -54,7 +53,7 @@ class GuidedNetwork(nn.Module):
 
 
 def guided_model(model: TorchModel, scale: float, weak: TorchModel | None = None) -> TorchModel:
-    """`model` guided with scale w away from `weak`, or classifier-free without one. It samples like any model.
+    """Return `model` guided with scale w away from `weak`, or classifier-free without one. It samples like any model.
 
     Raises TrainingError when the scale is not finite, `weak` is another diffusion than `model`, or there is no null label to
     guide away from.
@@ -79,21 +78,21 @@ def guided_model(model: TorchModel, scale: float, weak: TorchModel | None = None
             raise TrainingError(
                 "the guiding network must be a weaker teacher of the same kind: images, classes, steps, schedule, prediction"
             )
-        images = weak.provenance.get("images") or "an unknown number of"
+        images = weak.provenance.images or "an unknown number of"
         network = GuidedNetwork(model.network, weak.network, None, scale)
         how = f"autoguidance, scale {scale:g}, weak network of {images} images"
-    # Everything that walks or samples calls a network through models.network.predict, which this one answers alike.
+    # Whatever walks or samples calls a network through models.network.predict, which takes this one too.
     return replace(model, network=cast(UNet2DModel, network.eval()), evaluations=2, guidance=how)
 
 
 def unguided(model: TorchModel) -> UNet2DModel:
-    """The model's own network, without its guidance."""
+    """Return the model's own network, without its guidance."""
     network = model.network
     return network.network if isinstance(network, GuidedNetwork) else network
 
 
 def load_guided(spec: str, *, scale: float | None, guide: str | None) -> TorchModel:
-    """load_model(spec), guided when `scale` is given: away from the network at `guide`, or classifier-free without one.
+    """Load the model at `spec`, guided when `scale` is given: away from the network at `guide`, or classifier-free without one.
 
     Raises TrainingError when only `guide` is given, or as guided_model and load_model do.
     """

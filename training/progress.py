@@ -1,6 +1,6 @@
-"""One progress bar for every long operation: rate, time left, and named values such as the loss.
+"""The progress bar of every long operation: rate, time left, and named values such as the loss.
 
-On a terminal it is a live bar; elsewhere (a log file, CI) a line every half minute.
+On a terminal it is a live bar. Elsewhere (a log file, CI) it prints a line every half minute.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LINE_EVERY_S = 30.0
 
 
 class Progress:
-    """`with Progress("teacher", total) as p: p.advance(64); p.report(loss=0.1)`."""
+    """A progress bar: `with Progress("teacher", total) as p: p.advance(64); p.report(loss=0.1)`."""
 
     def __init__(self, title: str, total: int, done: int = 0, *, unit: str = "images", enabled: bool = True) -> None:
         self.title, self.total, self.done, self.unit = title, total, done, unit
@@ -43,15 +43,16 @@ class Progress:
 
     @property
     def first(self) -> bool:
-        """Whether no value has been reported yet."""
+        """True until a value has been reported."""
         return not self._values
 
     @property
     def rate(self) -> float:
-        """Units a second since the start of this run."""
+        """Units per second since this bar started."""
         return (self.done - self._first) / max(time.monotonic() - self._started, 1e-9)
 
     def advance(self, count: int = 1) -> None:
+        """Count `count` more units as done."""
         self.done += count
         self._bar.update(self._task, completed=self.done, extra=f"{self.rate:.1f} {self.unit}/s {self._values}")
         if self._lines and time.monotonic() - self._last_line >= _LINE_EVERY_S:

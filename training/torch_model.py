@@ -1,15 +1,15 @@
-"""A model as torch sees it, from wherever it lies: a run folder of ours, a model folder, or any diffusers pipeline.
+"""A model in torch, loaded from a run folder of ours, a model folder, or any diffusers pipeline.
 
-Where diffusers is concerned both layouts load: `unet/` and `scheduler/` sub-folders, and the old flat one
-(google/ddpm-cifar10-32 and its kin), from disk or from the Hugging Face hub.
+A diffusers pipeline loads from disk or from the Hugging Face hub, in both layouts: with `unet/` and `scheduler/` sub-folders,
+and the old flat one (such as google/ddpm-cifar10-32).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from models.network import PredictionType, build_unet
 from models.plan import Plan, SamplerName, own_plan
 from models.schedule import Float64, alpha_bar_from_betas
 from models.subsequence import Int64, uniform_phi
-from training import checkpoint
+from training.checkpoint import CHECKPOINT, load_run
 from training.errors import CheckpointError
-from training.loop import CHECKPOINT
+from training.run_facts import ModelProvenance
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -35,7 +35,8 @@ class TorchModel:
     """A network and the discrete diffusion it belongs to.
 
     alpha_bar float64 [steps + 1] is the model's own table; labels int64 [steps] its network labels for t = 1 ... steps;
-    phi int64 [steps + 1] the steps kept of its teacher (0 ... steps for a teacher).
+    phi int64 [steps + 1] the steps kept of its teacher (0 ... steps for a teacher). evaluations: network evaluations of one
+    prediction, 2 for a guided model (training.guidance).
     """
 
     network: UNet2DModel
@@ -45,10 +46,10 @@ class TorchModel:
     labels: Int64
     shape: tuple[int, int, int]
     prediction_type: PredictionType
+    provenance: ModelProvenance
     classes: tuple[str, ...] = ()
     null_label: int | None = None
     clip: tuple[float, float] | None = (-1.0, 1.0)
-    provenance: dict[str, Any] = field(default_factory=dict)
     sampler: SamplerName = "ddim"
     evaluations: int = 1  # network evaluations of one prediction; 2 for a guided model (training.guidance)
     guidance: str | None = None
@@ -58,11 +59,11 @@ class TorchModel:
         return len(self.labels)
 
     def plan(self) -> Plan:
-        """The model's own plan: its own sampler over all of its steps."""
+        """Return the model's own plan: its own sampler over all of its steps."""
         return own_plan(self.sampler, self.alpha_bar, self.labels)
 
     def subsampled(self, steps: int) -> TorchModel:
-        """The same weights on a uniform sub-sequence of the model's own steps. Raises ValueError when there are too few."""
+        """Return the same weights on a uniform sub-sequence of the model's own steps. Raises ValueError when it has fewer."""
         kept = uniform_phi(self.steps, steps)
         return replace(self, alpha_bar=self.alpha_bar[kept], phi=self.phi[kept], labels=self.labels[kept[1:] - 1])
 
@@ -90,59 +91,39 @@ def load_model(spec: str) -> TorchModel:
 
 
 def _from_run(path: Path) -> TorchModel:
-    parts, facts = checkpoint.load(path)
+    """Load a checkpoint or snapshot of a run with its averaged weights."""
+    parts, facts = load_run(path)
+    model = facts.model
     try:
-        if "phi" not in facts and path.parent.name == "snapshots":
-            facts = _facts_of_its_run(path)
-        network = build_unet(facts["unet"])
+        network = build_unet(model.unet)
         state = network.state_dict()
         state.update({name: tensor.float() for name, tensor in parts["ema"].items()})
         network.load_state_dict(state)
-        return TorchModel(
-            network=network.eval(),
-            kind=facts["kind"],
-            alpha_bar=np.asarray(facts["alpha_bar"], dtype=np.float64),
-            phi=np.asarray(facts["phi"], dtype=np.int64),
-            labels=np.asarray(facts["labels"], dtype=np.int64),
-            shape=tuple(facts["shape"]),
-            prediction_type=facts["prediction_type"],
-            classes=tuple(facts["classes"]),
-            null_label=facts["null_label"],
-            clip=None if facts["clip"] is None else (facts["clip"][0], facts["clip"][1]),
-            provenance=_provenance(facts),
-            sampler=facts.get("sampler", "ddim"),
-        )
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is no checkpoint of this version of sfddm-train: {error}") from error
-
-
-def _facts_of_its_run(snapshot: Path) -> dict[str, Any]:
-    """What a bare snapshot, RUN/snapshots/ema-IMAGES.safetensors, leaves to the checkpoint of its run to say."""
-    _, facts = checkpoint.load(snapshot.parents[1] / CHECKPOINT)
-    return {**facts, "step": int(snapshot.stem.removeprefix("ema-")) // facts["loop"]["batch"]}
-
-
-def _provenance(facts: dict[str, Any]) -> dict[str, Any]:
-    """A run's provenance with what its length decides: images, seconds, network evaluations spent (training.objectives.base).
-
-    Seconds and evaluations are those of all folds; seconds are left out where a fold is from before they were kept.
-    """
-    made, images = facts["provenance"], facts.get("step", 0) * facts["loop"]["batch"]
-    cost, seconds, spent = made.get("cost"), facts.get("seconds"), {}
-    if cost is not None:
-        spent["evaluations"] = cost["before"] + cost["per_image"] * images
-    before = cost.get("seconds_before") if cost is not None and cost["before"] else 0.0  # of the folds before
-    if seconds is not None and before is not None:
-        spent["seconds"] = before + seconds
-    return {**made, "images": images, **spent, "loop": facts["loop"]}
+    return TorchModel(
+        network=network.eval(),
+        kind=model.kind,
+        alpha_bar=np.asarray(model.alpha_bar, dtype=np.float64),
+        phi=np.asarray(model.phi, dtype=np.int64),
+        labels=np.asarray(model.labels, dtype=np.int64),
+        shape=model.shape,
+        prediction_type=model.prediction_type,
+        classes=model.classes,
+        null_label=model.null_label,
+        clip=model.clip,
+        provenance=facts.model_provenance(),
+        sampler=model.sampler,
+    )
 
 
 def _from_model_folder(folder: Path) -> TorchModel:
+    """Load the weights of a model folder's graph."""
     try:
         manifest = verify(folder).manifest
     except ManifestError as error:
         raise CheckpointError(str(error)) from error
-    settings = manifest.provenance.settings
+    made, settings = manifest.provenance, manifest.provenance.settings
     if "unet" not in settings:
         raise CheckpointError(f"{folder}: the manifest does not carry the network's configuration (provenance.settings.unet)")
     network = build_unet(settings["unet"])
@@ -158,12 +139,24 @@ def _from_model_folder(folder: Path) -> TorchModel:
         classes=tuple(manifest.classes),
         null_label=manifest.null_label,
         clip=manifest.clip,
-        provenance={**manifest.provenance.model_dump(), "sha256": manifest.sha256},
+        provenance=ModelProvenance(
+            data=made.data,
+            objective=made.objective,
+            k=made.k,
+            guidance=made.guidance,
+            settings=settings,
+            images=made.images,
+            evaluations=made.evaluations,
+            seconds=made.seconds,
+            seed=made.seed,
+            sha256=manifest.sha256,
+        ),
         sampler=manifest.sampler,
     )
 
 
 def _from_diffusers(spec: str) -> TorchModel:
+    """Load a diffusers pipeline as a teacher at all of its training steps."""
     network, scheduler = _pipeline_parts(spec)
     kind = scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
@@ -189,12 +182,12 @@ def _from_diffusers(spec: str) -> TorchModel:
         classes=tuple(f"class-{i}" for i in range(embeds or 0)),
         null_label=None,
         clip=(-limit, limit) if scheduler.config.clip_sample else None,
-        provenance={"data": spec, "objective": "diffusion", "images": 0, "seed": 0, "source": spec},
+        provenance=ModelProvenance(data=spec, objective="diffusion"),
     )
 
 
 def _pipeline_parts(spec: str) -> tuple[UNet2DModel, DDPMScheduler]:
-    """UNet and scheduler of a pipeline, nested layout first, then the flat one."""
+    """Load the UNet and the scheduler of a pipeline. The nested layout is tried first, then the flat one."""
     failure: Exception | None = None
     for nested in (True, False):
         unet_folder, scheduler_folder = ("unet", "scheduler") if nested else (None, None)
@@ -220,14 +213,14 @@ def save_pipeline(model: TorchModel, folder: Path) -> None:
     from diffusers import DDIMPipeline, DDPMPipeline
 
     scheduler = stock_scheduler(model)
-    pipeline_type = DDIMPipeline if model.sampler == "ddim" else DDPMPipeline  # which takes any scheduler
+    pipeline_type = DDIMPipeline if model.sampler == "ddim" else DDPMPipeline  # DDPMPipeline takes any scheduler
     pipeline_type(unet=model.network, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
     if model.classes:
         (folder / "classes.json").write_text(json.dumps(list(model.classes)))
 
 
 def stock_scheduler(model: TorchModel) -> SchedulerMixin:
-    """The diffusers scheduler of a model's own steps, DDIM or DPM-Solver++(2M).
+    """Return the diffusers scheduler of a model's own steps, DDIM or DPM-Solver++(2M).
 
     It has num_train_timesteps = steps and trained_betas = the model's betas (SFDDM, section 3.3).
     Raises CheckpointError where no stock scheduler takes the model's steps.
@@ -239,7 +232,7 @@ def stock_scheduler(model: TorchModel) -> SchedulerMixin:
     if model.sampler == "consistency":
         raise CheckpointError(f"no stock pipeline samples by {model.sampler}; leave out --pipeline")
     limit = 1.0 if model.clip is None else model.clip[1]
-    # diffusers keeps betas in float32, where one that rounds to 1 makes a sigma infinite
+    # diffusers keeps betas in float32, and one that rounds to 1 would make a sigma infinite
     betas = np.minimum(1 - model.alpha_bar[1:] / model.alpha_bar[:-1], 1 - 2**-24)
     shared = {
         "num_train_timesteps": model.steps,
@@ -253,7 +246,7 @@ def stock_scheduler(model: TorchModel) -> SchedulerMixin:
         )  # fmt: skip
     if limit != 1:
         raise CheckpointError(f"a stock DPM-Solver++ pipeline cannot clip at {limit:g}; leave out --pipeline")
-    return DPMSolverMultistepScheduler(  # its thresholding clips at most at 1: at sample_max_value it is plain clipping
+    return DPMSolverMultistepScheduler(  # with sample_max_value at the limit, its thresholding is plain clipping
         **shared, thresholding=model.clip is not None, sample_max_value=limit,
         final_sigmas_type="zero", timestep_spacing="trailing",
     )  # fmt: skip

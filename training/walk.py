@@ -19,7 +19,6 @@ x0* may lie outside it.
 from __future__ import annotations
 
 import itertools
-from typing import Literal
 
 import numpy as np
 import torch
@@ -28,9 +27,8 @@ from torch import Tensor
 from models.network import predict, x0_from_prediction
 from models.schedule import Float64
 from models.subsequence import Int64
+from training.objectives.config import Solver
 from training.torch_model import TorchModel
-
-Solver = Literal["ddim", "dpmpp"]
 
 
 def walk_table(phi: Int64, k: int) -> Int64:

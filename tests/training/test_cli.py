@@ -1,11 +1,13 @@
-"""The whole path as a user walks it: teacher -> export -> distill -> export -> evaluate -> sample, as subprocesses."""
+"""The whole path of a user: teacher -> export -> distill -> export -> evaluate -> sample. Some steps are processes."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,36 @@ import pytest
 from PIL import Image
 
 from models.catalogue import discover
+from training.cli import main
 
 TINY = ("--widths", "8,16", "--layers", "1", "--attention", "0,1", "--head-dim", "8", "--groups", "4", "--precision", "no")
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """sfddm-train with `arguments`, with our folder on the path, one thread and no GPU."""
+    """Run sfddm-train with `arguments`, with our folder on the path, one thread, no GPU and no hub."""
     ours = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160", "ACCELERATE_USE_CPU": "1"}
+    ours |= {"HF_HUB_OFFLINE": "1"}
     environment = {**os.environ, **ours}
     command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def run_here(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run sfddm-train with `arguments` in this process, which saves the seconds that a process takes to load torch."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["sfddm-train", *map(str, arguments)])
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read once, at import
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    assert isinstance(stopped.value.code, int)
+    return subprocess.CompletedProcess(sys.argv, stopped.value.code, out.getvalue(), err.getvalue())
+
+
+def succeed_here(*arguments: str | Path, cwd: Path) -> None:
+    result = run_here(*arguments, cwd=cwd)
+    assert result.returncode == 0, result.stderr
 
 
 def succeed(*arguments: str | Path, cwd: Path) -> str:
@@ -34,16 +56,16 @@ def succeed(*arguments: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def workshop(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder after teacher, export, distill, export."""
+    """Return a folder after teacher, export, distill, export."""
     here = tmp_path_factory.mktemp("workshop")
     data = ("--data", idx_folder, "--batch", "16")
     output = succeed("teacher", "--out", "teacher", *data, "--images", "1600", "--steps", "32", *TINY, cwd=here)
     assert "1,600/1,600 images" in output
     assert "loss" in output
-    succeed("export", "teacher", "--zoo", "zoo", "--family", "shapes", "--name", "teacher", cwd=here)
+    succeed_here("export", "teacher", "--zoo", "zoo", "--family", "shapes", "--name", "teacher", cwd=here)
     student = ("--teacher", "zoo/shapes/teacher", "--steps", "4", "--images", "320")
-    succeed("distill", "--out", "student", *data, *student, cwd=here)
-    succeed("export", "student", "--zoo", "zoo", "--family", "shapes", "--name", "student-004", cwd=here)
+    succeed_here("distill", "--out", "student", *data, *student, cwd=here)
+    succeed_here("export", "student", "--zoo", "zoo", "--family", "shapes", "--name", "student-004", cwd=here)
     return here
 
 
@@ -93,8 +115,8 @@ def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path)
 
 
 def test_report_renders_what_was_measured(workshop: Path) -> None:
-    """Runs after the measurement above, whose JSON it renders."""
-    succeed("report", "results", "--out", "docs/results.md", cwd=workshop)
+    """Render the JSON of the measurement above."""
+    succeed_here("report", "results", "--out", "docs/results.md", cwd=workshop)
     text = (workshop / "docs/results.md").read_text()
     row = next(r for r in json.loads((workshop / "results/main.json").read_text())["rows"] if r["method"] == "student")
     assert f"{1000 * row['metrics']['kid']:.2f} [" in text
@@ -103,12 +125,12 @@ def test_report_renders_what_was_measured(workshop: Path) -> None:
     assert "FID is left out" in text
     with Image.open(workshop / "docs/results-shapes.png") as curves:
         assert curves.width > 600
-    refused = run("report", "zoo", "--out", "x.md", cwd=workshop)
+    refused = run_here("report", "zoo", "--out", "x.md", cwd=workshop)
     assert (refused.returncode, "holds no reports" in refused.stderr) == (1, True)
 
 
 def quality_of(row: dict[str, Any]) -> dict[str, float]:
-    """A row's metrics without its times."""
+    """Return a row's metrics without its times."""
     return {name: v for name, v in row["metrics"].items() if not name.startswith(("ms_", "wall", "best_batch"))}
 
 
@@ -145,7 +167,7 @@ def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
 
 @pytest.mark.parametrize("model", ["teacher", "zoo/shapes/student-004"])
 def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
-    succeed("sample", model, "--out", "grid.png", "-n", "6", "--columns", "3", "--seed", "3", cwd=workshop)
+    succeed_here("sample", model, "--out", "grid.png", "-n", "6", "--columns", "3", "--seed", "3", cwd=workshop)
     with Image.open(workshop / "grid.png") as image:
         assert image.size == (3 * 10 + 2, 2 * 10 + 2)
 
@@ -156,7 +178,6 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
         (("teacher", "--out", "x", "--data", "nowhere"), "no data set at 'nowhere'"),
         (("teacher", "--out", "x", "--schedule", "square"), "schedule: must be 'linear', 'cosine' or 'sigmoid', got"),
         (("teacher", "--out", "teacher", "--data", "DATA"), "pass --resume"),
-        (("teacher", "--out", "x", "--data", "DATA", "--precision", "fp16"), "fp16 needs a GPU"),
         (("distill", "--out", "x", "--teacher", "zoo/shapes", "--steps", "4"), "neither a run folder"),
         (
             ("distill", "--out", "x", "--teacher", "teacher", "--data", "DATA", "--steps", "99"),
@@ -179,7 +200,16 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
     ],
 )
 def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    result = run(*(str(idx_folder) if a == "DATA" else a for a in arguments), cwd=workshop)
+    given = (str(idx_folder) if a == "DATA" else a for a in arguments)
+    check_mistake(run_here(*given, cwd=workshop), sentence)
+
+
+def test_a_mistake_is_one_sentence_of_a_process_too(workshop: Path, idx_folder: Path) -> None:
+    """In a process of its own, which sees no GPU."""
+    check_mistake(run("teacher", "--out", "x", "--data", idx_folder, "--precision", "fp16", cwd=workshop), "fp16 needs a GPU")
+
+
+def check_mistake(result: subprocess.CompletedProcess[str], sentence: str) -> None:
     assert result.returncode == 1
     lines = [line for line in result.stderr.splitlines() if line.startswith("sfddm-train: ")]
     assert len(lines) == 1
@@ -209,7 +239,7 @@ def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: 
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    result = run(*arguments, cwd=tmp_path)
+    result = run_here(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("sfddm-train: ")
     assert len(result.stderr.splitlines()) == 1

@@ -16,9 +16,11 @@ from models.plan import ddim, relabel
 from models.subsequence import student_alpha_bar, uniform_phi
 from tests.training.conftest import tiny_loop
 from tests.training.reference import run_plan, starting_noise
-from training.distill import DistillConfig, distill, make_objective, make_student
+from training.config import DistillConfig
+from training.distill import distill, make_objective, make_student
 from training.errors import TrainingError
 from training.loop import step_generator
+from training.objectives.config import RolloutConfig
 from training.torch_model import TorchModel, load_model
 
 
@@ -36,7 +38,7 @@ def _config(teacher_run: Path, idx_folder: Path, **changes: object) -> DistillCo
 def test_k1_is_the_papers_loss(teacher: TorchModel, teacher_run: Path, idx_folder: Path, kind: str) -> None:
     """|| eps_teacher(x, phi_t) - eps_student(x, t) ||^2 up to its weight, exactly, where clipping is inactive."""
     free = TorchModel(**{**vars(teacher), "clip": None, "prediction_type": kind})
-    config = _config(teacher_run, idx_folder, k=1, max_weight=1.0)
+    config = _config(teacher_run, idx_folder, objective=RolloutConfig(k=1, max_weight=1.0))
     phi = uniform_phi(64, 8)
     student = student_from_teacher(free.network, phi[1:] - 1)
     with torch.no_grad():
@@ -79,7 +81,7 @@ def test_distillation_improves_on_the_untrained_student(
     teacher: TorchModel, teacher_run: Path, idx_folder: Path, tmp_path: Path
 ) -> None:
     """A 4-step student gets closer to the teacher's own 64-step images than strided DDIM, which it started as."""
-    config = _config(teacher_run, idx_folder, steps=4, k=4, loop=tiny_loop(9600, lr=1e-3))
+    config = _config(teacher_run, idx_folder, steps=4, loop=tiny_loop(9600, lr=1e-3))
     distill(config, tmp_path)
     student = load_model(str(tmp_path))
     assert (student.kind, student.steps, student.phi.tolist()) == ("student", 4, [0, 16, 32, 48, 64])

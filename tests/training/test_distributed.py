@@ -21,7 +21,7 @@ from training.teacher import train_teacher
 
 
 def _launch(processes: int, *arguments: str | Path) -> None:
-    """sfddm-train under torchrun, on CPUs: gloo joins the processes."""
+    """Run sfddm-train under torchrun, on CPUs: gloo joins the processes."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -35,7 +35,7 @@ def _launch(processes: int, *arguments: str | Path) -> None:
 
 
 def _distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
-    """|| one - two || / || one || over all weights. Not zero: Adam makes whole steps of gradients that are rounding errors."""
+    """Return || one - two || / || one || over all weights. It is not zero: Adam makes whole steps of rounding errors."""
     first, second = (torch.cat([t.flatten() for t in named.values()]) for named in (one, two))
     return float((first - second).norm() / first.norm())
 
@@ -62,8 +62,8 @@ def test_accumulation_changes_nothing(idx_folder: Path, tmp_path: Path) -> None:
     for parts in (1, 4):
         run = tmp_path / str(parts)
         train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(640, accumulate=parts)), run)
-        tensors, facts = checkpoint.load(run / "checkpoint.safetensors")
-        results.append((tensors["ema"], [loss for _, loss in facts["losses"]]))
+        tensors, facts = checkpoint.load_run(run / "checkpoint.safetensors")
+        results.append((tensors["ema"], [loss for _, loss in facts.progress.losses]))
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-4)
     assert _distance(results[0][0], results[1][0]) < 0.01
 

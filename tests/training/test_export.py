@@ -22,10 +22,12 @@ from models.plan import COEFFICIENTS
 from models.runtime.denoise import denoise, starting_noise
 from models.runtime.onnx import OnnxBackend
 from tests.training.conftest import tiny_loop
-from training.distill import DistillConfig, distill
+from training.config import DistillConfig
+from training.distill import distill
 from training.errors import TrainingError
 from training.evaluation.samplers import torch_sampler
 from training.export import TOLERANCE, export
+from training.objectives.config import RolloutConfig
 from training.torch_model import load_model
 
 
@@ -40,7 +42,11 @@ def zoo(teacher_run: Path, idx_folder: Path, tmp_path_factory: pytest.TempPathFa
     for steps in (2, 20):
         name = f"student-{steps:03d}"
         again = DistillConfig(
-            teacher=str(root / "zoo/shapes/teacher"), data=str(idx_folder), steps=steps, sampler="dpmpp", loop=tiny_loop(320)
+            teacher=str(root / "zoo/shapes/teacher"),
+            data=str(idx_folder),
+            steps=steps,
+            objective=RolloutConfig(sampler="dpmpp"),
+            loop=tiny_loop(320),
         )
         distill(again, root / name)
         export(str(root / name), root / "zoo", "shapes", name, pipeline=root / f"pipeline-{steps:03d}")

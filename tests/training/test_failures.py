@@ -1,4 +1,4 @@
-"""What goes wrong on a real machine: bad images, a full disk, a killed process. One sentence each, and no work lost."""
+"""Failures of a real machine: bad images, a full disk, a killed process. One sentence each, and no work is lost."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 def here(*arguments: str | Path) -> None:
-    """sfddm-train in this process."""
+    """Run sfddm-train in this process."""
     CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def start(*arguments: str | Path, limit: int | None = None) -> subprocess.Popen[str]:
-    """sfddm-train as a process of its own; `limit`: no file may grow beyond so many bytes, as on a full disk."""
+    """Start sfddm-train as a process. limit: no file may grow beyond so many bytes, as on a full disk."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
     def full_disk() -> None:
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(idx_folder: Path, tmp_path: Pat
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    done = checkpoint.load(run / CHECKPOINT)[1]["step"]  # whole, whatever the moment
+    done = checkpoint.load_run(run / CHECKPOINT)[1].progress.step  # whole, whatever the moment
     length = ("--images", str(16 * (done + 30)))
     here("teacher", "--out", run, *arguments, *length, "--resume")
     here("teacher", "--out", tmp_path / "whole", *arguments, *length)

@@ -12,9 +12,11 @@ from models.network import predict
 from tests.training.conftest import tiny_loop
 from tests.training.reference import run_plan
 from training import checkpoint
-from training.distill import DistillConfig, distill
+from training.config import DistillConfig
+from training.distill import distill
 from training.errors import CheckpointError, TrainingError
 from training.guidance import guided_model, load_guided
+from training.objectives.config import RolloutConfig
 from training.torch_model import TorchModel, load_model
 
 
@@ -67,14 +69,14 @@ def test_a_guided_student_comes_closer_to_the_guided_teacher(
         "teacher": str(teacher_run),
         "data": str(idx_folder),
         "steps": 8,
-        "k": 2,
+        "objective": RolloutConfig(k=2),
         "guidance": 2.0,
         "guide": str(snapshot),
     }
     distill(DistillConfig.model_validate({**settings, "loop": tiny_loop(1600, anneal=True)}), tmp_path)
     student = load_model(str(tmp_path))
     assert student.evaluations == 1
-    assert student.provenance["guidance"] == "autoguidance, scale 2, weak network of 160 images"
+    assert student.provenance.guidance == "autoguidance, scale 2, weak network of 160 images"
     guided = load_guided(str(teacher_run), scale=2.0, guide=str(snapshot))
     pairs, label = [(7, i) for i in range(24)], torch.arange(24) % 3
     reference = run_plan(guided.network, guided.plan(), "v_prediction", pairs, teacher.shape, label)
@@ -92,7 +94,7 @@ def test_a_bare_snapshot_takes_what_it_is_from_its_run(snapshot: Path, tmp_path:
         load_model(str(bare))
     shutil.copy(snapshot.parents[1] / "checkpoint.safetensors", tmp_path / "run")
     ours, whole = load_model(str(bare)), load_model(str(snapshot))
-    assert ours.provenance["images"] == whole.provenance["images"] == 160
+    assert ours.provenance.images == whole.provenance.images == 160
     assert torch.equal(ours.network.conv_in.weight, whole.network.conv_in.weight)
 
 

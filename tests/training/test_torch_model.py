@@ -16,7 +16,8 @@ from models.plan import ddim
 from models.subsequence import uniform_phi
 from tests.training.conftest import tiny_loop
 from tests.training.reference import run_plan, starting_noise
-from training.distill import DistillConfig, distill
+from training.config import DistillConfig
+from training.distill import distill
 from training.errors import CheckpointError
 from training.export import export
 from training.torch_model import load_model
@@ -34,14 +35,14 @@ def _unet(**changes: object) -> UNet2DModel:
 
 @pytest.fixture(params=["epsilon", "v_prediction"])
 def pipeline(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A 1000-step linear DDPM saved by diffusers, as google/ddpm-cifar10-32 is."""
+    """Save a 1000-step linear DDPM with diffusers, as google/ddpm-cifar10-32 is."""
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type=request.param)
     DDPMPipeline(unet=_unet(), scheduler=scheduler).save_pretrained(tmp_path / "nested")
     return tmp_path / "nested"
 
 
 def _flat(nested: Path) -> Path:
-    """The old layout: everything in one folder, weights in a .bin file."""
+    """Write the old layout: everything in one folder, weights in a .bin file."""
     flat = nested.parent / "flat"
     flat.mkdir()
     shutil.copy(nested / "model_index.json", flat)
@@ -81,7 +82,7 @@ def test_pipeline_folder_is_a_teacher_that_samples_as_diffusers_does(pipeline: P
 
 
 def test_distil_and_serve_a_brought_teacher(pipeline: Path, idx_folder: Path, tmp_path: Path) -> None:
-    """epsilon or v, T = 1000, T' = 7 that does not divide it: through to a model folder and a stock pipeline."""
+    """A teacher of either prediction with T = 1000 gives T' = 7, which does not divide it, as folder and stock pipeline."""
     run = tmp_path / "student"
     distill(DistillConfig(teacher=str(pipeline), data=str(idx_folder), steps=7, loop=tiny_loop(64)), run)
     export(str(run), tmp_path / "zoo", "brought", "student-007", pipeline=tmp_path / "pipe")
@@ -103,7 +104,7 @@ def test_conditional_pipeline_and_size_pair(tmp_path: Path) -> None:
 
 
 def test_model_folder_gives_the_weights_back(teacher_run: Path, tmp_path: Path) -> None:
-    """What is served is enough to distil from."""
+    """A served model folder is enough to distil from."""
     export(str(teacher_run), tmp_path, "shapes", "teacher", half=False)
     ours, theirs = load_model(str(tmp_path / "shapes" / "teacher")), load_model(str(teacher_run))
     for (name, a), b in zip(ours.network.state_dict().items(), theirs.network.state_dict().values(), strict=True):

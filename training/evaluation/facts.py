@@ -57,21 +57,8 @@ def model_facts(kind: str, made: Provenance, *, parameters: int, phi: Int64) -> 
 
 
 def provenance_of(model: TorchModel) -> Provenance:
-    """Return the provenance of a torch model as a manifest would hold it, its present guidance included.
-
-    This is the one place of the evaluation that reads TorchModel.provenance, a dictionary.
-    """
+    """Return the provenance of a torch model as a manifest would hold it, its present guidance included."""
     made = model.provenance
-    settings = made.get("settings") or {}
-    loop = made.get("loop") or settings.get("loop") or {}
-    known = {name: value for name, value in made.items() if name in Provenance.model_fields}
-    return Provenance(
-        **{
-            "seed": loop.get("seed", 0),
-            "commit": "",
-            "created": "",
-            **known,
-            "guidance": model.guidance or made.get("guidance"),
-            "settings": {**settings, "loop": loop},
-        }
-    )
+    loop = made.loop.model_dump() if made.loop else made.settings.get("loop") or {}
+    present = made.model_copy(update={"guidance": model.guidance or made.guidance})
+    return present.for_manifest(commit="", created="", settings={**made.settings, "loop": loop})

@@ -4,11 +4,11 @@
 
 x* is one DDIM step of the teacher along phi, whose steps are the paper's discretisation t_1 ... t_N. v-prediction gives the
 boundary condition by itself: x0 = signal x - noise v, the paper's c_skip and c_out, is x where noise = 0. The target network
-is the student itself without gradient (Song & Dhariwal 2023, arXiv 2310.14189, section 3.2: no moving average), so there is
-no state beside the network and a resumed run continues exactly.
+is the student itself without gradient (Song & Dhariwal 2023, arXiv 2310.14189, section 3.2: no moving average). So there is
+no state besides the network, and a resumed run continues exactly.
 
-Sampling is the paper's stochastic multistep one (algorithm 1): x0 from noise, then noise again to the next step kept, which is
-models.plan.consistency. One evaluation is deterministic.
+The sampler is the paper's stochastic multistep one (algorithm 1; models.plan.consistency): predict x0 from noise, add noise up
+to the next step kept, repeat. With one evaluation it is deterministic.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from models.network import predict, x0_from_prediction
 from models.subsequence import Int64
 from training.errors import TrainingError
-from training.objectives.base import STUDENT_EVALUATIONS, Noising, Objective
+from training.noising import Noising
+from training.objectives.base import STUDENT_EVALUATIONS, Objective
 from training.torch_model import TorchModel
 from training.walk import Walk
 
 
 def consistency(teacher: TorchModel, phi: Int64, noising: Noising) -> Objective:
-    """The objective for a student whose steps are the discretisation phi.
+    """Return the objective for a student whose steps are the discretisation phi.
 
     Raises TrainingError for a teacher that predicts epsilon: its x0 has no bound at the noisy end, where sampling starts.
     """

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training import checkpoint
-from training.distill import DistillConfig, distill
+from training.checkpoint import CHECKPOINT, load_run
+from training.config import DistillConfig, FoldsConfig
+from training.distill import distill
 from training.errors import TrainingError
-from training.loop import CHECKPOINT, differences
 from training.objectives.base import STUDENT_EVALUATIONS
+from training.resume import changed_settings
 from training.torch_model import load_model
 
 PER_IMAGE = 2 + STUDENT_EVALUATIONS  # two teacher steps, one student update
 
 
 def folds(teacher_steps: int, target: int) -> list[int]:
-    """Steps of each fold's student, T/2 ... T'. Raises TrainingError when halving T does not reach T'."""
+    """Return the steps of each fold's student, T/2 ... T'. Raises TrainingError when halving T does not reach T'."""
     steps = []
     while teacher_steps > target and teacher_steps % 2 == 0:
         teacher_steps //= 2
@@ -30,42 +31,37 @@ def folds(teacher_steps: int, target: int) -> list[int]:
     return steps
 
 
-def progressive(config: DistillConfig, target: int, budget: int, run: Path, *, resume: bool = False) -> list[Path]:
-    """Distil `config.teacher` down to `target` steps in folds; returns the run folders `run`/student-NNNN, one a fold.
+def progressive(config: FoldsConfig, run: Path, *, resume: bool = False) -> list[Path]:
+    """Distil `config.teacher` down to `config.to` steps in folds. Return the run folders `run`/student-NNNN, one a fold.
 
-    config: data, loop and weight of every fold; its steps and images are set here. budget: network evaluations, all folds.
     With `resume` finished folds are kept and the one that was stopped goes on.
     Raises TrainingError when T' is no halving of T, or the budget is below one batch a fold.
     """
-    teacher = load_model(config.teacher)
-    plan = folds(teacher.steps, target)
+    counts = folds(load_model(config.teacher).steps, config.to)
     batch = config.loop.batch
-    images = budget // (len(plan) * PER_IMAGE) // batch * batch
+    images = config.budget // (len(counts) * PER_IMAGE) // batch * batch
     if images == 0:
-        least = len(plan) * PER_IMAGE * batch
-        raise TrainingError(f"a budget of {budget} is less than one batch a fold; {len(plan)} folds of {batch} need {least}")
+        least = len(counts) * PER_IMAGE * batch
+        raise TrainingError(
+            f"a budget of {config.budget} is less than one batch a fold; {len(counts)} folds of {batch} need {least}"
+        )
     before, runs = config.teacher, []
-    for steps in plan:
+    for steps in counts:
         out = run / f"student-{steps:04d}"
         runs.append(out)
-        loop = config.loop.model_copy(update={"images": images, "warmup_images": min(config.loop.warmup_images, images)})
-        step = config.model_copy(update={"teacher": before, "steps": steps, "objective": "progressive", "loop": loop})
-        if not (resume and _finished(out, step)):
-            started = (out / CHECKPOINT).is_file()
-            distill(step, out, resume=resume and started)
+        fold = config.fold(teacher=before, steps=steps, images=images)
+        started = resume and (out / CHECKPOINT).is_file()
+        if not (started and _finished(out, fold)):
+            distill(fold, out, resume=started)
         before = str(out)
     return runs
 
 
 def _finished(run: Path, fold: DistillConfig) -> bool:
-    """Whether a fold is done. Raises TrainingError where it was done with other settings."""
-    if not (run / CHECKPOINT).is_file():
+    """Return True when the checkpoint of a fold is its last. Raises TrainingError when that was made with other settings."""
+    _, facts = load_run(run / CHECKPOINT)
+    if not facts.finished:
         return False
-    facts = checkpoint.load(run / CHECKPOINT)[1]
-    if facts["step"] * facts["loop"]["batch"] < facts["loop"]["images"]:
-        return False
-    settings = fold.model_dump(mode="json")
-    changed = differences(facts, {"loop": settings.pop("loop"), "provenance": {"settings": settings}})
-    if changed:
+    if changed := changed_settings(facts, loop=fold.loop, settings=fold.settings()):
         raise TrainingError(f"{run} was made with other settings: {'; '.join(changed)}; repeat them or choose another --out")
     return True

@@ -2,9 +2,12 @@
 
     L = E_t [ mean | prediction_student - prediction_teacher |  +  mean | h_student - h_teacher | ]
 
-with h the network's last hidden feature map, which enters its output layers. Both networks see x_{phi_t}; the paper's
-section 3.5 has the squared error of the noise alone. Two things stay ours: phi ends at T (the released mapping never
-trains at the noisiest step), and the prediction may be v. Predictions are compared as they are, without clipping.
+with h the network's last hidden feature map, the input of its output layers. Both networks see x_{phi_t}. The paper's section
+3.5 has the squared error of the noise alone. Predictions are compared as they are, without clipping. Two things differ from the
+released code:
+
+- phi ends at T, where the released mapping never trains at the noisiest step;
+- the prediction may be v.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from torch import Tensor, nn
 from models.network import predict
 from models.subsequence import Int64
 from training.errors import TrainingError
-from training.objectives.base import STUDENT_EVALUATIONS, Noising, Objective
+from training.noising import Noising
+from training.objectives.base import STUDENT_EVALUATIONS, Objective
 from training.torch_model import TorchModel
 
 
 class _LastFeatures:
-    """Keeps what last entered a network's output layers: float [B,C,H,W]."""
+    """Keeps the last input of a network's output layers: float [B,C,H,W]."""
 
     def __init__(self, network: UNet2DModel) -> None:
         self.value = torch.empty(0)
@@ -32,9 +36,9 @@ class _LastFeatures:
 
 
 def released(teacher: TorchModel, student: UNet2DModel, phi: Int64, noising: Noising) -> Objective:
-    """The objective for `student` on phi.
+    """Return the objective for `student` on phi.
 
-    Raises TrainingError when the last feature maps differ in width, or the teacher is guided: two networks have no one map.
+    Raises TrainingError when the last feature maps differ in width, or the teacher is guided and so has two of them.
     """
     if teacher.guidance is not None:
         raise TrainingError("the released objective compares feature maps, which a guided teacher does not have; use rollout")

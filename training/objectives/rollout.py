@@ -10,63 +10,48 @@ which is x0* where it predicts
 
     x0 = (x0* + g x0_prev) / (1 + g),      g = 1 / (2 r) of this step, 0 in the first step and the last,
 
-x0_prev being its own prediction at step t + 1. To have one, the student comes to x_{phi_t} as it does when it samples: two of
-its own steps without gradient from the noised image at t + 2, the first in first order. One step would leave x_{phi_t} and
-x0_prev apart by an error of the very order that is to be learned. g = 0 everywhere is the DDIM student, which needs neither.
+with x0_prev its own prediction at step t + 1. To have one, the student reaches x_{phi_t} as it does when it samples: by two of
+its own steps without gradient, from the noised image at t + 2, the first in first order. After one step only, x_{phi_t} and
+x0_prev would differ by an error of the order that is to be learned. The DDIM student has g = 0 everywhere and needs neither.
 
-With norm = l2 an image's error is not squared: mean_i ||e_i|| for mean_i ||e_i||^2. The one step onto the image has most
-of the squared error that a good solver leaves, so that many steps would pay for it; unsquared, every step has its say.
+With norm = l2 an image's error is not squared: mean_i ||e_i|| in place of mean_i ||e_i||^2. With a good solver, most of the
+squared error is in the last step, onto the image, and the loss would neglect the others. Unsquared, every step counts.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from models.network import predict, prediction_from_x0, x0_from_prediction
 from models.subsequence import Int64
-from training.objectives.base import STUDENT_EVALUATIONS, Batch, Draw, Noising, Objective, Weight, loss_weight, reachable_error
+from training.noising import Draw, NoisedBatch, Noising
+from training.objectives.base import STUDENT_EVALUATIONS, Objective, loss_weight, reachable_error
+from training.objectives.config import RolloutConfig
 from training.torch_model import TorchModel
-from training.walk import Solver, Walk, multistep_gain
+from training.walk import Walk, multistep_gain
 
-Norm = Literal["squared", "l2"]
-
-NORM_FLOOR = 1e-4  # keeps the slope of the root finite where an image's error vanishes
-LEAD = 2  # steps that a multistep student takes to where its loss is measured
+NORM_FLOOR = 1e-4  # keeps the gradient of the square root finite where an image's error is zero
+LEAD = 2  # own steps that a multistep student takes before the step of its loss
 
 
-def rollout(
-    teacher: TorchModel,
-    phi: Int64,
-    noising: Noising,
-    *,
-    k: int,
-    solver: Solver,
-    sampler: Solver,
-    weight: Weight,
-    max_weight: float,
-    norm: Norm,
-) -> Objective:
-    """The objective for a student on phi.
-
-    k: teacher sub-steps; solver: what takes them; sampler: what takes the student's own steps; weight: gamma'
-    (training.objectives.base.loss_weight); norm: whether an image's error enters squared.
-    """
-    walk, kind, clip = Walk(teacher, phi, k, solver), teacher.prediction_type, teacher.clip
-    weights = torch.from_numpy(loss_weight(teacher.alpha_bar[phi[1:]], kind, weight, max_weight)).float()
+def rollout(teacher: TorchModel, phi: Int64, noising: Noising, config: RolloutConfig) -> Objective:
+    """Return the objective for a student on phi."""
+    walk, kind, clip = Walk(teacher, phi, config.k, config.solver), teacher.prediction_type, teacher.clip
+    kept = teacher.alpha_bar[phi[1:]]
+    weights = torch.from_numpy(loss_weight(kept, kind, config.weight, config.max_weight)).float()
     gains = torch.from_numpy(multistep_gain(teacher.alpha_bar, phi[None, ::-1])[0, ::-1].copy()).float()  # g at t = 1 ... T'
 
-    def predicted(network: nn.Module, batch: Batch) -> Tensor:
+    def predicted(network: nn.Module, batch: NoisedBatch) -> Tensor:
         return predict(network, batch.x, (batch.t - 1).to(batch.x.device), batch.label).float()
 
     @torch.no_grad()
     def arrive(network: nn.Module, draw: Draw) -> tuple[Tensor, Tensor]:
-        """x at the drawn steps as the student comes to it, and x0_prev; noised images and zero where no step comes before.
+        """Run the student two steps without gradient and without dropout, down to the drawn step t.
 
-        It comes as it samples, without dropout.
+        Return (x at t, its x0 at t + 1). Where no step comes before t, they are the noised image and zero.
         """
         trained = network.training
         network.eval()
@@ -76,7 +61,8 @@ def rollout(
             t = (draw.t + lead).clamp(max=noising.steps)
             signal, noise = noising.levels(t, x)
             following, rest = noising.levels(t - 1, x)
-            prediction = predicted(network, Batch(x, t, signal, noise, draw.label))
+            batch = NoisedBatch(x=x, t=t, signal=signal, noise=noise, label=draw.label)
+            prediction = predicted(network, batch)
             x0 = x0_from_prediction(prediction, x=x, signal=signal, noise=noise, kind=kind, clip=clip)
             gain = gains[t - 1].to(x)[:, None, None, None] if lead < LEAD else torch.zeros_like(noise)
             a = rest / noise
@@ -89,7 +75,7 @@ def rollout(
     def loss(network: nn.Module, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> Tensor:
         draw = noising.draw(x0, label, generator, share)
         batch, previous, gain = noising.at(draw, draw.t), torch.zeros_like(x0), torch.zeros_like(x0[:, :1, :1, :1])
-        if sampler == "dpmpp":
+        if config.sampler == "dpmpp":
             x, previous = arrive(network, draw)
             batch = replace(batch, x=x)
             gain = gains[draw.t - 1].to(x0)[:, None, None, None]
@@ -98,8 +84,10 @@ def rollout(
         if clip is not None:
             x0_target = x0_target.clamp(*clip)
         target = prediction_from_x0(x0_target, x=batch.x, signal=batch.signal, noise=batch.noise, kind=kind)
-        error = reachable_error(predicted(network, batch), target, x0_target, batch, kind, clip)
+        error = reachable_error(
+            prediction=predicted(network, batch), target=target, x0_target=x0_target, batch=batch, kind=kind, clip=clip
+        )
         squared = weights[batch.t - 1].to(error) * error.square().mean(dim=(1, 2, 3))
-        return squared.mean() if norm == "squared" else (squared + NORM_FLOOR**2).sqrt().mean()
+        return squared.mean() if config.norm == "squared" else (squared + NORM_FLOOR**2).sqrt().mean()
 
-    return Objective(loss, walk.evaluations + (LEAD if sampler == "dpmpp" else 0) + STUDENT_EVALUATIONS)
+    return Objective(loss, walk.evaluations + (LEAD if config.sampler == "dpmpp" else 0) + STUDENT_EVALUATIONS)

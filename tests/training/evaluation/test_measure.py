@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from training.checkpoint import CHECKPOINT
 from training.errors import TrainingError
 from training.evaluation.family import Family
 from training.evaluation.measure import Measurement
 from training.evaluation.result import Measurements, Result
 from training.evaluation.timing import time_per_image
 from training.export import export
-from training.loop import CHECKPOINT
 
 
 @pytest.fixture(scope="module")

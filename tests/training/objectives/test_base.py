@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,14 @@ from models.plan import SAMPLERS
 from models.schedule import alpha_bar_table
 from models.subsequence import uniform_phi
 from tests.training.conftest import tiny_loop
-from training.distill import DistillConfig, distill, make_objective, make_student
+from training.config import DistillConfig
+from training.distill import distill, make_objective, make_student
 from training.errors import TrainingError
 from training.loop import step_generator
-from training.objectives.base import Batch, Noising, loss_weight, reachable_error
+from training.noising import NoisedBatch, Noising
+from training.objectives.base import loss_weight, reachable_error
+from training.objectives.config import ConsistencyConfig, ProgressiveConfig, ReleasedConfig, RolloutConfig, objective_config
+from training.run_facts import Cost
 from training.torch_model import TorchModel, load_model
 from training.walk import Walk
 
@@ -62,11 +67,12 @@ def test_what_clipping_makes_right_is_no_error() -> None:
     x = torch.zeros(1, 1, 1, 6)
     x0 = torch.tensor([-1.3, -1.3, -0.7, 1.2, 1.2, 0.4]).reshape(x.shape)  # the student's
     wanted = torch.tensor([-1.0, -0.9, -1.0, 1.0, -1.0, 0.4]).reshape(x.shape)
-    batch = Batch(x, torch.ones(1, dtype=torch.int64), level, level, None)
+    batch = NoisedBatch(x=x, t=torch.ones(1, dtype=torch.int64), signal=level, noise=level, label=None)
     student, target = (prediction_from_x0(image, x=x, signal=level, noise=level, kind="v_prediction") for image in (x0, wanted))
-    error = reachable_error(student, target, wanted, batch, "v_prediction", (-1.0, 1.0))
+    given: dict[str, Any] = {"prediction": student, "target": target, "x0_target": wanted, "batch": batch}
+    error = reachable_error(**given, kind="v_prediction", clip=(-1.0, 1.0))
     assert torch.equal(error != 0, torch.tensor([False, True, True, False, True, False]).reshape(x.shape))
-    assert torch.equal(reachable_error(student, target, wanted, batch, "v_prediction", None), student - target)
+    assert torch.equal(reachable_error(**given, kind="v_prediction", clip=None), student - target)
 
 
 @pytest.mark.parametrize(("sampler", "norm"), [("ddim", "squared"), ("ddim", "l2"), ("dpmpp", "squared")])
@@ -74,7 +80,9 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     sampler: str, norm: str, teacher: TorchModel, teacher_run: Path, idx_folder: Path
 ) -> None:
     """By the rows of the plan that the service follows; a multistep student comes from two steps above."""
-    config = _config(teacher_run, idx_folder, sampler=sampler, norm=norm, solver="dpmpp", k=3)
+    config = _config(
+        teacher_run, idx_folder, objective={"objective": "rollout", "sampler": sampler, "norm": norm, "solver": "dpmpp", "k": 3}
+    )
     student = make_student(config, teacher, PHI)
     with torch.no_grad():
         student.conv_out.bias += 0.2
@@ -109,23 +117,29 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     wanted = (landed - a * x - c * previous) / b
     wanted = torch.where(wanted.abs() > 1 - 1e-5, wanted.sign(), wanted)  # clipped, rounding or not
     target = prediction_from_x0(wanted, x=x, signal=signal, noise=noise, kind=teacher.prediction_type)
-    batch = Batch(x, batch.t, signal, noise, label)
-    error = reachable_error(made.detach(), target, wanted, batch, teacher.prediction_type, (-1, 1))
+    batch = NoisedBatch(x=x, t=batch.t, signal=signal, noise=noise, label=label)
+    error = reachable_error(
+        prediction=made.detach(), target=target, x0_target=wanted, batch=batch, kind=teacher.prediction_type, clip=(-1, 1)
+    )
     each = error.square().mean(dim=(1, 2, 3))
     assert loss.item() == pytest.approx(float(each.mean() if norm == "squared" else each.sqrt().mean()), rel=1e-3)
     loss.backward()
     assert student.conv_out.weight.grad is not None
 
 
-def test_only_a_rollout_has_its_options(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:
+def test_only_a_rollout_has_its_options() -> None:
+    defaults = {"k": 4, "solver": "ddim", "sampler": "ddim", "weight": "auto", "norm": "squared"}
+    assert objective_config("released", defaults) == ReleasedConfig()
+    assert objective_config("rollout", {**defaults, "k": 7}) == RolloutConfig(k=7)
     for option, value in (("sampler", "dpmpp"), ("norm", "l2"), ("k", 7)):
-        config = _config(teacher_run, idx_folder, objective="released", **{option: value})
         with pytest.raises(TrainingError, match=f"--{option} needs --objective rollout"):
-            make_objective(config, teacher, teacher.network, PHI)
+            objective_config("released", {**defaults, option: value})
+    with pytest.raises(TrainingError, match="--objective must be rollout, released, consistency, got 'other'"):
+        objective_config("other", defaults)
 
 
 def test_released_is_l1_on_prediction_and_last_features(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:
-    config = _config(teacher_run, idx_folder, objective="released")
+    config = _config(teacher_run, idx_folder, objective=ReleasedConfig())
     student = make_student(config, teacher, PHI)
     loss = make_objective(config, teacher, student, PHI).loss
     x0, label = torch.rand(16, 1, 8, 8) * 2 - 1, torch.arange(16) % 3
@@ -156,13 +170,13 @@ def test_released_refuses_another_width(teacher_run: Path, idx_folder: Path, tmp
     with pytest.raises(
         TrainingError, match=r"4 channels wide in the student and 8 in the teacher; keep the teacher's first width"
     ):
-        distill(_config(teacher_run, idx_folder, objective="released", unet=shape), tmp_path)
+        distill(_config(teacher_run, idx_folder, objective=ReleasedConfig(), unet=shape), tmp_path)
 
 
 def test_consistency_target_is_the_student_one_teacher_step_on(
     teacher: TorchModel, teacher_run: Path, idx_folder: Path
 ) -> None:
-    config = _config(teacher_run, idx_folder, objective="consistency")
+    config = _config(teacher_run, idx_folder, objective=ConsistencyConfig())
     student = make_student(config, teacher, PHI)
     x0, label = torch.rand(16, 1, 8, 8) * 2 - 1, torch.arange(16) % 3
     batch = Noising(teacher, PHI, batch=16, flip=False)(x0, label, step_generator(0, 0), slice(None))
@@ -193,18 +207,24 @@ def test_consistency_target_is_the_student_one_teacher_step_on(
 def test_consistency_needs_v(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:
     wrong = TorchModel(**{**vars(teacher), "prediction_type": "epsilon"})
     with pytest.raises(TrainingError, match="needs a teacher that predicts v"):
-        make_objective(_config(teacher_run, idx_folder, objective="consistency"), wrong, wrong.network, PHI)
+        make_objective(_config(teacher_run, idx_folder, objective=ConsistencyConfig()), wrong, wrong.network, PHI)
 
 
 @pytest.mark.parametrize(
     ("changes", "evaluations"),
-    [({"k": 4}, 7), ({"k": 1}, 4), ({"objective": "released"}, 4), ({"objective": "consistency"}, 5),
-     ({"objective": "progressive"}, 5), ({"k": 4, "guidance": 2.0}, 11)],
-)  # fmt: skip
+    [
+        ({"objective": RolloutConfig(k=4)}, 7),
+        ({"objective": RolloutConfig(k=1)}, 4),
+        ({"objective": ReleasedConfig()}, 4),
+        ({"objective": ConsistencyConfig()}, 5),
+        ({"objective": ProgressiveConfig()}, 5),
+        ({"objective": RolloutConfig(k=4), "guidance": 2.0}, 11),
+    ],
+)
 def test_cost_is_recorded(
     teacher_run: Path, idx_folder: Path, tmp_path: Path, changes: dict[str, object], evaluations: int
 ) -> None:
     distill(_config(teacher_run, idx_folder, **changes), tmp_path)
     made = load_model(str(tmp_path)).provenance
-    assert made["evaluations"] == evaluations * 16
-    assert made["cost"] == {"per_image": evaluations, "before": 0}
+    assert made.evaluations == evaluations * 16
+    assert made.cost == Cost(per_image=evaluations, before=0)

@@ -12,15 +12,23 @@ from models.runtime.denoise import denoise, starting_noise
 from models.runtime.onnx import OnnxBackend
 from tests.training.conftest import tiny_loop
 from training import checkpoint
-from training.distill import DistillConfig, distill
+from training.config import DistillConfig, FoldsConfig
+from training.distill import distill
 from training.errors import TrainingError
 from training.export import export
+from training.objectives.config import ConsistencyConfig, RolloutConfig
 from training.objectives.progressive import folds, progressive
 from training.torch_model import load_model
 
 
-def _config(teacher_run: Path, idx_folder: Path) -> DistillConfig:
-    return DistillConfig.model_validate({"teacher": str(teacher_run), "data": str(idx_folder), "loop": tiny_loop(16)})
+def _config(teacher_run: Path, idx_folder: Path, **changes: object) -> DistillConfig:
+    settings: dict[str, object] = {"teacher": str(teacher_run), "data": str(idx_folder), "loop": tiny_loop(16)}
+    return DistillConfig.model_validate({**settings, **changes})
+
+
+def _folds(teacher_run: Path, idx_folder: Path, budget: int) -> FoldsConfig:
+    """Return the configuration of the folds 64 -> 32 -> 16."""
+    return FoldsConfig(teacher=str(teacher_run), data=str(idx_folder), to=16, budget=budget, loop=tiny_loop(16))
 
 
 def test_folds_halve() -> None:
@@ -31,16 +39,16 @@ def test_folds_halve() -> None:
 
 
 def test_every_fold_is_a_model_and_costs_its_share(teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
-    runs = progressive(_config(teacher_run, idx_folder), 16, 2 * 5 * 40, tmp_path / "folds")
+    runs = progressive(_folds(teacher_run, idx_folder, 2 * 5 * 40), tmp_path / "folds")
     assert [run.name for run in runs] == ["student-0032", "student-0016"]
     made = [load_model(str(run)) for run in runs]
     assert [model.steps for model in made] == [32, 16]
     assert made[1].phi.tolist() == list(range(0, 65, 4))  # of the first teacher
-    assert [model.provenance["evaluations"] for model in made] == [5 * 32, 2 * 5 * 32]  # 40 images are two batches of 16
+    assert [model.provenance.evaluations for model in made] == [5 * 32, 2 * 5 * 32]  # 40 images are two batches of 16
     folder = export(str(runs[1]), tmp_path / "zoo", "shapes", "progressive-016")
     manifest = discover([tmp_path / "zoo"]).entries["shapes/progressive-016"].manifest
     assert (manifest.provenance.objective, manifest.provenance.evaluations) == ("progressive", 320)
-    folds = [checkpoint.load(run / "checkpoint.safetensors")[1]["seconds"] for run in runs]
+    folds = [checkpoint.load_run(run / "checkpoint.safetensors")[1].progress.seconds for run in runs]
     assert manifest.provenance.seconds == pytest.approx(sum(folds))
     card = (folder / "README.md").read_text()
     assert "| network evaluations spent | 320 |" in card
@@ -48,43 +56,52 @@ def test_every_fold_is_a_model_and_costs_its_share(teacher_run: Path, idx_folder
 
 
 def test_resume_keeps_finished_folds(teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
-    config, budget = _config(teacher_run, idx_folder), 2 * 5 * 32
+    config = _folds(teacher_run, idx_folder, 2 * 5 * 32)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    progressive(config, 16, budget, whole)
-    progressive(config, 16, budget, parts)
+    progressive(config, whole)
+    progressive(config, parts)
     first = (parts / "student-0032" / "checkpoint.safetensors").stat().st_mtime_ns
     (parts / "student-0016" / "checkpoint.safetensors").unlink()
-    progressive(config, 16, budget, parts, resume=True)
+    progressive(config, parts, resume=True)
     assert (parts / "student-0032" / "checkpoint.safetensors").stat().st_mtime_ns == first
     faster = config.model_copy(update={"loop": config.loop.model_copy(update={"lr": 0.5})})
     with pytest.raises(TrainingError, match=r"made with other settings: lr: .*, now 0\.5; repeat them"):
-        progressive(faster, 16, budget, parts, resume=True)
-    one, two = (checkpoint.load(run / "student-0016" / "checkpoint.safetensors")[1]["losses"] for run in (whole, parts))
+        progressive(faster, parts, resume=True)
+    one, two = (
+        checkpoint.load_run(run / "student-0016" / "checkpoint.safetensors")[1].progress.losses for run in (whole, parts)
+    )
     assert one == two
 
 
 def test_costs_add_up_when_a_student_is_distilled_further(teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
-    config = _config(teacher_run, idx_folder).model_copy(update={"steps": 16, "k": 2})
+    config = _config(teacher_run, idx_folder, steps=16, objective=RolloutConfig(k=2))
     distill(config, tmp_path / "first")
     distill(config.model_copy(update={"teacher": str(tmp_path / "first"), "steps": 4}), tmp_path / "second")
     made = [load_model(str(tmp_path / name)).provenance for name in ("first", "second")]
-    assert [m["evaluations"] for m in made] == [5 * 16, 2 * 5 * 16]
-    assert made[1]["seconds"] > made[0]["seconds"] > 0
+    assert [m.evaluations for m in made] == [5 * 16, 2 * 5 * 16]
+    first, second = (m.seconds for m in made)
+    assert first is not None
+    assert second is not None
+    assert second > first > 0
 
 
 def test_a_budget_too_small_says_what_it_needs(teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="2 folds of 16 need 160"):
-        progressive(_config(teacher_run, idx_folder), 16, 100, tmp_path)
+        progressive(_folds(teacher_run, idx_folder, 100), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def consistency_run(teacher_run: Path, idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run folder with a 16-step consistency student."""
+    run = tmp_path_factory.mktemp("consistency") / "run"
+    distill(_config(teacher_run, idx_folder, objective=ConsistencyConfig(), steps=16), run)
+    return run
 
 
 @pytest.mark.parametrize("evaluations", [1, 2, 4])
-def test_consistency_students_are_served_by_their_own_sampler(
-    teacher_run: Path, idx_folder: Path, tmp_path: Path, evaluations: int
-) -> None:
+def test_consistency_students_are_served_by_their_own_sampler(consistency_run: Path, tmp_path: Path, evaluations: int) -> None:
     """x0, then noise again: the plan in the exported folder, against the algorithm written out."""
-    config = _config(teacher_run, idx_folder).model_copy(update={"objective": "consistency", "steps": 16})
-    distill(config, tmp_path / "run")
-    export(str(tmp_path / "run"), tmp_path / "zoo", "shapes", f"consistency-{evaluations:03d}", steps=evaluations)
+    export(str(consistency_run), tmp_path / "zoo", "shapes", f"consistency-{evaluations:03d}", steps=evaluations)
     resolved = discover([tmp_path / "zoo"]).resolve(f"shapes/consistency-{evaluations:03d}")
     manifest, plan = resolved.entry.manifest, resolved.plan
     assert resolved.sampler == "consistency"

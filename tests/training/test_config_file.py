@@ -22,12 +22,12 @@ SIZE = {"cifar10": 32, "celeba-hq": 256, "lsun-church": 256, "lsun-bedroom": 256
 
 
 def invoke(*arguments: str | Path) -> None:
-    """The command in this process; what it raises is raised."""
+    """Run the command in this process. Its exceptions are raised."""
     CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def make_teacher(folder: Path, size: int, levels: int) -> None:
-    """A narrow, untrained pipeline in the layout of those on the hub: epsilon, linear schedule, 1000 steps."""
+    """Save a narrow, untrained pipeline in the layout of those on the hub: epsilon, linear schedule, 1000 steps."""
     down, up = ["DownBlock2D"] * levels, ["UpBlock2D"] * levels
     down[-2], up[1] = "AttnDownBlock2D", "AttnUpBlock2D"
     network = UNet2DModel(
@@ -46,21 +46,21 @@ def make_images(folder: Path, size: int) -> None:
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_ready_made_configurations_run(name: str, tmp_path: Path) -> None:
-    """What a test cannot have is replaced: the weights and images of the hub, the size of the batch, and the compiler."""
+    """The weights and images of the hub, the size of the batch and the compiler are replaced by what a test can have."""
     make_teacher(tmp_path / "teacher", SIZE[name], LEVELS[name])
     make_images(tmp_path / "images", SIZE[name])
     overrides = ("--teacher", tmp_path / "teacher", "--data", tmp_path / "images", "--images", "8", "--batch", "4",
                  "--steps", "2", "--k", "2", "--workers", "0", "--no-compile")  # fmt: skip
     invoke("distill", "--config", CONFIGS / f"{name}.toml", "--out", tmp_path / "run", *overrides)
-    facts = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors")[1]
+    _, facts = checkpoint.load_run(tmp_path / "run" / "checkpoint.safetensors")
     wanted = tomllib.loads((CONFIGS / f"{name}.toml").read_text())
-    settings = facts["provenance"]["settings"]
-    assert facts["step"] == 2
-    assert (settings["solver"], settings["flip"], facts["loop"]["lr"]) == (wanted["solver"], wanted["flip"], wanted["lr"])
-    assert facts["loop"]["precision"] == wanted["precision"] == "bf16"
-    assert facts["loop"]["accumulate"] == wanted.get("accumulate", 1)
-    assert facts["shape"] == [3, SIZE[name], SIZE[name]]
-    assert np.isfinite(facts["losses"][-1][1])
+    settings = facts.settings
+    assert facts.progress.step == 2
+    assert (settings["solver"], settings["flip"], facts.loop.lr) == (wanted["solver"], wanted["flip"], wanted["lr"])
+    assert facts.loop.precision == wanted["precision"] == "bf16"
+    assert facts.loop.accumulate == wanted.get("accumulate", 1)
+    assert facts.model.shape == (3, SIZE[name], SIZE[name])
+    assert np.isfinite(facts.progress.losses[-1][1])
 
 
 def test_there_is_one_for_each_of_the_papers_data_sets() -> None:

@@ -1,0 +1,30 @@
+"""The device and the precision of a training, through Hugging Face Accelerate."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+
+from training.errors import TrainingError
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Return True when bfloat16 arithmetic is in the hardware, not emulated."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch has no public question for CPUs; without one of these instructions bf16 is slower than float32.
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """Return an Accelerator with the precision asked for. `auto` is bf16 where the hardware has it, else float32.
+
+    Raises TrainingError for fp16 on a CPU, where nothing scales the gradients.
+    """
+    AcceleratorState._reset_state()  # accelerate allows one precision a process; one process may train more than once
+    if precision == "fp16" and PartialState().device.type == "cpu":
+        raise TrainingError("--precision fp16 needs a GPU; take bf16 or no on a CPU")
+    if precision == "auto":
+        precision = "bf16" if supports_bf16(PartialState().device) else "no"
+    return Accelerator(mixed_precision=precision)
