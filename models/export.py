@@ -43,7 +43,9 @@ def export_step_graph(graph: StepGraph, shape: tuple[int, int, int], path: Path,
     }
     if graph.conditional:
         arguments["class_label"] = torch.zeros(batch, dtype=torch.int64)
-    dynamic = torch.export.Dim("batch", min=1, max=1 << 16)
+    # 63: diffusers makes batches of 64 and more contiguous, a branch that ONNX does not need. The graph takes any batch. With a
+    # larger bound here, the exporter traces the network, fails, and traces it again with this bound.
+    dynamic = torch.export.Dim("batch", min=0, max=63)
     # The exporter logs its progress and warns about its own internals. Neither helps the caller.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

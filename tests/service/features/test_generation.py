@@ -27,7 +27,7 @@ NAME = "tiny/student-008"
 
 @pytest.fixture(scope="module")
 def service(tiny_zoo: Path) -> Service:
-    """A service that is put together and not started: plans need no device."""
+    """Return a service that is put together and not started: plans need no device."""
     config = ServiceConfig(zoos=(tiny_zoo,), default_model=NAME, max_n=4, provider="CPUExecutionProvider")
     return assemble(config, open_catalogue(config.zoos))
 
