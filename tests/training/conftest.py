@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import os
-import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 
+from tests.shared import made_once
 from training.config import LoopConfig, TeacherConfig
+from training.export import export
 from training.teacher import train_teacher
 from training.unet import UNetShape
 
@@ -45,21 +43,6 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "wb") as file:
         file.write(header + array.tobytes())
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder `name`, which `make` fills once for all pytest-xdist workers of a test run."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(folder.with_name(f"{name}.lock")):
-        if not folder.exists():
-            draft = folder.with_name(f"{name}.draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-            make(draft)
-            draft.rename(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +83,13 @@ def snapshot(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     config = tiny_teacher_config(idx_folder, 1, loop=tiny_loop(320, snapshot_images=160))
     run = made_once(tmp_path_factory, "weak", lambda run: train_teacher(config, run))
     return run / "snapshots" / "ema-000000160.safetensors"
+
+
+@pytest.fixture(scope="session")
+def teacher_zoo(teacher_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a zoo with that teacher as shapes/teacher, its weights stored as float32. Read-only by agreement."""
+
+    def make(zoo: Path) -> None:
+        export(str(teacher_run), zoo, "shapes", "teacher", half=False)
+
+    return made_once(tmp_path_factory, "teacher-zoo", make)

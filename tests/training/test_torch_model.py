@@ -103,10 +103,9 @@ def test_conditional_pipeline_and_size_pair(tmp_path: Path) -> None:
     assert model.shape == (1, 8, 8)
 
 
-def test_model_folder_gives_the_weights_back(teacher_run: Path, tmp_path: Path) -> None:
+def test_model_folder_gives_the_weights_back(teacher_run: Path, teacher_zoo: Path) -> None:
     """A served model folder is enough to distil from."""
-    export(str(teacher_run), tmp_path, "shapes", "teacher", half=False)
-    ours, theirs = load_model(str(tmp_path / "shapes" / "teacher")), load_model(str(teacher_run))
+    ours, theirs = load_model(str(teacher_zoo / "shapes" / "teacher")), load_model(str(teacher_run))
     for (name, a), b in zip(ours.network.state_dict().items(), theirs.network.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert (ours.classes, ours.null_label, ours.steps) == (theirs.classes, theirs.null_label, theirs.steps)

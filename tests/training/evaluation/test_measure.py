@@ -13,14 +13,11 @@ from training.evaluation.family import Family
 from training.evaluation.measure import Measurement
 from training.evaluation.result import Measurements, Result
 from training.evaluation.timing import time_per_image
-from training.export import export
 
 
 @pytest.fixture(scope="module")
-def family(teacher_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    zoo = tmp_path_factory.mktemp("zoo")
-    export(str(teacher_run), zoo, "shapes", "teacher", half=False)
-    return Family(zoo, "shapes")
+def family(teacher_zoo: Path) -> Family:
+    return Family(teacher_zoo, "shapes")
 
 
 def measured(family: Family, data: Path, cache: Path, *models: str, reference: str = "teacher") -> list[Result]:

@@ -16,7 +16,6 @@ from training.errors import TrainingError
 from training.evaluation.family import Family
 from training.evaluation.images import NoiseStarts
 from training.evaluation.samplers import Sampler, torch_sampler
-from training.export import export
 from training.torch_model import load_model
 
 
@@ -35,9 +34,8 @@ def test_torch_sampler_is_the_reference_sampling(teacher_run: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["ddim-004", "dpmpp-004", "ddpm-004"])
-def test_served_and_torch_images_agree(teacher_run: Path, tmp_path: Path, variant: str) -> None:
-    export(str(teacher_run), tmp_path, "shapes", "teacher", half=False)
-    served = Family(tmp_path, "shapes").sampler(f"teacher@{variant}")
+def test_served_and_torch_images_agree(teacher_run: Path, teacher_zoo: Path, variant: str) -> None:
+    served = Family(teacher_zoo, "shapes").sampler(f"teacher@{variant}")
     ours = torch_sampler(f"{teacher_run}@{variant}")
     assert (served.method, served.evaluations) == (ours.method, ours.evaluations)
     assert np.array_equal(served.phi, ours.phi)
@@ -52,10 +50,9 @@ def test_one_and_two_evaluations_work(tiny_zoo: Path, count: int) -> None:
 
 
 @pytest.fixture
-def shapes(teacher_run: Path, tmp_path: Path) -> Family:
+def shapes(teacher_zoo: Path) -> Family:
     """Return a family whose teacher can be guided: it has a null label, and its network can be rebuilt from its folder."""
-    export(str(teacher_run), tmp_path, "shapes", "teacher", half=False)
-    return Family(tmp_path, "shapes")
+    return Family(teacher_zoo, "shapes")
 
 
 def test_a_classifier_free_teacher_costs_two_evaluations_a_step(shapes: Family) -> None:
