@@ -1,4 +1,4 @@
-# The service, without torch and without a compiler. What is in it and how big it is: docs/operations.md.
+# The service, without torch and without a compiler. Its contents and size: docs/how-to/containers.md.
 #   docker build -t sfddm .                        the default target, cpu
 #   docker build -t sfddm:gpu --target gpu .       CUDA 13 comes along; the host needs its driver and container toolkit
 

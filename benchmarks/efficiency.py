@@ -170,9 +170,11 @@ def report(result: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
+    parser.add_argument("--out", type=Path, help="JSON to write, and to resume from")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of HTTP load in a round; half as long for each bare loop")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="seconds of HTTP load in a round; each bare loop takes half"
+    )
     parser.add_argument("--clients", type=int, default=128)
     parser.add_argument("--threads", type=int, default=common.usable_cores())
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64])

@@ -8,7 +8,7 @@ benchmarks/simulation.py describes how replicas and clients behave. The day has 
 
 Only a sample is simulated. A window needs hundreds of replicas, which differ by chance only; --sample of them are simulated,
 with their share of the arrivals. Each request goes to the less loaded of two replicas drawn at random, as a load balancer
-with two choices does. The sample cannot show a failure of the whole fleet, nor a balancer whose view of the load is old.
+with two choices does. The sample cannot show a failure of the whole fleet, nor a load balancer with outdated figures.
 
 The objective: 99 % of the requests are admitted, and 99 % of the student requests (1 image each, 4 for one in ten) are
 answered within one second. Bisection over the load of a replica finds how many replicas that takes; each load is simulated
@@ -135,9 +135,9 @@ def main() -> None:
     parser.add_argument("--family", default="fashion-mnist")
     parser.add_argument("--curves", type=Path, help="JSON of curves, {model: {rows: seconds}}; default: calibrate here")
     parser.add_argument("--one-core", action="store_true", help="measure curves of one core in CPU time, on a busy machine")
-    parser.add_argument("--sample", type=int, default=8, help="replicas simulated of those a window needs")
+    parser.add_argument("--sample", type=int, default=8, help="replicas to simulate, of all those that a window needs")
     parser.add_argument("--window", type=float, default=600.0, help="seconds of a window")
-    parser.add_argument("--mix", default="", help="simulate only the kinds of traffic whose name holds this")
+    parser.add_argument("--mix", default="", help="simulate only the kinds of traffic whose name contains this text")
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args()
     configure_logging("console", "warning")

@@ -238,9 +238,9 @@ def report(result: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
+    parser.add_argument("--out", type=Path, help="JSON to write, and to resume from")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--minutes", type=float, default=9.0, help="start no further measurement after so long")
+    parser.add_argument("--minutes", type=float, default=9.0, help="start no further measurement after so many minutes")
     parser.add_argument("--quick", action="store_true", help="one model, two sizes, a tiny random network")
     arguments = parser.parse_args()
     configure_logging("console", "warning")

@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=default_zoo())
     parser.add_argument("--family", default="fashion-mnist")
-    parser.add_argument("--n", type=int, default=1, help="images in a request")
+    parser.add_argument("--n", type=int, default=1, help="images a request")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args()

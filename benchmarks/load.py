@@ -110,7 +110,7 @@ def summary(outcomes: Sequence[Outcome], seconds: float, objective_s: float) -> 
 
 
 def promises(ratios: Sequence[float]) -> dict[str, float]:
-    """Return of ratios of time to estimate: the median, the median error (distance from 1), and the share of at most 1."""
+    """Return the median of the ratios time / estimate, their median error (distance from 1), and the share of at most 1."""
     if not ratios:
         return {}
     found = np.asarray(ratios)

@@ -98,8 +98,8 @@ def report(result: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON to write, and to go on from")
-    parser.add_argument("--seconds", type=float, default=30.0, help="at each number of clients")
+    parser.add_argument("--out", type=Path, help="JSON to write, and to resume from")
+    parser.add_argument("--seconds", type=float, default=30.0, help="seconds at each number of clients")
     parser.add_argument("--threads", type=int, default=common.usable_cores())
     parser.add_argument("--quick", action="store_true", help="few clients, few requests, short")
     arguments = parser.parse_args()

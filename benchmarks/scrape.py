@@ -33,9 +33,9 @@ _TIMEOUT_S = 300.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each stretch")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of each period")
     parser.add_argument("--pause", type=float, default=0.1, help="seconds between two scrapes")
-    parser.add_argument("--threads", type=int, default=2, help="the server's, for one evaluation")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the server for one evaluation")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     models = list(discover([default_zoo()]).entries)

@@ -59,7 +59,7 @@ class Mix:
 
     name: str
     draw: Callable[[random.Random], tuple[Sequence[Resolved], int, float | None]]
-    row_steps: float  # mean of an image; throughput in row steps divided by it is images
+    row_steps: float  # steps of an image in the mean: row steps a second / row_steps = images a second
     weights: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""The step of a model in PyTorch, eager or compiled, to compare a backend with; and the highest rates that a card attains."""
+"""The step of a model in PyTorch, eager or compiled, for comparison with a runtime; and the highest rates of a GPU."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.common import machine, print_table, save
 from service.observability.tracing import Phase, Tracing
 
-_BETWEEN_S = 0.002  # requests: spans that are made faster than they can be sent are dropped
+_BETWEEN_S = 0.002  # between two requests: spans that are made faster than they can be sent are dropped
 _ROUTE = "/v1/images/generations"
 _HEADERS = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
 
@@ -35,7 +35,7 @@ class _Sink(BaseHTTPRequestHandler):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--requests", type=int, default=500, help="in one round")
+    parser.add_argument("--requests", type=int, default=500, help="requests in one round")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     about = machine()

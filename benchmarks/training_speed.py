@@ -110,7 +110,7 @@ class Bench:
         )  # fmt: skip
 
     def facts(self, loop: LoopConfig) -> RunFacts:
-        """Return what a checkpoint would say of the network."""
+        """Return the facts of the network that a checkpoint would record."""
         model = ModelFacts(
             kind="teacher", unet=self.config, alpha_bar=self.alpha_bar.tolist(), phi=list(range(STEPS + 1)),
             labels=list(range(STEPS)), shape=self.image, prediction_type="v_prediction",

@@ -21,9 +21,9 @@ from mkdocs.structure.files import File, Files
 
 Schema = dict[str, Any]
 
-_MARK = "<!-- generated -->"  # where a written page takes what is generated for it
+_MARK = "<!-- generated -->"  # the place in a handwritten page for its generated part
 _FACTORY_DEFAULTS = {"zoos": "the shipped models", "cache_dir": "the user's cache folder"}  # these differ by machine
-_SHORT_B64 = 24  # characters of an example's base64 that are shown
+_SHORT_B64 = 24  # shown characters of an example's base64
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -167,7 +167,7 @@ def _example(title: str, example: object) -> list[str]:
 
 
 def _shortened(value: Any) -> Any:
-    """Return the example without what only fills the page: long base64 and the second of two equal-looking items."""
+    """Shorten an example for the page: base64 to its start, lists of objects to the first, other lists to eight items."""
     if isinstance(value, dict):
         return {name: _shortened(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -208,7 +208,7 @@ def _anchor(name: str) -> str:
 
 
 def _kind(schema: Schema, link: Callable[[str], str] = _anchor) -> str:
-    """Return what values a schema allows, in a few words. link: what to show for an object with a name."""
+    """Describe the values that a schema allows, in a few words. link: makes the text for an object with a name."""
     if "$ref" in schema:
         return link(schema["$ref"].rpartition("/")[2])
     if "anyOf" in schema:
@@ -242,7 +242,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _prose(text: str) -> str:
-    """Return text of a docstring as Markdown: what stands outside backticks is never markup."""
+    """Return text of a docstring as Markdown. Outside backticks, characters that would be markup are escaped."""
     parts = text.split("`")
     parts[::2] = [re.sub(r"[<{]|(?<=/)\*", lambda found: f"&#{ord(found[0])};", part) for part in parts[::2]]
     return "`".join(parts)

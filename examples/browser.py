@@ -1,4 +1,4 @@
-"""Serve browser.html, and pass what it asks of /v1 on to the server: for the browser both are of one origin.
+"""Serve browser.html and forward its requests under /v1 to the server, so that the browser sees one origin.
 
 The server sends no CORS headers, so a browser does not let a page of another origin read its answers. In production a reverse
 proxy puts the page and the server behind one host name; this program stands in for it.
@@ -29,7 +29,7 @@ async def page(_):
 async def generate(request):
     headers = {"content-type": "application/json"}
     sent = server.build_request("POST", request.url.path, content=await request.body(), headers=headers)
-    answer = await server.send(sent, stream=True)  # what arrives is passed on at once, so that a stream stays one
+    answer = await server.send(sent, stream=True)  # forward each part at once, so that a stream stays a stream
     parts, closing = answer.aiter_raw(), BackgroundTask(answer.aclose)
     return StreamingResponse(parts, answer.status_code, media_type=answer.headers["content-type"], background=closing)
 

@@ -16,5 +16,5 @@ client = OpenAI(base_url=f"{SERVER}/v1", api_key="unused")
 answer = client.images.generate(prompt="sneaker", size="280x280")  # ten times the model's own 28x28
 Path("sneaker.png").write_bytes(base64.b64decode(answer.data[0].b64_json))
 
-told = answer.model_extra  # what this server adds to OpenAI's fields
+told = answer.model_extra  # fields of this server beside OpenAI's
 print(f"sneaker.png: model {told['model']}, seed {told['seed']}, {told['timing']['total_s']:.3f} s")

@@ -3,7 +3,7 @@
 A client that lost the connection cannot know whether its request arrived. With a key it can simply send it again.
 
 Run:     pip install httpx, then python examples/idempotency.py
-Prints:  that the second answer repeats the first, and what another request under the same key is told.
+Prints:  that the second answer repeats the first, then the error of another request under the same key.
 """
 
 import os

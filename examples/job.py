@@ -1,7 +1,7 @@
 """Make many images in the background: post a job, watch its progress, download the zip.
 
 Run:     pip install httpx, then python examples/job.py
-Prints:  the progress of the job, then the zip's name and what its manifest tells of the first image.
+Prints:  the progress of the job, then the zip's name and the first image of its manifest.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Say how long an image may take and let the server choose: `auto` is the best model that is expected to be in time.
+"""Say how long an image may take and let the server choose: `auto` is the best model that is expected to be fast enough.
 
 Run:     pip install openai, then python examples/latency_budget.py
 Prints:  one line per budget: the model chosen, its steps, and the time expected and taken; or why there is none.

@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts of [tool.importlinter] in pyproject.toml."""
+"""Imports follow the contracts of [tool.importlinter] in pyproject.toml."""
 
 from __future__ import annotations
 

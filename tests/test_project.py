@@ -1,4 +1,4 @@
-"""What a public project is expected to have: valid forms and workflows, and one version in all of them."""
+"""The project's own files: forms and workflows are valid, and all of them name one version and one repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tests.shared: what is expensive is made once, however many workers ask for it."""
+"""tests.shared: a folder is made once, however many workers ask for it."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_auto_chooses_among_all_models(zoo: Catalogue) -> None:
 def test_stock_diffusers_agrees_with_what_is_served(
     name: str, sampler_of_diffusers: type, exactly: dict[str, bool], zoo: Catalogue, tmp_path: Path
 ) -> None:
-    """From the same x_T at least 99.9 % of 8-bit pixels of the exported pipeline are within one level."""
+    """Check that from the same x_T at least 99.9 % of the exported pipeline's 8-bit pixels are within one level."""
     entry = zoo.entries[f"fashion-mnist/{name}"]
     save_pipeline(load_model(str(entry.folder)), tmp_path)
     unet = UNet2DModel.from_pretrained(tmp_path, subfolder="unet")

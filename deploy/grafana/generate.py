@@ -132,13 +132,13 @@ ERRORS = 'outcome=~"error|unavailable"'
 
 
 def overview() -> Dashboard:
-    """Make the overview, whose first row shows if the service is healthy."""
+    """Make the overview. Its first row shows if the service is healthy."""
     requests = "sum(rate(sfddm_requests_total[$__rate_interval]))"
     valid = 'sum(rate(sfddm_requests_total{outcome!="invalid"}[$__rate_interval]))'
     errors = f"sum(rate(sfddm_requests_total{{{ERRORS}}}[$__rate_interval]))"
     return (
-        board("sfddm-overview", "SFDDM: overview", "The first row answers: is it well?")
-        .with_row(Row("Is it well?"))
+        board("sfddm-overview", "SFDDM: overview", "The first row shows if the service is healthy.")
+        .with_row(Row("Health"))
         .with_panel(
             single("Requests", "Requests answered each second, whatever the outcome.", "reqps", (requests, ""), more=BY_STEPS)
         )
@@ -157,7 +157,7 @@ def overview() -> Dashboard:
         .with_panel(
             single(
                 "p95 by model",
-                "95 of 100 requests were answered within this.",
+                "95 of 100 requests were answered within this time.",
                 "s",
                 (quantile(0.95, "sfddm_request_seconds", "model", MODEL), "{{model}}"),
                 more=BY_STEPS,
@@ -166,7 +166,7 @@ def overview() -> Dashboard:
         .with_panel(
             single(
                 "Longest queue",
-                "Estimated wait of the model that has most waiting, over the limit at which requests for it are refused.",
+                "Longest estimated wait of a model, over the limit at which requests for it are refused.",
                 "percentunit",
                 ("max(sfddm_wait_seconds / sfddm_max_backlog_seconds)", ""),
                 (None, "green"),
@@ -216,12 +216,17 @@ def overview() -> Dashboard:
             )
         )
         .with_panel(
-            graph("Shed by reason", "Why the engine refused.", "reqps", (rate("sfddm_shed_total", "reason"), "{{reason}}"))
+            graph(
+                "Shed by reason",
+                "Requests refused each second, by reason.",
+                "reqps",
+                (rate("sfddm_shed_total", "reason"), "{{reason}}"),
+            )
         )
         .with_panel(
             graph(
                 "Error budget burn",
-                "1 spends the budget (1 % of requests) in exactly its month.",
+                "At 1, failures spend the month's budget (1 % of requests) in exactly a month.",
                 "none",
                 ("sfddm:request_errors:ratio_rate1h / 0.01", "1 h"),
                 ("sfddm:request_errors:ratio_rate6h / 0.01", "6 h"),
@@ -253,7 +258,7 @@ def comparison() -> Dashboard:
     panels = [
         graph(
             f"p{round(100 * q)} of a request, by model",
-            f"{round(100 * q)} of 100 requests were answered within this.",
+            f"{round(100 * q)} of 100 requests were answered within this time.",
             "s",
             (quantile(q, "sfddm_request_seconds", "model", MODEL), "{{model}}"),
             span=8,
@@ -269,7 +274,7 @@ def comparison() -> Dashboard:
         result.with_panel(
             graph(
                 "Speed-up over the teacher",
-                "Median request of the family's teacher over the model's, in the last hour; and of one image, as calibrated.",
+                "The teacher's median time over the model's: of requests in the last hour, and of one image as calibrated.",
                 "x",
                 (f"sfddm:speedup:p50_1h{{{MODEL}}}", "{{model}}"),
                 (f"sfddm:speedup:calibrated{{{MODEL}}}", "{{model}}, calibrated"),
@@ -293,7 +298,7 @@ def comparison() -> Dashboard:
                 span=8,
             )
         )
-        .with_panel(graph("Compute", "Mean time of the batches that an image rode in.", "s", (compute, "{{model}}"), span=8))
+        .with_panel(graph("Compute", "Mean time that the steps of an image took.", "s", (compute, "{{model}}"), span=8))
         .with_panel(
             graph(
                 "Batch occupancy",
@@ -314,7 +319,7 @@ def comparison() -> Dashboard:
         .with_panel(
             graph(
                 "Compute, p95",
-                "95 of 100 images rode in batches of no more time than this.",
+                "The steps of 95 of 100 images took no longer than this.",
                 "s",
                 (quantile(0.95, "sfddm_compute_seconds", "model", MODEL), "{{model}}"),
             )
@@ -323,7 +328,7 @@ def comparison() -> Dashboard:
         .with_panel(
             graph(
                 "Median by arm",
-                "50 of 100 answers of the arm came within this.",
+                "50 of 100 answers of the arm came within this time.",
                 "s",
                 (quantile(0.5, "sfddm_experiment_request_seconds", "experiment, arm"), "{{experiment}}: {{arm}}"),
             )
@@ -331,7 +336,7 @@ def comparison() -> Dashboard:
         .with_panel(
             graph(
                 "p95 by arm",
-                "95 of 100 answers of the arm came within this.",
+                "95 of 100 answers of the arm came within this time.",
                 "s",
                 (quantile(0.95, "sfddm_experiment_request_seconds", "experiment, arm"), "{{experiment}}: {{arm}}"),
             )
@@ -352,12 +357,12 @@ def engine() -> Dashboard:
     per_replica = "{{instance}}"
     curves = partial(graph, more=OVERVIEW)
     return (
-        board("sfddm-engine", "SFDDM: engine and device", "What the step loop does, and what it does it on.")
+        board("sfddm-engine", "SFDDM: engine and device", "Steps, queues, process and device.")
         .with_row(Row("Engine"))
         .with_panel(
             curves(
                 "Backlog",
-                "Device time of all work admitted, and the longest wait for a model, which is what may be refused for.",
+                "Device time of all admitted work, and the longest wait for a model. Over the limit its requests are refused.",
                 "s",
                 ("sfddm_backlog_seconds", "all work, {{instance}}"),
                 ("sfddm_wait_seconds", "longest wait, {{instance}}"),
@@ -367,7 +372,7 @@ def engine() -> Dashboard:
         .with_panel(
             curves(
                 "Rows and requests",
-                "Images being denoised, and requests whose first step is ahead.",
+                "Images being denoised, and requests that wait for their first step.",
                 "short",
                 ("sfddm_running_rows", "rows, {{instance}}"),
                 ("sfddm_waiting_requests", "waiting, {{instance}}"),
@@ -396,7 +401,7 @@ def engine() -> Dashboard:
         .with_panel(
             curves(
                 "Waste",
-                "Row steps for images that nobody got, and rows that only filled a batch, over all steps.",
+                "Row steps of images that were cancelled or failed, and rows that only filled a batch, over all steps.",
                 "percentunit",
                 (
                     "sum(rate(sfddm_wasted_steps_total[$__rate_interval]))"
@@ -422,7 +427,7 @@ def engine() -> Dashboard:
         .with_panel(
             curves(
                 "Models and store",
-                "1 while a model is loaded, and while the store answers.",
+                "1 while a model is loaded; 1 while the store answers.",
                 "short",
                 ("sfddm_model_loaded", "{{model}}"),
                 ("sfddm_store_up", "store, {{instance}}"),
@@ -457,7 +462,7 @@ def engine() -> Dashboard:
         .with_panel(
             curves(
                 "Open files",
-                "File descriptors, of them one per connection.",
+                "File descriptors. Each connection uses one.",
                 "short",
                 ('process_open_fds{job="sfddm"}', per_replica),
                 span=8,
@@ -476,18 +481,18 @@ def engine() -> Dashboard:
         .with_panel(
             curves(
                 "GPU memory",
-                "In use by every process, and there is.",
+                "Memory in use by all processes, and all memory of the GPU.",
                 "bytes",
                 ("sfddm_gpu_memory_used_bytes", "used, {{instance}}"),
                 ("sfddm_gpu_memory_total_bytes", "total, {{instance}}"),
                 span=6,
             )
         )
-        .with_panel(curves("GPU power", "Drawn now.", "watt", ("sfddm_gpu_power_watts", per_replica), span=6))
+        .with_panel(curves("GPU power", "Power drawn now.", "watt", ("sfddm_gpu_power_watts", per_replica), span=6))
         .with_panel(
             curves(
                 "GPU temperature",
-                "Of the chip.",
+                "Temperature of the chip.",
                 "celsius",
                 ("sfddm_gpu_temperature_celsius", per_replica),
                 span=6,

@@ -29,7 +29,7 @@ def test_quick_mode_compares_both_loops_with_the_plain_script(tmp_path: Path) ->
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    """A round in which the machine is twice as slow changes rates, not ratios."""
+    """Check that a round in which the machine is twice as slow changes rates, not ratios."""
     rows = summary({"plain": [10.0, 20.0], "ours": [11.0, 22.0]}, {"plain": 3, "ours": 6})
     assert rows[1]["images_per_s"] == {"median": 16.5, "low": 11.0, "high": 22.0}
     assert rows[1]["ratio"] == pytest.approx({"median": 1.1, "low": 1.1, "high": 1.1})

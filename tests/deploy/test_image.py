@@ -86,7 +86,7 @@ def test_it_runs_as_a_user_who_can_change_nothing_but_the_cache(container: str) 
 
 
 def test_it_keeps_calibrations_in_the_cache(container: str) -> None:
-    """Restart it until two are there: the server keeps no calibration that a busy machine disturbed, and measures again."""
+    """Restart until there are two. The server keeps no calibration that a busy machine disturbed, and measures again."""
     deadline = time.monotonic() + PATIENCE_S
     while (kept := inside(container, "ls /cache/calibration").count(".json")) < 2 and time.monotonic() < deadline:
         assert podman("restart", container).returncode == 0
@@ -103,7 +103,7 @@ def test_it_holds_no_compiler_no_torch_and_no_cache_of_pip(container: str) -> No
 
 
 def test_the_runtime_calls_nobody(container: str) -> None:
-    """Search the log for telemetry: that of ONNX Runtime's wheels complains where it cannot store an identifier."""
+    """Search the log for telemetry. ONNX Runtime's telemetry would complain here, as it cannot store an identifier."""
     assert "telemetry" not in podman("logs", container).stderr
 
 

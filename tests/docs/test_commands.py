@@ -1,4 +1,4 @@
-"""Every sfddm and sfddm-train command in the documentation is one: its options exist and take the values they are given."""
+"""Every sfddm and sfddm-train command in the documentation is valid: its options exist and accept the given values."""
 
 from __future__ import annotations
 

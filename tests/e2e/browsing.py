@@ -1,4 +1,4 @@
-"""Helpers of the tests in Chromium: they collect a page's faults, and check it in every look (viewport and colour scheme).
+"""Helpers of the tests in Chromium. They collect the faults of a page and check it in each viewport and colour scheme.
 
 Screenshots are kept in artefacts/page, for people.
 """

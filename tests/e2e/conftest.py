@@ -25,7 +25,7 @@ SHARED = ("SFDDM_CACHE_DIR", "SFDDM_PROVIDER")
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return the environment of a user who has set nothing but `changes`, and what all tests share."""
+    """Return the environment without SFDDM_ variables, except those that all tests share (SHARED) and `changes`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SFDDM_") or name in SHARED}
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | changes
 

@@ -1,5 +1,5 @@
-// A list of what is wrong with how the page lies: a page wider than its window, elements that stick out of it, text or values
-// that are cut off, and texts that lie on one another or on points of the chart. What scrolls by itself (.scroll) may be wider.
+// List the faults of the page's layout: a page wider than its window, elements that stick out of it, text or values that are
+// cut off, and texts that overlap each other or points of the chart. Elements that scroll (.scroll) may be wider.
 () => {
   const width = document.documentElement.clientWidth, faults = [], texts = [];
   const called = (node) => `<${node.tagName.toLowerCase()} id="${node.id}" class="${node.getAttribute("class") ?? ""}">`

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from tests.e2e.browsing import EVERY_LOOK, SCHEMES, VIEWPORTS, Watched, button, look, open_page
 from tests.e2e.conftest import Server, serving, sfddm
 
-# Adds up how far elements jump without user input (cumulative layout shift: https://web.dev/articles/cls; up to 0.1 is good).
+# Add up how far elements jump without user input (cumulative layout shift: https://web.dev/articles/cls; up to 0.1 is good).
 SUM_OF_JUMPS = """
 window.jumps = 0;
 new PerformanceObserver((list) => {

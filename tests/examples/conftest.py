@@ -1,4 +1,4 @@
-"""Runs the programs of examples/ as their readers do: each a process of its own, against a real server."""
+"""Helpers that run the programs of examples/ as their readers do: each as a process, against a real server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def environment(server: Server) -> dict[str, str]:
-    """Return the environment of a reader who has set nothing but the server's address."""
+    """Return the environment without SFDDM_ variables except SFDDM_URL, the server's address."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SFDDM_")} | {"SFDDM_URL": server.url}
 
 
@@ -51,7 +51,7 @@ def start(name: str, server: Server, folder: Path, *arguments: str) -> subproces
 
 
 def finish(example: subprocess.Popen[str]) -> list[str]:
-    """Wait for an example that must succeed without a word on stderr; return the lines that it printed."""
+    """Wait for an example and return the lines that it printed. It must succeed and write nothing to stderr."""
     try:
         printed, complaints = example.communicate(timeout=PATIENCE_S)
     finally:

@@ -50,7 +50,7 @@ def test_an_image_appears_step_by_step(page: Page, site: str) -> None:  # noqa: 
 
 
 def test_a_page_of_another_origin_cannot_read_the_answers(page: Page, site: str, shipped: Server) -> None:  # noqa: F811
-    """That is why the example serves page and API together. Whoever adds CORS headers changes what examples/ says."""
+    """Check that there are no CORS headers: therefore the example serves page and API together, as its README says."""
     page.goto(site)
     fetched = page.evaluate("url => fetch(url).then(() => 'read', (error) => error.name)", f"{shipped.url}/v1/models")
     assert fetched == "TypeError"
