@@ -88,12 +88,12 @@ def load(
 
 
 def without_folders(reason: str, folder: Path, name: str) -> str:
-    """Return a reason for clients, without this machine's folders. The log has them. name: stands for the model's folder."""
+    """Remove this machine's folders from a reason that clients see; the log keeps them. name: replaces the model's folder."""
     return _FOLDERS.sub("", reason.replace(str(folder), name))
 
 
 class _NetworkInTurns:
-    """A network that takes each step in its turn. Measures the steps, and not the waiting for a turn."""
+    """A network that runs each step in its turn. It measures the steps without the wait for a turn."""
 
     def __init__(self, network: Network, turn: Turn, clock: Callable[[], float]) -> None:
         self._network = network
