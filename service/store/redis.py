@@ -1,7 +1,7 @@
 """The store in Redis (6.2 or later, one primary): every replica sees the same jobs, answers and samples.
 
-A method that must change several keys at once is a Lua script. So a command that redis-py repeats after a lost connection
-finds its own work done. Keys start with `sfddm:`.
+A method that must change several keys at once is a Lua script, which Redis runs without other commands in between. When
+redis-py repeats a script after a lost connection, the second run finds the changes of the first. Keys start with `sfddm:`.
 
 A full Redis (maxmemory, policy noeviction) refuses everything in a MULTI, even reads. It judges a script by its first write:
 

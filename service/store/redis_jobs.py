@@ -2,7 +2,8 @@
 
     sfddm:jobs                stream of {job, start}: chunks to take, read by the group `workers` with a consumer per process
     sfddm:jobs-index          zset of job ids by expiry
-    sfddm:job:<id>            hash: the job, and `next`: the start of the chunk whose first delivery queues the one after it
+    sfddm:job:<id>            hash: the job, and `next`: the start of the last chunk that was queued; its first delivery queues
+                              the next one
     sfddm:job:<id>:images     hash: position -> image file, each written once
 
 Taking a chunk queues the job's next one behind the chunks of other jobs. So jobs take turns, and the stream holds one entry
@@ -187,14 +188,14 @@ class RedisJobs:
             return await cast(Awaitable[list[bytes | None]], redis.hmget(self._images(job_id), positions))
 
     async def leave(self) -> None:
-        """Remove this process' consumer at its end, unless chunks are still lent to it."""
+        """Remove this process' consumer, unless chunks are still lent to it. Call it when the process ends."""
         with suppress(StoreUnavailableError):
             async with self._link.use() as redis:
                 if not await redis.xpending_range(self._stream, GROUP, "-", "+", 1, consumername=self._consumer):
                     await redis.xgroup_delconsumer(self._stream, GROUP, self._consumer)
 
     async def _next_entry(self, redis: Redis, wait_s: float) -> tuple[str, str, int, int] | None:
-        """Return (entry, job, start, deliveries) of an entry that a dead worker held, else of a new one."""
+        """Return (entry, job, start, deliveries) of an entry that a dead worker held, else of a new entry, else None."""
         try:
             reply: Any = await redis.xautoclaim(self._stream, GROUP, self._consumer, self._lease_ms, count=1)
             entries = reply[1]
