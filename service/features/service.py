@@ -50,7 +50,7 @@ class Service:
     def refused(self) -> dict[str, str]:
         """Reasons why model folders, or whole zoos, were not trusted, by the id that each would have.
 
-        An id that is served from an earlier version or another zoo is left out: `reason` of that model says it.
+        An id that is served from an earlier version or another zoo is left out: the status of that model has the reason.
         """
         zoos = set(self.config.zoos)
         found: dict[str, str] = {}

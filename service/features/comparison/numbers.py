@@ -16,7 +16,7 @@ from service.features.comparison.run import Comparison, Measured
 from service.features.errors import InvalidRequestError
 from service.features.statistics import ConfidenceInterval
 
-LEAST_ROUNDS = 6  # the range of n measurements holds their median with 1 - 2/2**n: 97 % of 6, but 94 % of 5
+LEAST_ROUNDS = 6  # n measurements enclose the true median with probability 1 - 2/2**n: 97 % for 6, 94 % for 5
 _RESAMPLES = 2000  # the ends of the interval move little from run to run, and a call stays in milliseconds
 
 
@@ -150,9 +150,9 @@ def complete_rounds(measured: Sequence[Measured], models: int) -> int:
 
 
 def device_s(step_ms: Mapping[int, float], steps: int, images: int) -> float:
-    """Estimate the device seconds of one request for `images` images, in batches as large as they get.
+    """Estimate the device seconds of one request for `images` images, in the largest batches that were calibrated.
 
-    step_ms: batch size -> milliseconds of one step, as calibrated; without any the estimate is 0.
+    step_ms: batch size -> milliseconds of one step, as calibrated. The estimate is 0 when it is empty.
     """
     if not step_ms:
         return 0.0
