@@ -1,6 +1,6 @@
 """uvicorn with a drain: after SIGTERM new requests get 503 instead of a refused connection, and the process ends in time.
 
-    0 ... drain_s         running requests finish; requests whose body has not come are answered at once (service.api.body)
+    0 ... drain_s         running requests finish; requests whose body has not come are answered at once (body.py)
     _ANSWER_S after that  requests that are left fail with 503, and their answers are written
     then                  tasks that are left are cancelled, and connections are closed
 
@@ -22,7 +22,7 @@ _ANSWER_S = 1  # shortest time for writing the last answers
 
 
 class DrainingServer(uvicorn.Server):
-    """Accepts connections while running requests finish, so that load balancers and clients learn to go elsewhere.
+    """Accepts connections while running requests finish, so that load balancers and clients get a 503 and go elsewhere.
 
     uvicorn itself would close its sockets first.
     """
