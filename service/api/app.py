@@ -39,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
     tracing = open_tracing(os.environ, __version__)
 
     async def drain(seconds: float) -> None:
-        """Refuse new work, finish what runs within so many seconds, and give up the rest.
+        """Refuse new work, finish running requests within `seconds`, and fail the rest.
 
         Chunks of jobs are released at once: another replica can go on with them while this one drains.
         """
@@ -53,7 +53,9 @@ def create_app(settings: Settings) -> FastAPI:
         for refusal in service.catalogue.refusals:
             _log.warning("model_folder_refused", folder=str(refusal.folder), reason=refusal.reason)
         if settings.redis_url is not None and settings.url_secret is None:  # probably several replicas
-            _log.warning("url_secret_random", remedy="set SFDDM_URL_SECRET, the same on every replica; else urls work on one")
+            _log.warning(
+                "url_secret_random", remedy="set SFDDM_URL_SECRET, the same on every replica; else a url works on one replica"
+            )
         service.engine.start()
         runner.start()
         try:

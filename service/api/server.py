@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 
 import uvicorn
 
-_POLL_S = 0.1  # how soon a second Ctrl+C is noticed
+_POLL_S = 0.1  # longest time until a second Ctrl+C is noticed
 _ANSWER_S = 1  # shortest time for writing the last answers
 
 

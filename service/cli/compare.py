@@ -21,7 +21,7 @@ def compare(
     n: Annotated[int, typer.Option("-n", help="Images of each model.")] = 1,
     repeats: Annotated[int, typer.Option(help="Measured rounds.")] = 6,
     mode: Annotated[str, typer.Option(metavar="concurrent|isolated", help="Beside other traffic, or alone.")] = "concurrent",
-    png: Annotated[Path | None, typer.Option(help="Write the images as a grid, one row a model.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the images as a grid, one row per model.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report as one HTML file that loads nothing else.")] = None,
     scale: Scale = 1,
     zoo: Zoo = None,

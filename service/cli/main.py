@@ -103,7 +103,7 @@ def serve(
 
 
 def _serve(config: Path | None, options: Mapping[str, Any]) -> None:
-    """Listen, load the models and serve until a signal comes. Raises what keeps the server from starting."""
+    """Listen, load the models and serve until a signal comes. Raises the error that keeps the server from starting."""
     from service.cli.serve import serve_until_stopped
 
     serve_until_stopped(read_settings(config, **options))

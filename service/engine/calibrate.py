@@ -1,4 +1,4 @@
-"""Calibration: measure what a step costs by batch size, choose the batch sizes worth having, and remember both.
+"""Calibration: measure the seconds of a step by batch size, choose the batch sizes worth having, and remember both.
 
 measure    one step at 1, 2, 3, 4, 6, 8, 12, 16 ... rows, up to max_batch and to the first size that takes over max_step_ms.
            Each round measures all sizes, so that other work of the machine disturbs them alike. Rounds repeat until one was

@@ -66,7 +66,7 @@ class StepCosts:
         return self._buckets[min(bisect_left(self._buckets, rows), len(self._buckets) - 1)]
 
     def room(self, rows: int) -> int:
-        """Return how many rows can join a batch of `rows` at no cost, in the places that would be padding."""
+        """Return the number of rows that can join a batch of `rows` at no cost, in the places that would be padding."""
         return self._padded[rows - 1] - rows
 
     def seconds(self, rows: int) -> float:

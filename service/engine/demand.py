@@ -1,4 +1,4 @@
-"""Demand: how busy the service was in the last moments. The forecast expects the next moments to be like them.
+"""Demand: the load of the service in the last seconds. The forecast expects the same load in the next seconds.
 
 Pure: no clock, no I/O. The scheduler reports arrivals and steps; the forecast reads.
 """

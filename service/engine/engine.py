@@ -2,7 +2,7 @@
 
     submit, choose   admit a request (admission.py, on the estimates of forecast.py) and open its rows (ledger.py)
     the thread       loads the models (lifecycle.py), then repeats schedule -> execute -> deliver (loop.py)
-    drain            finishes what is admitted, and ends the thread
+    drain            finishes the admitted rows, and ends the thread
 
 `submit` and `cancel` run in the event loop and only change what the next round sees, under a lock that is never held while
 the device works. So rows join and leave at step boundaries, and the event loop never waits for the device.
@@ -237,7 +237,7 @@ class Engine:
             self._ledger.drop(ticket, RequestCancelledError("The request was cancelled."))
 
     def _fail_rest(self) -> None:
-        """Fail what is left, once the engine has stopped."""
+        """Fail the rows that are left, once the engine has stopped."""
         self._ledger.drop_all(lambda: UnavailableError(_FAILED if self._failure else _DRAINING))
 
     def _drain(self, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The forecast: how long work will take, and which promises it would break. Pure: it reads the scheduler.
+"""The forecast: estimate the time that work will take, and find the promises that it would break. Pure: it reads the scheduler.
 
 Three kinds of answers:
 

@@ -1,9 +1,9 @@
-"""The lifecycle: which models are on the device while the service runs.
+"""The lifecycle: load, replace and free models on the device while the service runs.
 
     load     in a thread of its own: the backend opens the folder. Each measurement of the calibration is an errand that the
              engine's thread runs between two steps, so that requests wait for one measurement at a time
     serve    requests resolved from now on run on the new version, in lanes of its own
-    retire   a version that was replaced or unloaded finishes its admitted rows, and serves whoever holds it
+    retire   a version that was replaced or unloaded finishes its admitted rows, and serves its holders (see `hold`)
     free     between two steps, once its last row and its last holder are gone
 
 Until an old version is freed, two versions share the device like two models, and both are in memory.

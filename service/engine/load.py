@@ -42,7 +42,7 @@ class ModelStatus:
 
 @dataclass(eq=False)
 class Loaded:
-    """A model that is ready to run. users: how many rows and requests need it, see lifecycle.py."""
+    """A model that is ready to run. users: number of rows and holders that need it, see lifecycle.py."""
 
     entry: Entry
     network: Network
@@ -70,7 +70,7 @@ def at_once(work: Callable[[], T], /) -> T:
 def load(
     entry: Entry, backend: Backend, config: EngineConfig, turn: Turn = at_once, clock: Callable[[], float] = time.perf_counter
 ) -> Loaded | ModelStatus:
-    """Return the model, ready to run, or the status that says why it failed. turn: runs what uses the device.
+    """Return the model, ready to run, or the status that says why it failed. turn: runs the work that uses the device.
 
     clock: measures the steps of the calibration, in seconds.
     """

@@ -146,11 +146,11 @@ def _fraction(*parts: str | None) -> float:
 
 
 def _note(units: int, baseline: int | None) -> str | None:
-    """Say what an arm's comparison with the reference lacks. baseline: units of the reference; None: this arm is it."""
+    """Explain why an arm has no differences or intervals. baseline: units of the reference; None: this arm is the reference."""
     if baseline is None:
         return "This arm is the reference of the others."
     if not units or not baseline:
-        return f"{'This arm' if not units else 'The reference'} has no answers yet, so there is no difference to tell."
+        return f"{'This arm' if not units else 'The reference'} has no answers yet, so there is no difference to report."
     if min(units, baseline) < LEAST_UNITS:
         return (
             f"An interval needs {LEAST_UNITS} distinct users (or seeds) in both arms; "

@@ -145,7 +145,9 @@ def plan_interpolation(asked: InterpolationAsked, service: Service) -> Generatio
     manifest = model.entry.manifest
     most = service.config.max_n
     if asked.frames > most:
-        raise InvalidRequestError(f"frames: at most {most} in one request, got {asked.frames}; walk in parts.", "frames")
+        raise InvalidRequestError(
+            f"frames: at most {most} in one request, got {asked.frames}; send several requests.", "frames"
+        )
     scale = scale_of(asked.size, manifest.image, service.config.max_side)
     label = class_label_of(manifest, prompt=asked.prompt, class_label=asked.class_label)
     first, last = asked.seeds

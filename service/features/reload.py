@@ -1,9 +1,9 @@
-"""Reload: serve what the zoos hold now. One model changes at a time, while requests go on.
+"""Reload: serve the present contents of the zoos. One model changes at a time, while requests go on.
 
 - A model whose manifest has changed is loaded beside the version that is served, and takes its place.
 - A model whose folder is gone is unloaded.
 - A model stays as it was, and is reported, where its folder does not verify or does not load, or where the change would break
-  what the start checks: the default model, the arms of experiments, at least one model.
+  a check of the start: the default model, the arms of experiments, at least one model.
 
 Reloads wait for each other.
 """
@@ -221,7 +221,7 @@ class Reloader:
         """Return which setting needs a served model, or None."""
         service = self._service
         if service.catalogue.resolve(service.default_model).entry.id == model_id and service.config.default_model:
-            return f"{model_id} is the default model and is kept; change SFDDM_DEFAULT_MODEL and restart to be rid of it."
+            return f"{model_id} is the default model and is kept; change SFDDM_DEFAULT_MODEL and restart to remove it."
         for name, arms in service.config.experiments.items():
             if any(service.catalogue.resolve(arm).entry.id == model_id for arm in arms):
                 return f"The experiment {name!r} needs {model_id}, which is kept; change SFDDM_EXPERIMENTS and restart first."

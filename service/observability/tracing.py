@@ -55,7 +55,7 @@ def open_tracing(environment: Mapping[str, str], version: str) -> Tracing | None
         return None
     protocol = next(filter(None, map(environment.get, PROTOCOLS)), SPOKEN)
     if exporter != "otlp" or protocol != SPOKEN:
-        _log.warning("traces_off", reason=f"only the exporter otlp over {SPOKEN} is there, not {exporter} over {protocol}")
+        _log.warning("traces_off", reason=f"only the exporter otlp over {SPOKEN} is supported, not {exporter} over {protocol}")
         return None
     try:
         return Tracing(version)

@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     @field_validator("zoos", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        """Split a comma-separated list, which is how one environment variable names several folders."""
+        """Split a comma-separated list, so that one environment variable can name several folders."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator("zoos")

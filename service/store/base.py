@@ -34,7 +34,7 @@ class StoreFullError(Exception):
 class Job:
     """One job. Times are Unix seconds.
 
-    request: what to generate; the store does not read it. chunk: images that a worker takes at once. done: images stored.
+    request: JSON of the images to make; the store does not read it. chunk: images per chunk. done: images stored.
     """
 
     id: str
@@ -132,7 +132,7 @@ class Samples(Protocol):
         """Add a value. The series keeps its `keep` latest values."""
 
     async def recent(self, series: str) -> tuple[int, list[bytes]]:
-        """Return how many values were added in all, and those that are kept, the latest first."""
+        """Return the number of values added in all, and the values that are kept, the latest first."""
 
 
 class Store(Protocol):

@@ -32,7 +32,7 @@ class RedisStore:
     ) -> None:
         """lease_s: seconds without a beat after which a worker counts as dead and its chunk is lent again.
 
-        clock: times how long a Redis that failed is left alone, in seconds.
+        clock: in seconds; times the pause after a failure of Redis.
         """
         self._link = Link(url, f"{_PREFIX}probe", clock)
         self.jobs = RedisJobs(self._link, _PREFIX, max_jobs=max_jobs, ttl_s=job_ttl_s, lease_s=lease_s)

@@ -105,7 +105,7 @@ redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('ZREM', KEYS[3], ARGV[1])
 """
 
-# KEYS job, images, job, images, ... Returns the fields of each job (name, value, name, ...) and how many images it has.
+# KEYS job, images, job, images, ... Returns the fields of each job (name, value, name, ...) and its number of images.
 _READ = """
 local found = {}
 for i = 1, #KEYS, 2 do
@@ -242,7 +242,7 @@ class RedisJobs:
 
 
 def _job(job_id: str, raw: list[bytes], stored: int) -> Job | None:
-    """Read a job from the names and values of its hash, in turns. stored: how many of its images are there."""
+    """Read a job from the names and values of its hash, in turns. stored: number of its images in the store."""
     if not raw:
         return None
     fields = {name.decode(): value.decode() for name, value in zip(raw[::2], raw[1::2], strict=True)}

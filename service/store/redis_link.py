@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Link:
-    """The connection pool. Knows whether Redis answers and accepts writes."""
+    """The connection pool of Redis. `up` is False while Redis does not answer or refuses writes."""
 
     def __init__(self, url: str, probe: str, clock: Callable[[], float] = time.monotonic) -> None:
         """url: redis:// or rediss://, not connected to before the first use. probe: key to write when checking for room.

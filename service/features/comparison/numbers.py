@@ -60,7 +60,7 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class ComparisonSummary:
-    """The result of a comparison. rounds: complete rounds. note: what limits the numbers, such as too few rounds."""
+    """The result of a comparison. rounds: complete rounds. note: the limits of the numbers, such as too few rounds."""
 
     comparison: Comparison
     rounds: int
@@ -124,12 +124,12 @@ def _compared(
 
 
 def _note(rounds: int, repeats: int) -> str | None:
-    """Say what limits the numbers of so many measured rounds; None when nothing does."""
+    """Name the limits of the numbers after `rounds` measured rounds, or return None."""
     notes = []
     if rounds < repeats:
-        notes.append(f"Time alone was up after {rounds} of {repeats} rounds.")
+        notes.append(f"The time without other work was used up after {rounds} of {repeats} rounds.")
     if rounds < LEAST_ROUNDS:
-        notes.append(f"{rounds} round(s) are too few for an interval of the speed-up; {LEAST_ROUNDS} are the fewest.")
+        notes.append(f"{rounds} round(s) are too few for an interval of the speed-up; {LEAST_ROUNDS} are needed.")
     return " ".join(notes) or None
 
 
@@ -165,7 +165,7 @@ def speed_up(*, reference_s: Sequence[float], model_s: Sequence[float], seed: in
     """Return median(reference) / median(model), and its 95 % bootstrap interval, from the seconds of the same rounds.
 
     Percentile bootstrap (Efron & Tibshirani 1993, chapter 13) over rounds: the two times of a round are drawn together,
-    because what slowed one of them slowed the other. The interval is None for fewer than LEAST_ROUNDS rounds.
+    because a disturbance that slowed one of them slowed the other. The interval is None for fewer than LEAST_ROUNDS rounds.
     """
     pairs: NDArray[np.float64] = np.array([reference_s, model_s], dtype=np.float64)
     middle = np.median(pairs, axis=1)

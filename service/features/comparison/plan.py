@@ -1,4 +1,4 @@
-"""Decide what a comparison runs, and refuse what makes no sense or takes too long."""
+"""Plan a comparison. Refuse requests that make no sense or take too long."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ CHUNK_S: Final = 2.0  # device seconds of one chunk: small, since it may run bef
 
 
 class JobDocument(BaseModel):
-    """The images of a job, and what makes them. Stored as JSON, so fields keep their names."""
+    """The images of a job, and the model and runtime that make them. Stored as JSON, so fields keep their names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

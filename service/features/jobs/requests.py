@@ -22,7 +22,7 @@ from service.features.service import Service
 from service.store.base import UNFINISHED, Job
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_READ = 64  # images fetched from the store at once: bounds what one download holds in memory
+_READ = 64  # images fetched from the store at once: bounds the memory of one download
 
 
 class RemovedJobError(Exception):

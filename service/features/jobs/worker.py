@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 class JobRunner:
-    """Works on chunks until it is stopped, and then gives back what is unfinished."""
+    """Works on chunks until it is stopped, and then gives back unfinished chunks."""
 
     def __init__(self, jobs: Jobs, catalogue: Catalogue, engine: Engine, metrics: Metrics) -> None:
         self._jobs = jobs
@@ -51,7 +51,7 @@ class JobRunner:
         self._tasks = [asyncio.create_task(self._loop(), name=f"jobs-{number}") for number in range(CHUNKS_IN_FLIGHT)]
 
     async def stop(self) -> None:
-        """Take no more chunks and give back what is unfinished. A second call only waits."""
+        """Take no more chunks and give back unfinished ones. A second call only waits."""
         if not self._stopping:
             # This ends the loops even if a cancellation is lost (engine/tasks.py). Cancelling a task twice would interrupt its
             # release of a chunk.
