@@ -33,7 +33,7 @@ HEADER: Final = "idempotency-key"
 REPLAYED: Final = "idempotency-replayed"
 PATHS: Final = frozenset({"/v1/images/generations", "/v1/jobs"})
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_DECIDING = ("accept", "content-type")  # headers that change an answer, as path, query and body do
+_DECIDING = ("accept", "content-type")  # headers that change an answer; so do path, query and body
 _LEASE_S = 15.0  # a key whose process died is free again after this
 
 

@@ -37,7 +37,7 @@ _QUIET = 1.1  # a round was undisturbed when it took at most this times the sum 
 _STEADY = 2.0  # a machine whose longest round takes more than this times its shortest one is busy
 _SAME_THROUGHPUT = 0.98  # of the best: a smaller difference is noise
 _WORTH_A_BUCKET = 0.9  # most time of a bucket, relative to the next larger one: each bucket costs memory and warm-up
-_TOO_QUICK = 0.5  # measure again when steps take less than this share of the curve, which then is a busy machine's
+_TOO_QUICK = 0.5  # measure again when steps take less than this share of the curve: a busy machine measured it
 BATCH_INVARIANT = "CPUExecutionProvider"  # the provider that gives the same bytes at any batch size
 
 

@@ -9,7 +9,7 @@ from statistics import median
 
 _NEWEST_STEP = 0.05  # weight of the newest step in the drift: about twenty steps of memory
 _FADE_S = 20.0  # a drift that no step has confirmed for so long counts 1/e
-_MAX_STALL = 4.0  # a step that takes more times its estimate says nothing about the model: the machine was busy elsewhere
+_MAX_STALL = 4.0  # a step of more than this times its estimate says nothing about the model: the machine was busy
 _JUDGED_STEPS = 256  # batches of one bucket before its entry is judged: many more than the drift needs to follow the machine
 _WRONG_ENTRY = 1.25  # an entry is corrected when the median is off by more than this factor, either way
 

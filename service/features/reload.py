@@ -3,7 +3,7 @@
 - A model whose manifest has changed is loaded beside the version that is served, and takes its place.
 - A model whose folder is gone is unloaded.
 - A model stays as it was, and is reported, where its folder does not verify or does not load, or where the change would break
-  a check of the start: the default model, the arms of experiments, at least one model.
+  a condition of the start: the default model, the arms of experiments, at least one model.
 
 Reloads wait for each other.
 """
