@@ -4,9 +4,10 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 
 try:
-    __version__ = version("sfddm-serve")  # the number stands in pyproject.toml
+    __version__ = version("sfddm-serve")  # pyproject.toml sets the number
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0.0.0"
 
-# onnxruntime's wheels (1.29 and later) report sessions and models to their maker unless told not to before they are imported.
+# From version 1.29 on, onnxruntime's wheels send telemetry about sessions and models. This variable, set before the import,
+# switches it off.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -22,7 +22,7 @@ _log = structlog.get_logger("service.api")
 
 
 def admin_router(token: SecretStr | None) -> APIRouter:
-    """Return the routes for holders of this token; without a token, a route that says so."""
+    """Return the routes for holders of this token. Without a token, return a route that answers 404 and says why."""
     if token is None:
         return _off()
     expected = token.get_secret_value().encode()

@@ -1,4 +1,4 @@
-"""From a planned request to its images while the client waits, and the headers of an answer that is an image file."""
+"""Compute the images of a planned request while the client waits. Build the headers of an answer that is an image file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGE_FILES: dict[str, Any] = {media: {"schema": {"type": "string", "format": "b
 
 
 def admit(service: Service, request: Request, generation: Generation) -> Ticket:
-    """Submit a request to the engine, and note it in the record and for the rate-limit headers."""
+    """Submit a request to the engine. Store it for the record and the rate-limit headers."""
     request.state.rate_limit_scope = RateLimitScope(generation.model, generation.flex)
     ticket = service.engine.submit(generation)
     record = current_record()
@@ -37,7 +37,7 @@ def admit(service: Service, request: Request, generation: Generation) -> Ticket:
 
 
 async def images_of(service: Service, request: Request, generation: Generation, *, fresh: bool = False) -> list[Finished]:
-    """Return the images in order. They may come from the cache unless `fresh`, or unless the client sends no-cache.
+    """Return the images in order. They may come from the cache, unless `fresh` is set or the client sends no-cache.
 
     Raises what Engine.submit and Ticket.images raise, and ClientLeftError.
     """
@@ -45,7 +45,8 @@ async def images_of(service: Service, request: Request, generation: Generation, 
     async def compute(missing: Generation) -> list[Finished]:
         return await images_unless_client_leaves(admit(service, request, missing), request)
 
-    request.state.rate_limit_scope = RateLimitScope(generation.model, generation.flex)  # for recalled images as well
+    # Set here too: images from the cache are not admitted.
+    request.state.rate_limit_scope = RateLimitScope(generation.model, generation.flex)
     if fresh or "no-cache" in request.headers.get("cache-control", ""):
         return await compute(generation)
     images = await recall_or_compute(service, generation, compute)
@@ -58,7 +59,7 @@ async def images_unless_client_leaves(ticket: Ticket, request: Request) -> list[
     try:
         return await unless_client_leaves(ticket.images(), request)
     finally:
-        ticket.cancel()  # does nothing when all went well
+        ticket.cancel()  # does nothing when all images are finished
 
 
 async def unless_client_leaves(answer: Coroutine[Any, Any, T], request: Request) -> T:
@@ -82,7 +83,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def file_headers(model: Resolved, images: Sequence[Finished], assignment: Assignment | None = None) -> dict[str, str]:
-    """Return what the JSON body would say as headers of a file. Seed, index and class are those of the first image."""
+    """Return the facts of a JSON answer as headers of a file. Seed, index and class are those of the first image."""
     spec, timing, device = images[0].spec, slowest(images), images[0].device
     smallest = min(image.device.smallest_batch for image in images)
     largest = max(image.device.largest_batch for image in images)
@@ -104,5 +105,5 @@ def file_headers(model: Resolved, images: Sequence[Finished], assignment: Assign
 
 
 def arm_headers(assignment: Assignment | None) -> dict[str, str]:
-    """Return the arm of a request as headers of an answer whose body does not have it."""
+    """Return the arm of a request as headers, for answers whose body does not contain it."""
     return {"x-experiment": assignment.experiment, "x-arm": assignment.arm} if assignment else {}

@@ -25,7 +25,7 @@ from service.features.service import assemble, check_experiments, open_catalogue
 from service.observability.tracing import open_tracing
 from service.settings.model import Settings
 
-_GIVE_BACK_S = 1.0  # longest wait for the release of jobs: a store that is away must not keep the process
+_GIVE_BACK_S = 1.0  # longest wait for the release of jobs: a store that cannot be reached must not delay the exit
 _log = structlog.get_logger("service.api")
 
 
@@ -39,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
     tracing = open_tracing(os.environ, __version__)
 
     async def drain(seconds: float) -> None:
-        """Refuse new work, finish what runs within so many seconds, and give up the rest.
+        """Refuse new work, finish running requests within `seconds`, and fail the rest.
 
         Chunks of jobs are released at once: another replica can go on with them while this one drains.
         """
@@ -52,8 +52,10 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for refusal in service.catalogue.refusals:
             _log.warning("model_folder_refused", folder=str(refusal.folder), reason=refusal.reason)
-        if settings.redis_url is not None and settings.url_secret is None:  # shared store: probably several replicas
-            _log.warning("url_secret_random", remedy="set SFDDM_URL_SECRET, the same on every replica; else urls work on one")
+        if settings.redis_url is not None and settings.url_secret is None:  # probably several replicas
+            _log.warning(
+                "url_secret_random", remedy="set SFDDM_URL_SECRET, the same on every replica; else a url works on one replica"
+            )
         service.engine.start()
         runner.start()
         try:
@@ -69,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Images from a diffusion teacher and its single-fold students, batched step by step.",
         version=__version__,
         lifespan=lifespan,
-        docs_url=None,  # service/page has its own: the framework's load their scripts from another host
+        docs_url=None,  # service/page has its own /docs: the framework's loads scripts from another host
         redoc_url=None,
         redirect_slashes=False,  # a redirect would name the host and scheme that a proxy in front has changed
     )

@@ -28,7 +28,7 @@ _WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # zlib's wbits for each cod
 
 
 class Arriving:
-    """The bodies that have not arrived yet. A drain ends them, so that it need not wait for slow clients."""
+    """The bodies that have not arrived yet. A drain stops the wait for them, so that slow clients do not delay it."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
@@ -131,7 +131,7 @@ def _without_coding(scope: Scope) -> Scope:
 
 
 def unread(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body as if nobody had read it."""
+    """Return a `receive` that gives the body again, for an application behind a middleware that has read it."""
     pending = True
 
     async def replayed() -> Message:

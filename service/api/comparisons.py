@@ -1,4 +1,4 @@
-"""POST /v1/comparisons: the same noises through several models, and numbers a statistician accepts."""
+"""POST /v1/comparisons: run several models on the same noises, and compare their times and images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from service.schema.comparisons import (
 
 router = APIRouter(tags=["comparisons"])
 
-_METRIC = "comparison"  # the `model` label of requests that ask several models
+_METRIC = "comparison"  # the `model` label in the metrics, since a comparison has several models
 
 
 @router.post(

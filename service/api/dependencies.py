@@ -28,4 +28,4 @@ async def _base_url_of(request: Request) -> str:
 
 ServiceOf = Annotated[Service, Depends(_service_of)]
 ReloaderOf = Annotated[Reloader, Depends(_reloader_of)]
-BaseUrl = Annotated[str, Depends(_base_url_of)]  # without a slash at the end: SFDDM_PUBLIC_URL, else the host that was asked
+BaseUrl = Annotated[str, Depends(_base_url_of)]  # SFDDM_PUBLIC_URL, else the host of the request; without a slash at the end

@@ -1,15 +1,15 @@
 """Errors as clients see them, and the status of every exception.
 
-They have OpenAI's shape: {"error": {"message", "type", "param", "code"}}. Under /v2 they have KServe's: {"error": message}.
+Errors have OpenAI's shape: {"error": {"message", "type", "param", "code"}}. Under /v2 they have KServe's: {"error": message}.
 
 400 invalid_request_error      a field is wrong; param names it
 401 invalid_request_error      /admin without its token
 403, 410 invalid_request_error the url of an image was altered, or has expired
 404 invalid_request_error      no such route, model (code model_not_found), job or experiment
 405, 406, 413, 415             wrong method, no media type that is accepted, body too large, Content-Encoding unknown
-409, 422 invalid_request_error an Idempotency-Key in use or used otherwise; a job without a result
+409, 422 invalid_request_error an Idempotency-Key in use, or used before for another request; a job without a result
 429 rate_limit_error           too much work is ahead, or too many jobs; Retry-After says when to come back
-503 unavailable_error          starting, draining, failed, or the store is away; code model_failed: the model could not be
+503 unavailable_error          starting, draining, failed, or the store is down; code model_failed: the model could not be
                                loaded, and trying again does not help
 500 server_error               code image_failed: an image could not be computed, and the message names it; code internal_error:
                                a bug, whose cause the log has under the request id
@@ -44,7 +44,7 @@ from service.features.errors import (
 from service.store.base import StoreFullError, StoreUnavailableError
 
 INVALID = "invalid_request_error"
-RETRY_AFTER_RANGE_S = (1, 120)  # the official client does not wait longer than two minutes
+RETRY_AFTER_RANGE_S = (1, 120)  # OpenAI's client does not wait longer than two minutes
 _FULL_RETRY_S = 60.0  # by then a stored job may have ended or expired
 
 
@@ -104,7 +104,7 @@ def is_inference_protocol(path: str) -> bool:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return what an exception means to a client. Any unknown one is a 500 whose message reveals nothing."""
+    """Return the Problem of an exception. An unknown exception is a 500 whose message reveals nothing."""
     match error:
         case InvalidRequestError():
             headers = {"www-authenticate": "Bearer"} if isinstance(error, UnauthorizedError) else {}
@@ -117,7 +117,7 @@ def problem_of(error: Exception) -> Problem:
         case OverloadedError():
             return Problem(429, str(error), "rate_limit_error", None, "overloaded", retry_after_header(error.retry_after_s))
         case ModelFailedError():
-            hopeless = retry_after_header(RETRY_AFTER_RANGE_S[1]) | {"x-should-retry": "false"}  # the official client reads it
+            hopeless = retry_after_header(RETRY_AFTER_RANGE_S[1]) | {"x-should-retry": "false"}  # OpenAI's client reads it
             return Problem(503, str(error), "unavailable_error", "model", "model_failed", hopeless)
         case UnavailableError():
             return Problem(503, str(error), "unavailable_error", None, "not_ready", retry_after_header(error.retry_after_s))
@@ -138,7 +138,7 @@ def retry_after_header(seconds: float) -> dict[str, str]:
 
 
 def describe_validation(error: RequestValidationError) -> tuple[str, str | None]:
-    """Return one sentence on the first thing wrong with a body, and the field."""
+    """Return one sentence about the first error in a body, and the name of its field."""
     first: ErrorDetails = error.errors()[0]
     kind, place = first["type"], [str(part) for part in first["loc"][1:]]
     if kind == "json_invalid":
@@ -173,13 +173,13 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientLeftError)
     async def client_left(_: Request, __: ClientLeftError) -> Response:
-        return Response(status_code=499)  # as nginx has it; seen only in the log
+        return Response(status_code=499)  # nginx's status for this; only the log shows it
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         path, headers = request.url.path, dict(error.headers or {})
         message, code = error.detail, None
-        if error.status_code == 400:  # the framework's own, for a body that it cannot decode at all
+        if error.status_code == 400:  # raised by the framework for a body that it cannot decode at all
             message = _undecodable(error.__cause__)
         elif error.status_code == 404:
             remedy = "leave out the slash at its end" if path.endswith("/") else "GET /docs lists what there is"

@@ -1,4 +1,4 @@
-"""For machines that watch: /livez (no restart is needed), /readyz (a request would be served now), /metrics (Prometheus)."""
+"""Routes for monitoring: /livez (no restart is needed), /readyz (a request would be served now), /metrics (Prometheus)."""
 
 from __future__ import annotations
 

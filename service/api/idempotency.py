@@ -33,7 +33,7 @@ HEADER: Final = "idempotency-key"
 REPLAYED: Final = "idempotency-replayed"
 PATHS: Final = frozenset({"/v1/images/generations", "/v1/jobs"})
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_DECIDING = ("accept", "content-type")  # headers that change an answer beside path and body
+_DECIDING = ("accept", "content-type")  # headers that change an answer; so do path, query and body
 _LEASE_S = 15.0  # a key whose process died is free again after this
 
 
@@ -41,7 +41,7 @@ class Idempotency:
     """Middleware for the routes in PATHS."""
 
     def __init__(self, app: ASGIApp, blobs: Blobs, *, max_bytes: int, ttl_s: float) -> None:
-        """Wrap an application. max_bytes: of all kept answers; one of more than a quarter of it is not kept."""
+        """Wrap an application. max_bytes: limit of all kept answers together; an answer above a quarter of it is not kept."""
         self._app = app
         self._blobs = blobs
         self._room = Room("answers", max_bytes)
@@ -70,7 +70,7 @@ class Idempotency:
             await _response_of(kept, fingerprint)(scope, receive, send)
 
     async def _begin(self, name: str, fingerprint: str) -> bytes | None:
-        """Take the key. Return None when this request is to be answered, else what is kept of the one before."""
+        """Take the key. Return None if this request now holds it, else the blob kept for an earlier request."""
         started = _head(fingerprint)
         while not await self._blobs.add(self._room, name, started, _LEASE_S):
             kept = (await self._blobs.get(self._room, [name]))[0]
@@ -79,7 +79,7 @@ class Idempotency:
         return None
 
     async def _answer(self, name: str, fingerprint: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, and keep the answer if it is a complete 2xx."""
+        """Answer, and keep the answer if it is a complete 2xx and not too large."""
         recorded = _Recorder(send, self._room.max_bytes // 4)
         holding = asyncio.create_task(self._hold(name, fingerprint))
         try:
@@ -102,7 +102,7 @@ class Idempotency:
 
 
 class _Recorder:
-    """Passes messages on and keeps a copy of them."""
+    """Passes the messages of an answer on, and keeps a copy of them."""
 
     def __init__(self, send: Send, limit: int) -> None:
         self._send = send
@@ -124,7 +124,7 @@ class _Recorder:
 
     @property
     def keepable(self) -> bool:
-        """The answer is a complete 2xx and not too large."""
+        """True when the answer is a complete 2xx and not too large."""
         return self._complete and 200 <= self.status < 300 and len(self.body) <= self._limit
 
 
@@ -136,12 +136,12 @@ def _fingerprint(scope: Scope, body: bytes) -> str:
 
 
 def _head(fingerprint: str, status: int | None = None, headers: list[tuple[str, str]] | None = None) -> bytes:
-    """Return the first line of what is kept; the body follows it. status None: the answer is still being made."""
+    """Return the first line of a kept answer; the body follows it. status None: the answer is still being made."""
     return json.dumps({"fingerprint": fingerprint, "status": status, "headers": headers or []}).encode() + b"\n"
 
 
 def _response_of(kept: bytes, fingerprint: str) -> Response:
-    """Return the answer to a request whose key is known."""
+    """Return the answer to a request whose key was used before."""
     line, _, body = kept.partition(b"\n")
     head = json.loads(line)
     if head["fingerprint"] != fingerprint:

@@ -1,4 +1,4 @@
-"""POST /v1/images/interpolations: a walk between two seeds, as JSON or as one strip."""
+"""POST /v1/images/interpolations: images between those of two seeds, as JSON or as one strip."""
 
 from __future__ import annotations
 

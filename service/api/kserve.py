@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (KServe V2) under /v2, for platforms that speak it: seeds in, image tensors out.
+"""The Open Inference Protocol (KServe V2) under /v2, for platforms that use it. Seeds go in, image tensors come out.
 
 Model ids are `<family>/<name>`; the slash may be sent as it is or as %2F. Every model has one version, `1`. Errors have
 the protocol's shape, {"error": message}.

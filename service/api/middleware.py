@@ -29,8 +29,8 @@ _log = structlog.get_logger("service.api")
 class RequestContext:
     """Gives every response an x-request-id, logs the request, traces it, and answers 500 without a traceback.
 
-    The id is the client's own if it is well-formed. Requests that were refused before any model was asked are counted under
-    the model `none`. Requests of machines that poll are not traced.
+    The id is the client's own if it is well-formed. A POST that was refused before its model was known is counted under the
+    model `none`. Requests to the paths that machines poll (_QUIET) are not traced.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
@@ -61,7 +61,7 @@ class RequestContext:
         with structlog.contextvars.bound_contextvars(**bound), recording() as record:
             try:
                 await self._app(scope, receive, send_with_id)
-            except asyncio.CancelledError:  # the server's drain is over
+            except asyncio.CancelledError:  # the drain has ended before this request
                 if status is not None:
                     raise
                 late = problem_of(UnavailableError("The service has shut down before this was answered; send it elsewhere."))
@@ -117,7 +117,7 @@ class HeadAsGet:
 class RateLimitScope:
     """The model and service tier whose capacity the rate-limit headers report.
 
-    A request has it as `state.rate_limit_scope` once it is decided.
+    It is the request's `state.rate_limit_scope`, once the model is decided.
     """
 
     model: Resolved

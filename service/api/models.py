@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: OpenAI's shape, and what one needs to choose between speed and quality."""
+"""GET /v1/models and /v1/models/{id}: OpenAI's shape, with the speed and the quality of each model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The choice between JSON, an image file and events, by a request's Accept header (RFC 9110, section 12.5.1) and its body.
 
-werkzeug's MIMEAccept chooses the same for every well-formed header. It would drop a range whose q is out of form, such as
-`q=.7`, where this module reads it; and importing it loads a WSGI development server and a test client.
+werkzeug's MIMEAccept makes the same choice for every well-formed header. It has two drawbacks: it drops a range with a
+malformed q such as `q=.7`, which this module reads, and its import loads a WSGI development server and a test client.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def requested_file(accept: str, body: GenerationRequest | InterpolationRequest, 
 
 def check_stream(accept: str, body: GenerationRequest) -> None:
     """Raise InvalidRequestError unless the answer can be a stream: 406 when Accept takes no events, 400 for a contradiction."""
-    # OpenAI's client accepts application/json only, and yet reads events.
+    # OpenAI's client sends `Accept: application/json` even when it asks for a stream.
     if choose(accept, [EVENTS, JSON]) is None:
         if choose(accept, list(MEDIA_TYPES.values())):
             raise InvalidRequestError(
@@ -80,7 +80,7 @@ def choose(accept: str, offered: Sequence[str]) -> str | None:
 
 
 def _parse(part: str) -> tuple[str, float]:
-    """Return (media range, q) of one part of the header. q is 1 when it is not given, 0 when it is no number."""
+    """Return (media range, q) of one part of the header. q is 1 when it is not given, 0 when it is not a number."""
     media, *parameters = (piece.strip().lower() for piece in part.split(";"))
     for parameter in parameters:
         name, _, value = parameter.partition("=")

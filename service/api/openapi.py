@@ -1,4 +1,4 @@
-"""Complete /openapi.json with what the routes do not say: errors, limits, links, and examples."""
+"""Add to /openapi.json what the routes do not declare: errors, limits, links, and examples."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _links(paths: dict[str, Any]) -> None:
 
 
 def _errors(path: str, method: str, operation: dict[str, Any]) -> None:
-    """Describe the errors of an operation in their one shape; temporary ones say when to try again."""
+    """Describe the errors of an operation. Temporary ones have the header Retry-After."""
     shape = "InferenceError" if is_inference_protocol(path) else "Error"
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
     responses = operation["responses"]

@@ -52,7 +52,7 @@ def outcome_of(error: BaseException) -> str:
 
 @contextmanager
 def recorded(metrics: Metrics, model_id: str) -> Iterator[None]:
-    """Count what happens inside as one request."""
+    """Count the block as one request: `ok`, or the outcome of the exception that it raises."""
     outcome = Outcome(metrics, model_id)
     try:
         yield

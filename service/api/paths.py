@@ -26,7 +26,7 @@ class _Id(Convertor[str]):
 
 
 class _InferenceId(_Id):
-    """Matches the same without the verbs of the Open Inference Protocol: /v2/models/x/infer is about x, known or not."""
+    """Matches an id without the verbs of the Open Inference Protocol, so that the id in /v2/models/x/infer is x."""
 
     regex = f"{_SEGMENT}(?:/{_SEGMENT})*"
 

@@ -17,9 +17,9 @@ from service.observability.tracing import Phase
 
 @dataclass
 class RequestRecord:
-    """The facts of one HTTP request. They stay None where no model was asked.
+    """The facts of one HTTP request. Facts that do not apply stay None.
 
-    outcome: in the words of the metric requests_total. code: that of the error answered, or its type where it has none.
+    outcome: a value of the label `outcome` of requests_total. code: the answered error's code, or its type if it has no code.
     """
 
     started_s: float = field(default_factory=time.perf_counter)
@@ -60,7 +60,7 @@ class RequestRecord:
         return found if self._encoding is None else [*found, self._encoding]
 
     def fields(self) -> dict[str, object]:
-        """Return what is known, as the fields of a log line."""
+        """Return the facts that are not None, as the fields of a log line."""
         facts = {
             "outcome": self.outcome,
             "code": self.code,
@@ -93,7 +93,7 @@ def current_record() -> RequestRecord:
 
 
 def outcome_of_status(status: int | None) -> str:
-    """Return the outcome of a request that asked no model. status None: the client left before it had an answer."""
+    """Return the outcome of a request without a model. status None: the client left before the answer began."""
     match status:
         case None | 499:
             return "cancelled"

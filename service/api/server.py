@@ -1,6 +1,6 @@
 """uvicorn with a drain: after SIGTERM new requests get 503 instead of a refused connection, and the process ends in time.
 
-    0 ... drain_s         running requests finish; requests whose body has not come are answered at once (service.api.body)
+    0 ... drain_s         running requests finish; requests whose body has not come are answered at once (body.py)
     _ANSWER_S after that  requests that are left fail with 503, and their answers are written
     then                  tasks that are left are cancelled, and connections are closed
 
@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable
 
 import uvicorn
 
-_POLL_S = 0.1  # how soon a second Ctrl+C is noticed
+_POLL_S = 0.1  # longest time until a second Ctrl+C is noticed
 _ANSWER_S = 1  # shortest time for writing the last answers
 
 
 class DrainingServer(uvicorn.Server):
-    """Accepts connections while running requests finish, so that load balancers and clients learn to go elsewhere.
+    """Accepts connections while running requests finish, so that load balancers and clients get a 503 and go elsewhere.
 
     uvicorn itself would close its sockets first.
     """

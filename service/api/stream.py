@@ -1,4 +1,4 @@
-"""Server-sent events: OpenAI's image events, and what all streams have in common.
+"""Server-sent events: the stream of a generation with OpenAI's events, and the base of all streams.
 
 A stream begins once the request is admitted, so a refusal is an ordinary HTTP error. What fails later is reported by the last
 event of the stream, `data: {"error": {...}}`. A comment every few seconds keeps proxies from closing a silent connection.
@@ -31,10 +31,10 @@ from service.features.service import Service
 from service.schema.image_events import image_event
 
 KEEP_ALIVE_S = 15
-EVENT_STREAM: dict[str, Any] = {  # how OpenAPI describes one event
+EVENT_STREAM: dict[str, Any] = {  # the description of one event in the OpenAPI document
     "schema": {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}, "required": ["data"]}
 }
-_END = "\n"  # of a line
+_END = "\n"  # end of a line
 
 # By default sse-starlette cuts every stream at SIGTERM. Ours end by themselves while the engine drains.
 AppStatus.enable_automatic_graceful_drain = False

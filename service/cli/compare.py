@@ -1,4 +1,4 @@
-"""`sfddm compare`: models on the same noises, on this machine or on a server."""
+"""`sfddm compare`: compare models on the same noises, on this machine or on a server."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from service.cli.options import Scale, Url, Zoo, given, settings_for_one_user
 def compare(
     models: Annotated[list[str], typer.Argument(help="Two or more model ids or variants.", metavar="MODEL...")],
     prompt: Annotated[str, typer.Option(help="A class name; default: a class per image.")] = "",
-    reference: Annotated[str | None, typer.Option(help="The model others are held to; default: the most steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the noises and the order; default: random.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The reference of the others; default: the one of most steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noises and the order; default: random.")] = None,
     n: Annotated[int, typer.Option("-n", help="Images of each model.")] = 1,
     repeats: Annotated[int, typer.Option(help="Measured rounds.")] = 6,
     mode: Annotated[str, typer.Option(metavar="concurrent|isolated", help="Beside other traffic, or alone.")] = "concurrent",
-    png: Annotated[Path | None, typer.Option(help="Write the images as a grid, one row a model.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report that holds everything by itself.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the images as a grid, one row per model.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report as one HTML file that loads nothing else.")] = None,
     scale: Scale = 1,
     zoo: Zoo = None,
     url: Url = None,

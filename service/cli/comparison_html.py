@@ -13,7 +13,7 @@ from service.schema.comparisons import ComparisonResponse, ModelResult
 
 _NOTES = (
     "Times are medians over the measured rounds in milliseconds, p95 is of the total; the interval is a bootstrap over rounds. "
-    "PSNR and SSIM are against the reference's images from the same noises; 58.9 dB is identical."
+    "PSNR and SSIM compare images with the reference's images from the same noises; 58.9 dB means identical."
 )
 _MARGIN = 1.15  # the axis of times extends this factor beyond the fastest and the slowest round
 _MAX_TICKS = 6  # more labels would overlap
@@ -156,9 +156,9 @@ svg.ticks {{ height: 1.3rem; }}
 <body>
 <header><h1>{title}</h1><p>{about}</p></header>
 <main>
-<section class="wide" aria-labelledby="images"><h2 id="images">Same noise, one row a model</h2>{sheets}</section>
+<section class="wide" aria-labelledby="images"><h2 id="images">Same noise, one row per model</h2>{sheets}</section>
 <section class="wide" aria-labelledby="times"><h2 id="times">Time of every round</h2>
-<p class="note">A dot a round, a line and the number at the median; the axis is logarithmic.</p>
+<p class="note">Each dot is one round. The line and the number show the median. The axis is logarithmic.</p>
 <ol id="bars">{bars}</ol></section>
 <section class="wide" aria-labelledby="numbers"><h2 id="numbers">Numbers</h2>{numbers}<p class="note">{notes}</p></section>
 {quality}

@@ -13,7 +13,7 @@ from service.settings.model import Settings
 
 
 class _Bar(Progress):
-    """Shows how many of a comparison's steps are done."""
+    """Shows the progress of a comparison: the events so far, of all its events."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

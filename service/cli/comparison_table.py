@@ -41,7 +41,7 @@ def cells(comparison: ComparisonResponse, result: ModelResult) -> tuple[str, ...
 
 
 def _ratio(value: float) -> str:
-    """Format a ratio: with two decimals near 1, where one would hide whether a model is faster or slower."""
+    """Format a ratio. Below 2 it has two decimals, because with one a ratio near 1 could be shown as 1.0."""
     return f"{value:.2f}" if value < 2 else f"{value:.1f}"
 
 
@@ -53,6 +53,6 @@ def grid_png(comparison: ComparisonResponse, scale: int = 1, gap: int = 2) -> by
 
 
 def about_of(comparison: ComparisonResponse) -> str:
-    """Return how the numbers were measured, in one or two sentences."""
+    """Describe the measurement in one or two sentences: rounds, mode, reference, note."""
     about = f"{comparison.rounds} measured round(s), {comparison.mode}, against {comparison.reference}."
     return f"{about} {comparison.note}" if comparison.note else about

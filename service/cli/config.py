@@ -1,4 +1,4 @@
-"""`sfddm config`: the settings in force."""
+"""`sfddm config`: print the settings in force."""
 
 from __future__ import annotations
 

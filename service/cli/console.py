@@ -1,4 +1,4 @@
-"""Where the sfddm command writes: results to stdout, progress and failures to stderr."""
+"""The consoles of the sfddm command: results go to stdout, progress and failures to stderr."""
 
 from __future__ import annotations
 

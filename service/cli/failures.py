@@ -1,4 +1,4 @@
-"""How the sfddm command explains a failure: one sentence for what a user can cause, a traceback for a bug."""
+"""Explain failures of the sfddm command: one sentence for a failure that a user can cause, a traceback for a bug."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CommandError(Exception):
 
 
 def sentence(error: Exception) -> str | None:
-    """Return what to tell the user, or None for a bug."""
+    """Return the sentence for the user, or None for a bug."""
     if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
         return "ONNX Runtime is not installed; install sfddm-serve with the extra cpu (pip install '.[cpu]'), or gpu."
     if not isinstance(error, _expected()):
@@ -34,7 +34,10 @@ def print_error(message: str) -> None:
 
 @contextmanager
 def failures_logged() -> Iterator[None]:
-    """Log a failure inside the block as the event `not_started`, and exit with 1: every line of a JSON server is JSON."""
+    """Log a failure inside the block as the event `not_started`, and exit with 1.
+
+    For a server that logs JSON: a failure printed as text would be the only line that is not JSON.
+    """
     import structlog
 
     try:

@@ -1,4 +1,4 @@
-"""`sfddm generate`: images on this machine, or from a server."""
+"""`sfddm generate`: generate images on this machine, or on a server."""
 
 from __future__ import annotations
 

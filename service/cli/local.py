@@ -1,4 +1,4 @@
-"""The engine without a server: how `sfddm generate`, `compare` and `models` compute on this machine."""
+"""Run the engine without a server, for `sfddm generate`, `compare` and `models` on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.schema.models import ModelBody, model_body
 from service.settings.model import Settings
 
 _READY_POLL_S = 0.02
-_MAX_PREVIEWS = 16  # of an image, to move the progress bar; each costs one copy of the image
+_MAX_PREVIEWS = 16  # of an image, to update the progress bar; each costs one copy of the image
 
 
 class _StepRate(ProgressColumn):

@@ -1,6 +1,6 @@
 """The sfddm command: serve models; generate, compare and list them here or on a server.
 
-One module per command, named after it. What is slow to import is imported inside the commands, so that --help is quick.
+One module per command, named after it. Slow imports are inside the commands, so that --help is quick.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
         sys.exit(app(prog_name="sfddm", standalone_mode=False))
     except typer.Abort:  # Ctrl+C
         sys.exit(130)
-    except typer.TyperException as error:  # names the option
+    except typer.TyperException as error:  # its message names the option
         if message := error.format_message():  # empty without a command: the help has been printed
             print_error(message)
         sys.exit(error.exit_code)
@@ -103,7 +103,7 @@ def serve(
 
 
 def _serve(config: Path | None, options: Mapping[str, Any]) -> None:
-    """Listen, load the models and serve until a signal comes. Raises what keeps the server from starting."""
+    """Listen, load the models and serve until a signal comes. Raises the error that keeps the server from starting."""
     from service.cli.serve import serve_until_stopped
 
     serve_until_stopped(read_settings(config, **options))

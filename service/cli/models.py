@@ -1,4 +1,4 @@
-"""`sfddm models`: what can be served, and how fast."""
+"""`sfddm models`: list the models that can be served, and their speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sfddm reload`: a running server loads what its zoos hold now."""
+"""`sfddm reload`: have a running server load the present contents of its zoos."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def reload_models(
         for model in getattr(changes, change):
             print(f"{change}: {model}")
     for failed in changes.failed:
-        note = "what was loaded before is served on" if failed.serving else "not served"
+        note = "the version loaded before is still served" if failed.serving else "not served"
         stderr.print(f"[bold red]failed:[/] {escape(failed.model)} ({note}): {escape(failed.reason)}")
     raise typer.Exit(1 if changes.failed else 0)

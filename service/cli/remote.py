@@ -1,4 +1,4 @@
-"""A running server instead of this machine: what `sfddm --url` asks it, over the HTTP API that everyone uses."""
+"""Ask a running server instead of this machine, over its public HTTP API. The commands with --url use it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _client(url: str) -> Iterator[httpx.Client]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise RemoteError(f"--url: write http://host:port, such as http://127.0.0.1:8000, not {url!r}.")
-    url = url.rstrip("/").removesuffix("/v1")  # OpenAI's clients are configured with it
+    url = url.rstrip("/").removesuffix("/v1")  # the base url of OpenAI's clients ends with it
     try:
         with httpx.Client(base_url=url, timeout=httpx.Timeout(None, connect=_CONNECT_S)) as client:
             yield client

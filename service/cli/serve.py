@@ -1,4 +1,4 @@
-"""`sfddm serve`: the service over HTTP, until a signal ends it. The only part of the command that knows the HTTP room."""
+"""`sfddm serve`: serve over HTTP until a signal comes. The only module of service/cli that imports service/api."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def serve_until_stopped(settings: Settings) -> None:
     from service.api.app import create_app
     from service.api.server import DrainingServer
 
-    # uvicorn sends the signal to this process again once it has shut down: to finish the running work and leave is success.
+    # After its shutdown uvicorn sends the signal to this process again. The work is finished then, so exit with success.
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     with _listen(settings.host, settings.port) as listener:
@@ -56,7 +56,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port of a server that has just stopped is free
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # allows the port of a server that has just stopped
         try:
             listener.bind(address)
             listener.listen(socket.SOMAXCONN)

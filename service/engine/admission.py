@@ -13,8 +13,8 @@ time to retry is the estimated time until the lane's work is within the limit.
 Promises. A request with a latency limit is a promise. It is taken only under two conditions:
 
 - its estimated completion, behind everything that its lane holds, is within the limit;
-- it makes no promised row late that is in time now. It could do so in three ways: it lengthens that row's steps, runs before
-  it, or takes a share of the device from its lane.
+- it makes no promised row late that is in time now. New rows can delay a promised row in three ways: they lengthen its steps,
+  run before it, or take a share of the device from its lane.
 
 Rows run earliest deadline first. A request without a limit is never refused for the sake of a promise, so it can make one
 late; sfddm_deadlines_total counts the promises met and missed. Images that are to run exclusively (an isolated comparison's)
@@ -29,12 +29,12 @@ from models.catalogue import Resolved
 from service.engine.forecast import OVERLAP, Forecast
 from service.engine.request import LatencyError, OverloadedError
 
-# The share of its latency limit that `auto` tries to stay within first. If the first arrivals used the whole limit for
-# quality, those who join them would find no room. On an idle device whose requests hardly ever overlap, the share is
-# 1 - HEADROOM. The value comes from runs of benchmarks/fleet.py with auto within 1 s.
+# `auto` first looks for a model that needs at most this share of the latency limit. If the first requests used their whole
+# limit for quality, later ones would find no room beside them. On an idle device whose requests hardly ever overlap, the
+# share is 1 - HEADROOM. The value comes from runs of benchmarks/fleet.py with auto within 1 s.
 HEADROOM = 0.3
-_FORGOTTEN_S = 7.0  # a demand that is not confirmed falls to half in this time (demand.py)
-_SAME_SIZE = 1.02  # networks within 2 % differ in the length of their label tables only
+_FORGOTTEN_S = 7.0  # without new work, the demand of a lane falls to half in this time (demand.py)
+_SAME_SIZE = 1.02  # networks whose sizes are within 2 % are alike: they differ in the length of their label tables only
 
 
 class Admission:
@@ -59,7 +59,7 @@ class Admission:
     def check_exclusive(self, model: Resolved, *, images: int, seconds: float, now_s: float) -> None:
         """Raise OverloadedError unless `images` images may run exclusively now, for `seconds` at most.
 
-        They may not while other images run exclusively, nor when that would break a promise.
+        Refuses while other images run exclusively, and when the exclusive run would break a promise.
         """
         needed_s = min(seconds, self._forecast.alone_s(model.entry.key, rows=images, steps=len(model.plan)))
         left_s = self._forecast.exclusive_left_s

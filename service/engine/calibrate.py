@@ -1,4 +1,4 @@
-"""Calibration: measure what a step costs by batch size, choose the batch sizes worth having, and remember both.
+"""Calibration: measure the seconds of a step by batch size, choose the batch sizes worth having, and remember both.
 
 measure    one step at 1, 2, 3, 4, 6, 8, 12, 16 ... rows, up to max_batch and to the first size that takes over max_step_ms.
            Each round measures all sizes, so that other work of the machine disturbs them alike. Rounds repeat until one was
@@ -37,7 +37,7 @@ _QUIET = 1.1  # a round was undisturbed when it took at most this times the sum 
 _STEADY = 2.0  # a machine whose longest round takes more than this times its shortest one is busy
 _SAME_THROUGHPUT = 0.98  # of the best: a smaller difference is noise
 _WORTH_A_BUCKET = 0.9  # most time of a bucket, relative to the next larger one: each bucket costs memory and warm-up
-_TOO_QUICK = 0.5  # measure again when steps take less than this share: a busy machine's curve would keep batches small
+_TOO_QUICK = 0.5  # measure again when steps take less than this share of the curve: a busy machine measured it
 BATCH_INVARIANT = "CPUExecutionProvider"  # the provider that gives the same bytes at any batch size
 
 
@@ -153,7 +153,7 @@ def _measured(network: Network, entry: Entry, sizes: Sequence[int], clock: Calla
 
 
 def _step_s(network: Network, entry: Entry, rows: int, clock: Callable[[], float]) -> float:
-    """Measure the seconds of the model's first plan row for so many images."""
+    """Measure the seconds of one step of `rows` images, the first step of the model's plan."""
     plan, manifest = entry.plan(), entry.manifest
     x = np.repeat(initial_noise(0, 0, manifest.image.chw)[None], rows, axis=0)
     inputs: StepInputs = {
@@ -169,7 +169,10 @@ def _step_s(network: Network, entry: Entry, rows: int, clock: Callable[[], float
 
 
 def _curve_of(stored: Mapping[str, Any], max_batch: int) -> dict[int, float]:
-    """Read the curve from remembered fields. Raises ValueError for a curve that StepCosts or max_batch refuses."""
+    """Read the curve from remembered fields.
+
+    Raises ValueError for a curve that StepCosts refuses or that has batches of more than max_batch rows.
+    """
     curve = {int(rows): float(seconds) for rows, seconds in stored["seconds"].items()}
     if max(StepCosts(curve).buckets) > max_batch:
         raise ValueError(f"it has batches of more than {max_batch} rows")

@@ -9,7 +9,7 @@ from statistics import median
 
 _NEWEST_STEP = 0.05  # weight of the newest step in the drift: about twenty steps of memory
 _FADE_S = 20.0  # a drift that no step has confirmed for so long counts 1/e
-_MAX_STALL = 4.0  # a longer step says nothing about the model: the machine was busy elsewhere
+_MAX_STALL = 4.0  # a step of more than this times its estimate says nothing about the model: the machine was busy
 _JUDGED_STEPS = 256  # batches of one bucket before its entry is judged: many more than the drift needs to follow the machine
 _WRONG_ENTRY = 1.25  # an entry is corrected when the median is off by more than this factor, either way
 
@@ -66,7 +66,7 @@ class StepCosts:
         return self._buckets[min(bisect_left(self._buckets, rows), len(self._buckets) - 1)]
 
     def room(self, rows: int) -> int:
-        """Return how many rows can join a batch of `rows` at no cost, in the places that would be padding."""
+        """Return the number of rows that can join a batch of `rows` at no cost, in the places that would be padding."""
         return self._padded[rows - 1] - rows
 
     def seconds(self, rows: int) -> float:
@@ -102,7 +102,7 @@ class StepCosts:
                 self._correct(size, factor)
 
     def _correct(self, size: int, factor: float) -> None:
-        """Multiply a bucket's entry. Move the other entries only where more rows would seem to take less time."""
+        """Multiply a bucket's entry by `factor`. Move the other entries only where more rows would seem to take less time."""
         now = {bucket: self._drift * seconds for bucket, seconds in self.curve.items()}
         now[size] *= factor
         self._seconds = [max(s, now[size]) if b > size else min(s, now[size]) for b, s in now.items()]
@@ -113,7 +113,10 @@ class StepCosts:
             self._corrected(self.curve)
 
     def _interpolate(self, rows: int) -> float:
-        """Return the curve's seconds for a batch size. Beyond the buckets: the first entry below, proportional above."""
+        """Return the curve's seconds for a batch size.
+
+        Below the smallest bucket this is its entry. Above the largest one it is proportional to the rows.
+        """
         above = bisect_left(self._buckets, rows)
         if above == 0:
             return self._seconds[0]

@@ -1,4 +1,4 @@
-"""Demand: how busy the service was in the last moments. The forecast expects the next moments to be like them.
+"""Demand: the load of the service in the last seconds. The forecast expects the same load in the next seconds.
 
 Pure: no clock, no I/O. The scheduler reports arrivals and steps; the forecast reads.
 """
@@ -10,7 +10,7 @@ from math import exp
 from service.engine.lane import Lane
 
 _NEWEST_REQUEST = 0.1  # weight of the newest request in `overlap`: about ten requests of memory
-_MEMORY_S = 10.0  # what ran so long ago counts 1/e in a lane's rate
+_MEMORY_S = 10.0  # device time that was used this long ago counts 1/e in a lane's rate
 _MIN_RATE = 0.001  # ignore lanes that use under 0.1 % of the device
 
 
@@ -23,7 +23,7 @@ class Demand:
 
     def __init__(self) -> None:
         self.overlap = 0.0
-        self._used: dict[Lane, tuple[float, float]] = {}  # rate, and the clock reading that it is true of
+        self._used: dict[Lane, tuple[float, float]] = {}  # rate, and the clock reading at which it was computed
         self._recent: dict[Lane, None] = {}  # lanes whose rate was not yet found to be below _MIN_RATE
 
     def arrived(self, *, others: bool) -> None:
@@ -36,7 +36,10 @@ class Demand:
         self._recent[lane] = None
 
     def rates(self, now_s: float) -> dict[Lane, float]:
-        """Return how many device seconds a second each lane used of late, and skip faded lanes from the next call on."""
+        """Return the device seconds per second that each lane used recently.
+
+        Later calls leave out the lanes whose rate is below _MIN_RATE now.
+        """
         rates = {lane: self._rate(lane, now_s) for lane in self._recent}
         for lane, rate in rates.items():
             if rate < _MIN_RATE:

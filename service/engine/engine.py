@@ -2,7 +2,7 @@
 
     submit, choose   admit a request (admission.py, on the estimates of forecast.py) and open its rows (ledger.py)
     the thread       loads the models (lifecycle.py), then repeats schedule -> execute -> deliver (loop.py)
-    drain            finishes what is admitted, and ends the thread
+    drain            finishes the admitted rows, and ends the thread
 
 `submit` and `cancel` run in the event loop and only change what the next round sees, under a lock that is never held while
 the device works. So rows join and leave at step boundaries, and the event loop never waits for the device.
@@ -66,7 +66,7 @@ class Engine:
         metrics: Metrics,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """clock: seconds since some moment, never going back."""
+        """clock: a monotonic clock, in seconds."""
         self._config = config
         self._metrics = metrics
         self._clock = clock
@@ -142,10 +142,12 @@ class Engine:
     def submit(self, generation: Generation) -> Ticket:
         """Queue one row per image. Call it in the event loop that will read the ticket.
 
-        A latency limit becomes a promise here; the answer of `choose` may no longer hold.
-        Raises UnavailableError (starting, draining, failed, or the model failed to load or is gone), OverloadedError and
-        LatencyError (see admission.py; OverloadedError too while exclusive_s would break a promise) and ValueError for images
-        that do not fit the model.
+        A latency limit becomes a promise here, and is checked again: the answer of `choose` may no longer hold. Raises
+
+        - UnavailableError while the engine starts, drains or has failed, and for a model that failed to load or is gone;
+        - OverloadedError and LatencyError by the rules of admission.py;
+        - OverloadedError also for exclusive_s while other rows run exclusively or a promise would be broken;
+        - ValueError for images that do not fit the model.
         """
         check_generation(generation)
         model, images, flex = generation.model, len(generation.images), generation.flex
@@ -193,7 +195,7 @@ class Engine:
         self._lifecycle.unload(model_id)
 
     def mark_outdated(self, model_id: str, reason: str | None) -> None:
-        """Put the reason into a model's status why its folder's contents are not served. None: they are served."""
+        """Store in a model's status why its folder's contents are not served. reason: None when they are served."""
         self._lifecycle.mark_outdated(model_id, reason)
 
     async def drain(self, timeout_s: float) -> None:
@@ -235,7 +237,7 @@ class Engine:
             self._ledger.drop(ticket, RequestCancelledError("The request was cancelled."))
 
     def _fail_rest(self) -> None:
-        """Fail what is left, once the engine has stopped."""
+        """Fail the rows that are left, once the engine has stopped."""
         self._ledger.drop_all(lambda: UnavailableError(_FAILED if self._failure else _DRAINING))
 
     def _drain(self, timeout_s: float) -> None:

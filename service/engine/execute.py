@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 class Evaluation:
     """The result of one step of a batch: an output or a failure for each row, in order.
 
-    clean   the runtime raised nothing, so the time of the step tells what such a batch costs
+    clean   the runtime raised nothing, so the cost model can learn from the time of the step
     dead    the runtime raised for every single row, as it does when the device is lost
     fits    most rows to try at once after the device ran out of memory; None when it did not
     """
@@ -73,7 +73,7 @@ def _stack(arrays: Sequence[Any]) -> Float32:
 
 
 def _halved(network: Network, rows: Sequence[Row], now_s: float, error: Exception) -> Evaluation:
-    """Evaluate the same step in two halves, after the whole has raised. A single row fails."""
+    """Evaluate the same step in two halves, after the whole batch has raised `error`. A single row fails."""
     model, memory = rows[0].model, isinstance(error, DeviceMemoryError)
     if len(rows) == 1:
         log.error("row_failed", model=model.id, step=rows[0].step, error=str(error), exc_info=error)
@@ -88,7 +88,7 @@ def _halved(network: Network, rows: Sequence[Row], now_s: float, error: Exceptio
 
 
 def _finite(values: Float32) -> NDArray[np.bool_]:
-    """Return which rows of [B,C,H,W] hold only finite numbers: bool [B]."""
+    """Mark the rows of [B,C,H,W] that hold only finite numbers: bool [B]."""
     finite: NDArray[np.bool_] = np.all(np.isfinite(values), axis=tuple(range(1, values.ndim)))
     return finite
 

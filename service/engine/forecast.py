@@ -1,4 +1,4 @@
-"""The forecast: how long work will take, and which promises it would break. Pure: it reads the scheduler.
+"""The forecast: estimate the time that work will take, and find the promises that it would break. Pure: it reads the scheduler.
 
 Three kinds of answers:
 
@@ -6,9 +6,9 @@ Three kinds of answers:
     promises    breaks_promise, delay_breaks_promise
     traffic     idle, overlap
 
-Estimates assume weighted processor sharing. Until a lane has had `own_s` seconds of the device, lane i of weight w_i has had
-the smaller of its backlog and (w_i / w) own_s. Debts count as work. Since steps are not divisible, up to one step of lane i
-comes on top. Rows that run exclusively come before all that.
+Estimates assume weighted processor sharing. Until a lane of weight w has had `own_s` seconds of the device, another lane i of
+weight w_i has had the smaller of its backlog and (w_i / w) own_s. Debts count as work. Since steps are not divisible, up to
+one step of lane i comes on top. Rows that run exclusively come first.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ class Forecast:
     def _tightest(self, lane: Lane, promises: Sequence[Promise]) -> Sequence[Promise]:
         """Return the promises with the least time to spare: when they hold, the others hold.
 
-        Which these are depends on how fast the lane runs. So take the tightest of both ends: the lane has the device to
-        itself, and every other lane takes its share.
+        The result depends on the speed of the lane. So take the tightest promises of both extreme cases: the lane has the
+        device to itself, and every other lane takes its share.
         """
         if len(promises) <= 2 * _TIGHTEST:
             return promises
@@ -153,10 +153,10 @@ class Forecast:
     # Shared time
 
     def _expected_s(self, lane: Lane, own_s: float, steps: int, now_s: float | None) -> float:
-        """Return _shared_s, where the other lanes meanwhile receive as much more work as they used of late.
+        """Estimate _shared_s, with the work that the other lanes receive in the meantime at their recent rates.
 
-        While requests arrive one after the other, expect nothing: a client that waits for each answer before it sends the
-        next request does not add to its own.
+        While requests arrive one after the other (see OVERLAP), no such work is expected: a client that waits for each answer
+        before it sends the next request does not delay its own request.
         """
         total_s = self._shared_s(lane, own_s, steps=steps)
         rates = {} if now_s is None else self._scheduler.demand.rates(now_s)

@@ -148,7 +148,7 @@ class Lane:
         return self._waves(rows) * steps * self.costs.calibrated(min(rows, self.limit))
 
     def _waves(self, rows: int) -> int:
-        """Return how many batches so many rows fill."""
+        """Return the number of batches that `rows` rows fill."""
         return -(-rows // self.limit)
 
     def finish_s(self, rows: int, steps: int, *, running: bool) -> float:

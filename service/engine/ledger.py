@@ -14,7 +14,10 @@ from service.observability.metrics import Metrics
 
 
 class Ledger:
-    """The rows by number. The engine's condition must be held, except to read the two counts."""
+    """The rows by number.
+
+    Hold the engine's condition to use it, except to read running_rows and waiting_requests.
+    """
 
     def __init__(self, scheduler: Scheduler, lifecycle: Lifecycle, metrics: Metrics, changed: threading.Condition) -> None:
         self._scheduler = scheduler
@@ -72,7 +75,7 @@ class Ledger:
             hand_over([(ticket, reason)])
 
     def drop_all(self, reason: Callable[[], EngineError]) -> None:
-        """Drop every ticket. Each needs a reason of its own: an exception changes when it is raised."""
+        """Drop every ticket. reason: makes an exception for each ticket, because raising one changes it."""
         for ticket in {row.ticket for row in self.rows.values()}:
             self.drop(ticket, reason())
 

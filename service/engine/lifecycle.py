@@ -1,9 +1,9 @@
-"""The lifecycle: which models are on the device while the service runs.
+"""The lifecycle: load, replace and free models on the device while the service runs.
 
     load     in a thread of its own: the backend opens the folder. Each measurement of the calibration is an errand that the
              engine's thread runs between two steps, so that requests wait for one measurement at a time
     serve    requests resolved from now on run on the new version, in lanes of its own
-    retire   a version that was replaced or unloaded finishes its admitted rows, and serves whoever holds it
+    retire   a version that was replaced or unloaded finishes its admitted rows, and serves its holders (see `hold`)
     free     between two steps, once its last row and its last holder are gone
 
 Until an old version is freed, two versions share the device like two models, and both are in memory.
@@ -72,7 +72,10 @@ class Lifecycle:
     # Called by the engine
 
     def load_all(self, wanted: Callable[[], bool]) -> None:
-        """Load each model while that is `wanted`, at start, in the engine's thread. One that fails does not stop the others."""
+        """Load the models at start, in the engine's thread. Stop when `wanted` returns False.
+
+        A model that fails does not stop the others.
+        """
         self._began_s = self._turned_s = self._clock()
         for entry in self._entries:
             if not wanted():
@@ -98,8 +101,8 @@ class Lifecycle:
         return self._versions.get(key)
 
     def use(self, key: str, rows: int) -> None:
-        """Count rows that need this version: new ones above 0, ended ones below. With the condition held."""
-        if (loaded := self._versions.get(key)) is not None:  # none is there once the engine has stopped
+        """Add to the number of rows that need this version. rows: below 0 for rows that ended. With the condition held."""
+        if (loaded := self._versions.get(key)) is not None:  # after the engine has stopped there is no version
             loaded.users += rows
 
     @property
@@ -171,7 +174,7 @@ class Lifecycle:
             self._forget_if_gone(model_id)
 
     def mark_outdated(self, model_id: str, reason: str | None) -> None:
-        """Put the reason into a model's status why its folder's contents are not served. None: they are served."""
+        """Store in a model's status why its folder's contents are not served. reason: None when they are served."""
         with self._changed:
             self.statuses[model_id] = replace(self.statuses[model_id], reason=reason)
 

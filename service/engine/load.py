@@ -42,7 +42,7 @@ class ModelStatus:
 
 @dataclass(eq=False)
 class Loaded:
-    """A model that is ready to run. users: how many rows and requests need it, see lifecycle.py."""
+    """A model that is ready to run. users: number of rows and holders that need it, see lifecycle.py."""
 
     entry: Entry
     network: Network
@@ -70,7 +70,7 @@ def at_once(work: Callable[[], T], /) -> T:
 def load(
     entry: Entry, backend: Backend, config: EngineConfig, turn: Turn = at_once, clock: Callable[[], float] = time.perf_counter
 ) -> Loaded | ModelStatus:
-    """Return the model, ready to run, or the status that says why it failed. turn: runs what uses the device.
+    """Return the model, ready to run, or the status that says why it failed. turn: runs the work that uses the device.
 
     clock: measures the steps of the calibration, in seconds.
     """
@@ -88,12 +88,12 @@ def load(
 
 
 def without_folders(reason: str, folder: Path, name: str) -> str:
-    """Return a reason for clients, without this machine's folders. The log has them. name: stands for the model's folder."""
+    """Remove this machine's folders from a reason that clients see; the log keeps them. name: replaces the model's folder."""
     return _FOLDERS.sub("", reason.replace(str(folder), name))
 
 
 class _NetworkInTurns:
-    """A network that takes each step in its turn. Measures the steps, and not the waiting for a turn."""
+    """A network that runs each step in its turn. It measures the steps without the wait for a turn."""
 
     def __init__(self, network: Network, turn: Turn, clock: Callable[[], float]) -> None:
         self._network = network

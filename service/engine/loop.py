@@ -4,8 +4,8 @@
     execute    one network evaluation for them (execute.py)
     deliver    advance the rows; hand finished images and previews to the event loops that wait for them
 
-On a CPU several batches may execute at the same time, where one alone would leave cores idle. Before each step the loop does
-what loading and freeing models needs of the device, one piece at a time (lifecycle.py).
+On a CPU several batches may execute at the same time, where one alone would leave cores idle. Before each step the loop runs
+one piece of the work for which loading and freeing models need the device (lifecycle.py).
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ class StepLoop:
         self._beside = ThreadPoolExecutor(thread_name_prefix="engine-beside")
 
     def round(self, wanted: Callable[[], bool]) -> None:
-        """Do what loading and freeing models needs, then run one step. Wait for either while the loop is `wanted`.
+        """Run one piece of the lifecycle's work, then one step. Wait for either while `wanted` returns True.
 
         Raises DeviceLostError after DEVICE_LOST batches in a row in which the runtime raised for every single row.
         """
         if self._lifecycle.upkeep():
-            self._boundary_s = self._clock()  # no model is charged for it
+            self._boundary_s = self._clock()  # no model is charged for this time
         if work := self._schedule(wanted):
             self._step(work)
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Let the threads of batches side by side end."""
         self._beside.shutdown(wait=False)
 
     def _schedule(self, wanted: Callable[[], bool]) -> list[_Work]:
@@ -116,7 +116,7 @@ class StepLoop:
     def _deliver(
         self, work: _Work, evaluation: Evaluation, seconds: float, *, charged: bool = True, alone: bool = False
     ) -> None:
-        """Advance the rows and hand over what has become of them.
+        """Advance the rows and hand over their events.
 
         charged: False for a batch that ran beside the one that is charged. alone: no other batch ran at the same time.
         """
@@ -155,7 +155,7 @@ class StepLoop:
         ]
 
     def _settle(self, work: _Work, events: Sequence[Event | None]) -> list[tuple[Ticket, Event | EngineError]]:
-        """Take the rows that have ended off the books. Return what their readers are to be told. With the lock held."""
+        """Remove the rows that have ended. Return the events to hand over to the readers. With the lock held."""
         told: list[tuple[Ticket, Event | EngineError]] = []
         for row, event in zip(work.rows, events, strict=True):
             if row.number not in self._ledger.rows:  # cancelled while on the device

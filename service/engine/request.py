@@ -143,7 +143,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Preview:
-    """A mid-denoise prediction of the clean image: uint8 [C,H,W], after `step` of `steps` evaluations."""
+    """A mid-denoise prediction of the clean image: uint8 [C,H,W], after `step` of `steps` evaluations.
+
+    position: the image's place in the request. number: the preview's place among those of its image. Both from 0.
+    """
 
     position: int
     spec: ImageSpec
@@ -195,9 +198,9 @@ def check_generation(generation: Generation) -> None:
 
 
 def preview_steps(steps: int, previews: int) -> tuple[int, ...]:
-    """Return after which of `steps` evaluations the previews are due: evenly spaced, strictly between 0 and `steps`.
+    """Return the numbers of evaluations after which previews are due: evenly spaced, strictly between 0 and `steps`.
 
-    A plan too short for so many previews gives one after every evaluation but the last.
+    A plan that is too short for so many previews gives one after every evaluation but the last.
     """
     previews = min(previews, steps - 1)
     return tuple(round(steps * (number + 1) / (previews + 1)) for number in range(previews))

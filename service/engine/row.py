@@ -49,7 +49,7 @@ class Row:
         self.ticket = ticket
         self.position = position
         self.started = False  # written by the ledger: the row has been in a batch
-        self.step = 0  # evaluations done; also the plan row to run next
+        self.step = 0  # evaluations done; also the index of the next step in the plan's tables
         self.x: Float32 | None = None
         self.x0_prev: Float32 | None = None
         self._started_s = 0.0

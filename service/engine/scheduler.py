@@ -9,14 +9,16 @@ interactive rows and one for flex rows, which are work that can wait. A step run
                     gives a lane a credit of one quantum times its weight. A lane with credit runs one batch, and the time
                     that the batch took is charged afterwards. A lane without rows keeps its debt and loses its credit.
 
-What these decisions mean for the waiting times of requests is in forecast.py.
+forecast.py estimates the waiting times that follow from these decisions.
 
-The quantum Q is the smallest calibrated step / weight of all models. It is a constant, small enough that rounding costs no
-lane its share. A flex lane has FLEX_SHARE of its model's weight. It gets three things: the time that no other lane uses, the
-places that an interactive batch of its model would fill with padding, and its small share when nothing is idle.
+The quantum Q is the smallest quotient, over all models, of the seconds of a one-row step and the model's weight. It is so
+small that rounding costs no lane its share.
 
-The bound. Let s be the longest step and w the weight of a lane. Between finding work, or its last step, and its next step, a
-lane m waits, for each other lane i, no longer than
+A flex lane has FLEX_SHARE of its model's weight. It gets three things: the time that no other lane uses, the places that an
+interactive batch of its model would fill with padding, and its small share when nothing is idle.
+
+The bound. Let s be the longest step and w the weight of a lane. A lane m that has found work, or has run a step, waits for its
+next step, on account of each other lane i, no longer than
 
     s_i + (w_i / w_m) s_m + 2 Q w_i   seconds of i's steps, and no more than one step of i where s_i / w_i > s_m / w_m + Q.
 
@@ -78,7 +80,7 @@ class Scheduler:
         """Open the two lanes of a model.
 
         weight: its share of the device, relative to the other models with work.
-        abreast: rows of this and other such models that the device steps at the same time as quickly as one row.
+        abreast: single rows, of this and other such models, that the device steps side by side in the time of one.
         """
         self._quanta_s[model] = costs.seconds(1) / weight
         self._quantum_s = min(self._quanta_s.values())
@@ -142,14 +144,14 @@ class Scheduler:
             return Batch(lane.model, tuple(self._exclusive[: lane.limit]), lane.flex)
         busy = [lane for lane in self._ring if lane]
         if not busy:
-            for lane in self._ring:  # the debts are void: they kept nobody waiting
+            for lane in self._ring:  # no lane has rows, so nobody waits: cancel the debts
                 lane.credit_s = 0.0
             self._ring.clear()
             return None
         self._skip_idle_rounds(busy)
         while True:
             lane = self._ring.popleft()
-            lane.credit_s = min(lane.credit_s, 0.0) + self._quantum_s * lane.weight  # one visit's credit cannot be saved up
+            lane.credit_s = min(lane.credit_s, 0.0) + self._quantum_s * lane.weight  # credit of earlier visits is not kept
             if lane or lane.credit_s < 0:
                 self._ring.append(lane)
             else:
@@ -159,7 +161,7 @@ class Scheduler:
                 return Batch(lane.model, self._filled(lane), lane.flex)
 
     def beside(self, batch: Batch) -> list[Batch]:
-        """Return batches of other lanes to run at the same time as `batch`. Nobody is charged; `advance` must follow."""
+        """Return batches of other lanes to run at the same time as `batch`. They are not charged; `advance` must follow."""
         lane, taken, found = self._lanes[batch.model, batch.flex], len(batch.rows), []
         for other in self._ring if lane.abreast > taken and not self._exclusive else ():
             room = min(lane.abreast, other.abreast) - taken
@@ -176,14 +178,14 @@ class Scheduler:
         A step that stalled because the machine was busy elsewhere is charged a few times its estimate and no more. Otherwise
         its lane would be in debt and stand still while the others catch up.
         learn: update the cost model with this time. False for a batch that failed.
-        alone: no other batch ran at the same time. Only then the time tells what such a batch costs.
+        alone: no other batch ran at the same time. Only then is the time the cost of such a batch.
         now_s: clock reading; with it the demand is updated.
         """
         lane = self._lanes[batch.model, batch.flex]
         charged_s = lane.costs.fair(len(batch.rows), seconds) if learn else seconds
         lane.credit_s -= charged_s
         if now_s is not None:
-            self.demand.ran(lane, charged_s if alone else 0.0, now_s)  # beside others it took nobody's time
+            self.demand.ran(lane, charged_s if alone else 0.0, now_s)  # beside others it took no time from them
         if not set(batch.rows).isdisjoint(self._exclusive):
             self._exclusive_s -= seconds
             if self._exclusive_s <= 0:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-_AGAIN_S = 0.05  # between two cancellations: short enough that nobody notices a lost one
+_AGAIN_S = 0.05  # between two cancellations: so short that a lost one causes no noticeable delay
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
@@ -28,7 +28,7 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def in_daemon(work: Callable[[], T], name: str) -> T:
-    """Run `work` in a daemon thread and return or raise what it does. The process can end while the thread runs."""
+    """Run `work` in a daemon thread. Return its result or raise its exception. The process can end while the thread runs."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

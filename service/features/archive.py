@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from typing import IO, cast
 
 _PIECE_BYTES = 1 << 16  # sent at once: few pieces for small files, little memory for large ones
-_MODE = 0o644 << 16  # a file that everyone may read: the Unix mode stands in the upper half
+_MODE = 0o644 << 16  # a file that everyone may read: zip keeps the Unix mode in the upper half
 
 
 class _Pipe:
-    """Holds what zipfile has written and nobody has taken yet. It has no `tell`, so zipfile writes as for a stream."""
+    """A buffer that zipfile writes to and zip_stream takes from. It has no `tell`, so zipfile writes as for a stream."""
 
     def __init__(self) -> None:
         self._pending = bytearray()

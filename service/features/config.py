@@ -14,7 +14,7 @@ Arms = Mapping[str, float]  # of an experiment: model id -> weight
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceConfig:
-    """Limits and choices of one service. Settings of the same name explain those that are not listed here.
+    """Limits and choices of one service. For fields that are not listed here, see the setting of the same name.
 
     zoos               folders of model folders; the first that holds an id wins
     experiments        arms by experiment id; the first arm is the reference of the others

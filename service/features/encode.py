@@ -34,7 +34,7 @@ _OPTIONS: dict[ImageFormat, dict[str, object]] = {
 class FileStyle:
     """The format of an image file.
 
-    scale: each pixel becomes scale x scale pixels. quality: 0 to 100 for a lossy format; None: the best that the format has.
+    scale: each pixel becomes scale x scale pixels. quality: 0 to 100 for a lossy format; None: see `encode`.
     """
 
     image_format: ImageFormat = "png"

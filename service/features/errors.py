@@ -2,10 +2,10 @@
 
 InvalidRequestError        a field is wrong
 ├── NotFoundError          the request names something that does not exist
-├── ForbiddenError         it shows something that this service did not sign
-├── GoneError              it names something that can no longer be had
-├── ConflictError          the state of the service does not allow it now
-└── UnusableError          it names something that exists but cannot be used
+├── ForbiddenError         the url of the request was not signed by this service
+├── GoneError              the request names something that is no longer available
+├── ConflictError          the state of the service does not allow the request now
+└── UnusableError          the request names something that exists but cannot be used
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class NotFoundError(InvalidRequestError):
 
 
 class ForbiddenError(InvalidRequestError):
-    """The request shows something that this service did not sign, or that was altered."""
+    """The url of the request was not signed by this service, or was altered."""
 
 
 class GoneError(InvalidRequestError):
-    """The request names something that existed and can no longer be had."""
+    """The request names something that existed and is no longer available."""
 
 
 class ConflictError(InvalidRequestError):

@@ -1,11 +1,11 @@
-"""Experiments: several models on trial under one model id.
+"""Experiments: requests for one model id are divided among several models, the arms.
 
-Each request belongs to one arm; the service measures how long the arms' answers take, and how far the arms are apart.
+Each request belongs to one arm. The service measures the latencies of each arm and the differences between arms.
 
 Assignment is weighted rendezvous hashing (Thaler & Ravishankar 1998): each arm scores -weight / ln h(experiment, arm, user)
 and the highest score wins. Three things follow:
 
-- Replicas agree without talking.
+- Replicas agree without communication.
 - An arm gets its share of the users.
 - When weights change, only users of arms whose share shrank move.
 """
@@ -32,7 +32,7 @@ WINDOW = 1000  # latest latencies kept of each arm
 
 @dataclass(frozen=True)
 class Assignment:
-    """The arm of a request. unit: a hash of who was assigned; requests of one unit are not independent."""
+    """The arm of a request. unit: a hash of the user, seed or chance that decided; requests of one unit are not independent."""
 
     experiment: str
     arm: str
@@ -87,7 +87,7 @@ class Experiments:
         return assign(model_id, arms, user, seed)
 
     async def record(self, assignment: Assignment, seconds: float) -> None:
-        """Record how long an answer took. While the store is away only the metrics count it."""
+        """Record the seconds that an answer took. While the store cannot be reached, only the metrics count them."""
         labels = {"experiment": assignment.experiment, "arm": assignment.arm}
         self._metrics.experiment_request_seconds.labels(**labels).observe(seconds)
         with suppress(StoreUnavailableError):
@@ -95,7 +95,7 @@ class Experiments:
             await self._samples.append(_series(assignment.experiment, assignment.arm), value, WINDOW)
 
     async def latencies(self, name: str, arm: str) -> tuple[int, Latencies]:
-        """Return how many answers an arm has given, and its recent latencies. Raises StoreUnavailableError."""
+        """Return the number of answers that an arm has given, and its recent latencies. Raises StoreUnavailableError."""
         count, values = await self._samples.recent(_series(name, arm))
         pairs = (value.decode().split(" ") for value in values)
         return count, Latencies.of([(unit, float(seconds)) for unit, seconds in pairs])
@@ -146,11 +146,11 @@ def _fraction(*parts: str | None) -> float:
 
 
 def _note(units: int, baseline: int | None) -> str | None:
-    """Say what an arm's comparison with the reference lacks. baseline: units of the reference; None: this arm is it."""
+    """Explain why an arm has no differences or intervals. baseline: units of the reference; None: this arm is the reference."""
     if baseline is None:
         return "This arm is the reference of the others."
     if not units or not baseline:
-        return f"{'This arm' if not units else 'The reference'} has no answers yet, so there is no difference to tell."
+        return f"{'This arm' if not units else 'The reference'} has no answers yet, so there is no difference to report."
     if min(units, baseline) < LEAST_UNITS:
         return (
             f"An interval needs {LEAST_UNITS} distinct users (or seeds) in both arms; "

@@ -97,7 +97,10 @@ def plan_generation(asked: ImagesAsked, service: Service) -> Generation:
 
 
 def _model(asked: ImagesAsked, service: Service) -> Resolved:
-    """Return the model asked for; with max_latency_s only if it is expected to be that fast; for AUTO the best that is."""
+    """Return the model of a request: the one asked for, or for AUTO the best one.
+
+    With max_latency_s, the model is returned only if its images are expected within that time.
+    """
     if asked.model != AUTO:
         candidates = [service.resolve(asked.model)]
         if asked.max_latency_s is None:
@@ -142,7 +145,9 @@ def plan_interpolation(asked: InterpolationAsked, service: Service) -> Generatio
     manifest = model.entry.manifest
     most = service.config.max_n
     if asked.frames > most:
-        raise InvalidRequestError(f"frames: at most {most} in one request, got {asked.frames}; walk in parts.", "frames")
+        raise InvalidRequestError(
+            f"frames: at most {most} in one request, got {asked.frames}; send several requests.", "frames"
+        )
     scale = scale_of(asked.size, manifest.image, service.config.max_side)
     label = class_label_of(manifest, prompt=asked.prompt, class_label=asked.class_label)
     first, last = asked.seeds
@@ -184,7 +189,10 @@ def _check_input(name: str, values: Sequence[int], *, count: int, largest: int) 
 def specs_of(
     manifest: Manifest, *, seed: int | None, first_index: int, n: int, class_label: int | None
 ) -> tuple[ImageSpec, ...]:
-    """Return n images of one seed from first_index on. seed: random where None. class_label: each image's own where None."""
+    """Return n images of one seed from first_index on.
+
+    seed: random where None. class_label: where None, default_class chooses one for each image.
+    """
     seed = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
     return tuple(
         ImageSpec(seed, index, default_class(seed, index, manifest) if class_label is None else class_label)
@@ -193,7 +201,7 @@ def specs_of(
 
 
 def scale_of(size: str, image: ImageShape, max_side: int) -> int:
-    """Return how many times larger than the model's own size `size` is. Raises InvalidRequestError."""
+    """Return the factor by which `size` is larger than the model's own size; 1 for auto. Raises InvalidRequestError."""
     if size == "auto":
         return 1
     match = _SIZE.match(size)
@@ -246,7 +254,7 @@ async def recall_or_compute(
     async def compute_missing(missing: Sequence[ImageSpec]) -> list[Finished]:
         return await compute(replace(generation, images=missing))
 
-    with service.engine.hold([model]):  # a reload may come while the cache is asked
+    with service.engine.hold([model]):  # a reload may unload the model while the cache is read
         return await service.cache.images(model, generation.images, compute_missing)
 
 

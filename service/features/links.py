@@ -1,11 +1,11 @@
 """Signed urls of images, which expire.
 
 A url describes its image completely: model, seed, index, class, file style. So every replica that shares SFDDM_URL_SECRET
-can serve it, either from the newest files, which are kept, or by making the image again. A url also names the weights and
-the runtime that made the image, because others would make other bytes.
+can serve it. A replica keeps the newest files, and makes the image again when it has no file. A url also names the weights
+and the runtime that made the image, because others would make other bytes.
 
-The format is that of itsdangerous' URLSafeSerializer: `payload.signature`. It is not URLSafeTimedSerializer, which stores
-the second of the signing and leaves it to the reader's settings when the url expires; here the url itself holds that time.
+The format is that of itsdangerous' URLSafeSerializer: `payload.signature`. URLSafeTimedSerializer does not fit: it stores the
+time of signing, and the reader's settings decide when the url expires. Here the url itself holds the time of expiry.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SALT = "image url"  # a signature made with SFDDM_URL_SECRET for another purpos
 
 @dataclass(frozen=True)
 class Link:
-    """The content of a url. made_by: `maker` of its image. expires: Unix seconds."""
+    """The content of a url. made_by: the result of `maker` for its image. expires: Unix seconds."""
 
     model: str
     spec: ImageSpec
@@ -39,7 +39,7 @@ class Link:
 
 
 def maker(model: Resolved, image: Finished) -> str:
-    """Return what decides an image's bytes apart from its spec: the weights, the runtime and its precision."""
+    """Describe the weights, the runtime and its precision, which together with the spec decide an image's bytes."""
     return f"{model.entry.manifest.sha256[:16]} {image.device.provider} {image.device.precision}"
 
 

@@ -50,7 +50,7 @@ def find_model(service: Service, model_id: str) -> KnownModel | KnownExperiment:
 
 
 def known_model(service: Service, model: Resolved) -> KnownModel:
-    """Return what is known of one model or variant."""
+    """Return the facts about one model or variant."""
     manifest = model.entry.manifest
     return KnownModel(
         model=model,

@@ -3,7 +3,7 @@
 - `sneaker`, `Sneakers` and `a red sneaker` all name the class Sneaker.
 - Spaces and hyphens do not count: `pull over` names Pullover; `tshirt`, `t shirt` and `tee-shirt` name `T-shirt/top`.
 - Each side of a slash is a name of its own: `top` names `T-shirt/top`.
-- The last word is enough where no other class is called so: `boot` names `Ankle boot`.
+- The last word is enough where no other class has it as its name: `boot` names `Ankle boot`.
 - Where names overlap the longest wins.
 """
 
@@ -43,7 +43,10 @@ def classes_named(prompt: str, classes: Sequence[str]) -> list[int]:
 
 
 def _names(classes: Sequence[str]) -> dict[str, set[int]]:
-    """Map each name, without spaces, to the labels of its classes. Last words are names too unless a class is called so."""
+    """Map each name, without spaces, to the labels of its classes.
+
+    The last word of a name is a name too, unless it is the whole name of a class.
+    """
     names: dict[str, set[int]] = {}
     parts = [(_plain(part).split(), label) for label, name in enumerate(classes) for part in name.split("/") if part.strip()]
     for words, label in parts:

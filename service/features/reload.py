@@ -1,9 +1,9 @@
-"""Reload: serve what the zoos hold now. One model changes at a time, while requests go on.
+"""Reload: serve the present contents of the zoos. One model changes at a time, while requests go on.
 
 - A model whose manifest has changed is loaded beside the version that is served, and takes its place.
 - A model whose folder is gone is unloaded.
 - A model stays as it was, and is reported, where its folder does not verify or does not load, or where the change would break
-  what the start checks: the default model, the arms of experiments, at least one model.
+  a condition of the start: the default model, the arms of experiments, at least one model.
 
 Reloads wait for each other.
 """
@@ -33,7 +33,7 @@ _log = structlog.get_logger("service.api")
 
 @dataclass(frozen=True)
 class FailedModel:
-    """A model that is not as its folder is. serving: what was loaded before is still served."""
+    """A model that could not be brought up to date with its folder. serving: the version loaded before is still served."""
 
     model: str
     reason: str
@@ -42,13 +42,13 @@ class FailedModel:
 
 @dataclass
 class ReloadReport:
-    """The result of a reload: ids of models by what became of them.
+    """The result of a reload: the ids of the models, by what was done with them.
 
     loaded      new ones
     replaced    those whose folder has changed
     removed     those whose folder is gone, or that were unloaded
     kept        those whose folder has not changed
-    failed      those that are not as their folders are
+    failed      those that could not be brought up to date with their folders
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Reloader:
         self._requested = False
 
     def request(self) -> None:
-        """Reload soon, without an answer. Calls that come before the reload has begun are one."""
+        """Reload soon, without an answer. Several calls before the reload begins cause one reload."""
         if not self._requested:
             self._requested = True
             self._begin(self._reload())
@@ -164,7 +164,7 @@ class Reloader:
         return status is not None and status.state == "loaded"
 
     async def _update(self, model_id: str, new: Entry | None, refused: Mapping[Path, str], report: ReloadReport) -> None:
-        """Bring one model up to date, and report what became of it."""
+        """Bring one model up to date with its folder, and add the result to the report."""
         old, served = self._entries.get(model_id), self._is_served(model_id)
         reason = None
         if old is not None and served:
@@ -209,7 +209,7 @@ class Reloader:
         return None if isinstance(found, Loaded) else found.reason
 
     def _remove(self, model_id: str) -> str | None:
-        """Unload a model; return what needs it if something does, else None."""
+        """Unload a model. If something needs it, keep it and return the reason; else return None."""
         entries = {name: entry for name, entry in self._entries.items() if name != model_id}
         objection = self._needed_by(model_id) or self._objection(entries)
         if objection is None:
@@ -221,7 +221,7 @@ class Reloader:
         """Return which setting needs a served model, or None."""
         service = self._service
         if service.catalogue.resolve(service.default_model).entry.id == model_id and service.config.default_model:
-            return f"{model_id} is the default model and is kept; change SFDDM_DEFAULT_MODEL and restart to be rid of it."
+            return f"{model_id} is the default model and is kept; change SFDDM_DEFAULT_MODEL and restart to remove it."
         for name, arms in service.config.experiments.items():
             if any(service.catalogue.resolve(arm).entry.id == model_id for arm in arms):
                 return f"The experiment {name!r} needs {model_id}, which is kept; change SFDDM_EXPERIMENTS and restart first."

@@ -50,7 +50,7 @@ class Service:
     def refused(self) -> dict[str, str]:
         """Reasons why model folders, or whole zoos, were not trusted, by the id that each would have.
 
-        An id that is served from an earlier version or another zoo is left out: `reason` of that model says it.
+        An id that is served from an earlier version or another zoo is left out: the status of that model has the reason.
         """
         zoos = set(self.config.zoos)
         found: dict[str, str] = {}
@@ -150,7 +150,9 @@ def assemble(config: ServiceConfig, catalogue: Catalogue) -> Service:
     metrics = Metrics(variants=measured_variants(catalogue), models=catalogue.entries)
     unknown = config.engine.weights.keys() - catalogue.entries.keys()
     if unknown:
-        raise StartupError(f"model_weights names {', '.join(sorted(unknown))}, which is not served; a variant has its model's.")
+        raise StartupError(
+            f"model_weights names {', '.join(sorted(unknown))}, which is not served; a variant has its model's weight."
+        )
     backend = choose_backend(
         config.provider, threads=config.threads, gpu_memory=config.gpu_memory, cache_dir=config.engine.cache_dir
     )

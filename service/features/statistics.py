@@ -77,7 +77,7 @@ def differences_between_arms(arm: Latencies, *, reference: Latencies) -> Mapping
 
 
 def _unit_weights(side: Latencies, random: np.random.Generator) -> NDArray[np.float64]:
-    """Draw resamples of units; return how often each sample is in each of them: [RESAMPLES, N]."""
+    """Draw resamples of units. Return the count of each sample in each resample: [RESAMPLES, N]."""
     units = units_of(side)
     drawn = random.multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
     return drawn[:, side.units].astype(np.float64)

@@ -50,7 +50,7 @@ class Exposition:
 
 
 def _children(instrument: Instrument) -> Sequence[Instrument]:
-    """Return one object for each combination of labels seen."""
+    """Return the child of each combination of labels that has been used."""
     if not instrument._labelnames:
         return [instrument]
     with instrument._lock:

@@ -47,7 +47,7 @@ class GpuCollector(Collector):
 
 
 def find_gpu() -> GpuCollector | None:
-    """Return a collector, or None unless the extra `gpu` is installed and a driver answers."""
+    """Return the collector of the first GPU. None when the extra `gpu` is not installed or no driver answers."""
     try:
         import pynvml
     except ImportError:

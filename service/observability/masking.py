@@ -1,4 +1,4 @@
-"""Masking: keep the secrets of a url out of what is printed. These are its user, its password and its query's values."""
+"""Mask the secrets of urls before text is printed: the user, the password and the values of the query."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def mask_credentials(text: str) -> str:
 
 
 def _masked(url: str) -> str:
-    """Mask one url, given from behind its `://`."""
+    """Mask one url, given without its scheme: the part after `://`."""
     place, mark, query = _USERINFO.sub(f"{MASK}@", url).partition("?")
     return place + mark + _QUERY_VALUE.sub(MASK, query)

@@ -45,17 +45,17 @@ class Phase:
 
 
 def open_tracing(environment: Mapping[str, str], version: str) -> Tracing | None:
-    """Return a tracing when the environment asks for it, else None.
+    """Return a tracing when the environment asks for traces, else None.
 
-    It does so with a collector's endpoint or OTEL_TRACES_EXPORTER=otlp, unless OTEL_SDK_DISABLED is true. When traces are
-    asked for and cannot be made, this logs a warning, and images are served without them.
+    The environment asks for them with a collector's endpoint or OTEL_TRACES_EXPORTER=otlp, unless OTEL_SDK_DISABLED is true.
+    When traces are asked for and cannot be made, this logs a warning, and images are served without traces.
     """
     exporter = environment.get("OTEL_TRACES_EXPORTER", "otlp" if any(map(environment.get, ENDPOINTS)) else "none").strip()
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
         return None
     protocol = next(filter(None, map(environment.get, PROTOCOLS)), SPOKEN)
     if exporter != "otlp" or protocol != SPOKEN:
-        _log.warning("traces_off", reason=f"only the exporter otlp over {SPOKEN} is there, not {exporter} over {protocol}")
+        _log.warning("traces_off", reason=f"only the exporter otlp over {SPOKEN} is supported, not {exporter} over {protocol}")
         return None
     try:
         return Tracing(version)
@@ -110,7 +110,7 @@ class RequestSpan:
         self._trace = trace
         self._tracer = tracer
         self._span = span
-        self._zero_ns = time.time_ns() - time.perf_counter_ns()  # Unix time at zero of the clock of the phases
+        self._zero_ns = time.time_ns() - time.perf_counter_ns()  # Unix time at which time.perf_counter() was 0
 
     @property
     def trace_id(self) -> str:
@@ -118,7 +118,7 @@ class RequestSpan:
         return f"{self._span.get_span_context().trace_id:032x}"
 
     def end(self, name: str, outcome: str, attributes: Mapping[str, Any], phases: Sequence[Phase]) -> None:
-        """End the span and make those of its phases. Attributes that are None are left out."""
+        """End the span, and make a child span for each phase. Attributes that are None are left out."""
         span, trace = self._span, self._trace
         if span.is_recording():
             span.update_name(name)

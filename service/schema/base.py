@@ -1,4 +1,4 @@
-"""Bodies of the HTTP API: what all of them have in common.
+"""The base classes of the HTTP API's request bodies.
 
 OpenAI's names come first, then ours. Unknown fields are refused by name; null means absent.
 """

@@ -35,7 +35,7 @@ class ComparisonRequest(ImageRequest):
     stream: bool = Field(default=False, description="send server-sent events as images and measurements are made")
 
     def asked(self) -> ComparisonAsked:
-        """Return the request in the words of the feature."""
+        """Return the request as ComparisonAsked, the feature's own type."""
         return ComparisonAsked(
             models=self.models,
             reference=self.reference,
@@ -160,7 +160,7 @@ def comparison_event(event: Progress) -> ComparisonEvent:
 
 
 def comparison_response(summary: numbers.ComparisonSummary) -> ComparisonResponse:
-    """Return the body of what came of a comparison."""
+    """Return the body of a finished comparison."""
     return ComparisonResponse(**_response_fields(summary))
 
 

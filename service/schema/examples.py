@@ -34,7 +34,7 @@ _ROUNDS = 6
 
 
 def examples_of(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return by (method, path) an example of the `body`, of `parameters` by name, and of the `answer`."""
+    """Return examples by (method, path): the `body`, the `parameters` by name, and the `answer`."""
     model = service.catalogue.resolve(service.default_model)
     manifest = model.entry.manifest
     mates = [entry.id for entry in service.catalogue.entries.values() if entry.manifest.family == manifest.family]
@@ -186,7 +186,7 @@ def _job(model: Resolved, status: Any) -> dict[str, Any]:
 
 
 def _experiment(service: Service, compared: list[str]) -> ExperimentBody:
-    """Return the first experiment of this server, or one that is made up."""
+    """Return the body of this server's first experiment, or an invented one."""
     name, arms = "the-id-of-an-experiment", dict.fromkeys(compared, 1.0)
     for configured, experiment in islice(service.experiments.configured.items(), 1):
         name, arms = configured, dict(experiment)

@@ -53,7 +53,7 @@ class ExperimentList(BaseModel):
 
 
 def experiment_body(figures: ExperimentFigures, *, shared: bool) -> ExperimentBody:
-    """Return the body of one experiment. shared: the figures are of every replica."""
+    """Return the body of one experiment. shared: the figures cover every replica."""
     arms = [_arm_body(arm) for arm in figures.arms]
     return ExperimentBody(id=figures.id, reference=figures.reference, arms=arms, shared=shared)
 

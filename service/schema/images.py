@@ -50,7 +50,7 @@ class GenerationRequest(ImageRequest):
     safety_identifier: str | None = Field(default=None, description="accepted, no effect")
 
     def asked(self) -> ImagesAsked:
-        """Return the request in the words of the feature."""
+        """Return the request as ImagesAsked, the feature's own type."""
         return ImagesAsked(
             model=self.model,
             prompt=self.prompt,
@@ -76,7 +76,7 @@ class InterpolationRequest(ImageRequest):
     response_format: ResponseFormat = "b64_json"
 
     def asked(self) -> InterpolationAsked:
-        """Return the request in the words of the feature."""
+        """Return the request as InterpolationAsked, the feature's own type."""
         first, last = self.seeds
         return InterpolationAsked(
             model=self.model,
@@ -227,7 +227,7 @@ def timing_body(timing: Timing) -> TimingBody:
 
 
 def device_body(device: Device) -> DeviceBody:
-    """Return the body of what made an image."""
+    """Return the body of the device that made an image."""
     return DeviceBody(**vars(device))
 
 
@@ -239,5 +239,5 @@ def arm_body(assignment: Assignment | None) -> ExperimentArm | None:
 
 
 def service_tier(generation: Generation) -> Literal["default", "flex"]:
-    """Return the tier that a request got."""
+    """Return the service tier of a request."""
     return "flex" if generation.flex else "default"

@@ -25,7 +25,7 @@ class JobRequest(ImageRequest):
     user: str | None = Field(default=None, description="who asks; decides the arm where `model` is an experiment")
 
     def asked(self) -> JobAsked:
-        """Return the request in the words of the feature."""
+        """Return the request as JobAsked, the feature's own type."""
         images = ImagesAsked(
             model=self.model,
             prompt=self.prompt,
@@ -69,7 +69,7 @@ class JobList(BaseModel):
 
 
 def job_body(state: JobState, base_url: str, *, forgotten: bool = False) -> JobBody:
-    """Return the body of a job. base_url: where clients reach the service. forgotten: its result has gone with it."""
+    """Return the body of a job. base_url: where clients reach the service. forgotten: the job and its result were removed."""
     job, document = state.job, state.document
     return JobBody(
         id=job.id,

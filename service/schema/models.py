@@ -1,4 +1,4 @@
-"""Bodies of GET /v1/models: OpenAI's shape, and what one needs to choose between speed and quality."""
+"""Bodies of GET /v1/models: OpenAI's shape, with the speed and the quality of each model."""
 
 from __future__ import annotations
 

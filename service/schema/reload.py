@@ -29,7 +29,7 @@ class ReloadBody(BaseModel):
 
 
 def reload_body(report: ReloadReport) -> ReloadBody:
-    """Return the body of what a reload did."""
+    """Return the body of a reload's report."""
     return ReloadBody(
         loaded=report.loaded,
         replaced=report.replaced,

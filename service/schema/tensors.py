@@ -75,7 +75,7 @@ class InferRequest(_Part):
 
     @property
     def binary_output(self) -> bool:
-        """The image tensor is wanted as bytes."""
+        """True when the request asks for the image tensor as bytes."""
         if self.outputs and self.outputs[0].parameters and self.outputs[0].parameters.binary_data is not None:
             return self.outputs[0].parameters.binary_data
         return bool(self.parameters and self.parameters.binary_data_output)
@@ -102,7 +102,7 @@ class InferResponse(BaseModel):
 
 
 def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, RowsAsked]:
-    """Read a request and the images that its tensors ask for.
+    """Read a request. Return it and the rows that its tensors ask for.
 
     header_length: the length of the JSON when bytes of tensors follow it; None when everything is JSON. Raises
     pydantic.ValidationError for JSON of another shape, and InvalidRequestError for everything else that is wrong.

@@ -1,4 +1,4 @@
-"""Experiments as an operator writes them: one model id under which several models are on trial."""
+"""Experiments in the settings: one model id whose requests are divided among several models."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _HTTP_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,
 class Settings(BaseSettings):
     """Everything that an operator can set. `SFDDM_PORT=9000` in the environment sets `port`.
 
-    Raises pydantic.ValidationError for values out of range. service/settings/sources.py also reads files and refuses typos.
+    Raises pydantic.ValidationError for values out of range. sources.py also reads a file, and refuses unknown names.
     """
 
     model_config = SettingsConfigDict(env_prefix="SFDDM_", frozen=True, extra="forbid", allow_inf_nan=False)
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="lowest level that is logged")
 
     def service_config(self) -> ServiceConfig:
-        """Return what the features of the service need of these settings."""
+        """Return the part of these settings that the features need."""
         return ServiceConfig(
             zoos=self.zoos,
             default_model=self.default_model,
@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     @field_validator("zoos", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        """Split a comma-separated list, which is how one environment variable names several folders."""
+        """Split a comma-separated list, so that one environment variable can name several folders."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator("zoos")

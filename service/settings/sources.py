@@ -125,7 +125,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ConfigurationError for the first unknown name, and suggest a similar one. Case and SFDDM_ do not count."""
+    """Raise ConfigurationError for the first unknown name. Suggest a similar one, compared without case and SFDDM_."""
     known = {_bare(name): name for name in known}
     for name in sorted(names):
         if name in known.values():

@@ -34,7 +34,7 @@ class StoreFullError(Exception):
 class Job:
     """One job. Times are Unix seconds.
 
-    request: what to generate; the store does not read it. chunk: images that a worker takes at once. done: images stored.
+    request: JSON of the images to make; the store does not read it. chunk: images per chunk. done: images stored.
     """
 
     id: str
@@ -51,10 +51,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images start ... stop - 1 of a job, lent to one worker until it completes, releases, or stops beating.
+    """Images start ... stop - 1 of a job, lent to one worker until it completes or releases them, or stops calling `beat`.
 
-    deliveries: how often it was lent, this time included; more than 1 after a worker died with it. receipt: the store's
-    identifier of this delivery.
+    deliveries: number of times that the chunk was lent, this time included; more than 1 after a worker died with it.
+    receipt: the store's identifier of this delivery.
     """
 
     job: Job
@@ -80,7 +80,7 @@ class Jobs(Protocol):
         """Return the next chunk, or None after wait_s seconds. Jobs take turns, so a large one does not delay a small one."""
 
     async def beat(self, chunk: Chunk) -> bool:
-        """Keep the chunk. Call it at least once per lease of the store. Returns False when the job is no longer wanted."""
+        """Renew the lease of a chunk. Call it at least once per lease. Returns False when the job is no longer wanted."""
 
     async def save(self, job_id: str, images: Mapping[int, bytes]) -> None:
         """Store image files by position. Does nothing when the job is no longer wanted."""
@@ -103,7 +103,7 @@ class Jobs(Protocol):
 
 @dataclass(frozen=True)
 class Room:
-    """A group of blobs with one use. max_bytes: limit of their sum; the blobs that expire first are removed to keep it."""
+    """A group of blobs with one use. max_bytes: limit of their total size; the blobs that expire first make room."""
 
     name: str
     max_bytes: int
@@ -132,7 +132,7 @@ class Samples(Protocol):
         """Add a value. The series keeps its `keep` latest values."""
 
     async def recent(self, series: str) -> tuple[int, list[bytes]]:
-        """Return how many values were added in all, and those that are kept, the latest first."""
+        """Return the number of values added in all, and the values that are kept, the latest first."""
 
 
 class Store(Protocol):

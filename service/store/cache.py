@@ -26,13 +26,13 @@ _CPU = Device(provider="CPUExecutionProvider", precision="float32", smallest_bat
 
 
 def _machine() -> str:
-    """Describe the processor, which may decide how numbers are rounded. Replicas that share a store may have different ones."""
+    """Describe the processor, since rounding may depend on it and replicas that share a store may have different ones."""
     with suppress(OSError), open("/proc/cpuinfo") as file:
         return next((line for line in file if line.startswith(("flags", "Features"))), "")
     return platform.machine()
 
 
-_MADE_BY = f"{_CPU.provider} {_CPU.precision}"  # the only provider that `serves` accepts
+_MADE_BY = f"{_CPU.provider} {_CPU.precision}"  # `serves` accepts no other provider
 _ROUNDING = f"{_MADE_BY} {ort.__version__} {np.__version__} {_machine()}"
 
 Compute = Callable[[Sequence[ImageSpec]], Awaitable[list[Finished]]]

@@ -37,8 +37,8 @@ class MemoryStore:
 class _Record:
     job: Job
     expires_s: float
-    next: int = 0  # start of the chunk whose first delivery queues the one after it
-    size: int = 0  # bytes of images
+    next: int = 0  # start of the last chunk that was queued; its first delivery queues the next one
+    size: int = 0  # bytes of its images
     images: dict[int, bytes] = field(default_factory=dict)
 
 

@@ -1,7 +1,7 @@
 """The store in Redis (6.2 or later, one primary): every replica sees the same jobs, answers and samples.
 
-A method that must change several keys at once is a Lua script. So a command that redis-py repeats after a lost connection
-finds its own work done. Keys start with `sfddm:`.
+A method that must change several keys at once is a Lua script, which Redis runs without other commands in between. When
+redis-py repeats a script after a lost connection, the second run finds the changes of the first. Keys start with `sfddm:`.
 
 A full Redis (maxmemory, policy noeviction) refuses everything in a MULTI, even reads. It judges a script by its first write:
 
@@ -32,7 +32,7 @@ class RedisStore:
     ) -> None:
         """lease_s: seconds without a beat after which a worker counts as dead and its chunk is lent again.
 
-        clock: times how long a Redis that failed is left alone, in seconds.
+        clock: in seconds; times the pause after a failure of Redis.
         """
         self._link = Link(url, f"{_PREFIX}probe", clock)
         self.jobs = RedisJobs(self._link, _PREFIX, max_jobs=max_jobs, ttl_s=job_ttl_s, lease_s=lease_s)

@@ -2,7 +2,8 @@
 
     sfddm:jobs                stream of {job, start}: chunks to take, read by the group `workers` with a consumer per process
     sfddm:jobs-index          zset of job ids by expiry
-    sfddm:job:<id>            hash: the job, and `next`: the start of the chunk whose first delivery queues the one after it
+    sfddm:job:<id>            hash: the job, and `next`: the start of the last chunk that was queued; its first delivery queues
+                              the next one
     sfddm:job:<id>:images     hash: position -> image file, each written once
 
 Taking a chunk queues the job's next one behind the chunks of other jobs. So jobs take turns, and the stream holds one entry
@@ -104,7 +105,7 @@ redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('ZREM', KEYS[3], ARGV[1])
 """
 
-# KEYS job, images, job, images, ... Returns the fields of each job (name, value, name, ...) and how many images it has.
+# KEYS job, images, job, images, ... Returns the fields of each job (name, value, name, ...) and its number of images.
 _READ = """
 local found = {}
 for i = 1, #KEYS, 2 do
@@ -187,14 +188,14 @@ class RedisJobs:
             return await cast(Awaitable[list[bytes | None]], redis.hmget(self._images(job_id), positions))
 
     async def leave(self) -> None:
-        """Remove this process' consumer at its end, unless chunks are still lent to it."""
+        """Remove this process' consumer, unless chunks are still lent to it. Call it when the process ends."""
         with suppress(StoreUnavailableError):
             async with self._link.use() as redis:
                 if not await redis.xpending_range(self._stream, GROUP, "-", "+", 1, consumername=self._consumer):
                     await redis.xgroup_delconsumer(self._stream, GROUP, self._consumer)
 
     async def _next_entry(self, redis: Redis, wait_s: float) -> tuple[str, str, int, int] | None:
-        """Return (entry, job, start, deliveries) of an entry that a dead worker held, else of a new one."""
+        """Return (entry, job, start, deliveries) of an entry that a dead worker held, else of a new entry, else None."""
         try:
             reply: Any = await redis.xautoclaim(self._stream, GROUP, self._consumer, self._lease_ms, count=1)
             entries = reply[1]
@@ -241,7 +242,7 @@ class RedisJobs:
 
 
 def _job(job_id: str, raw: list[bytes], stored: int) -> Job | None:
-    """Read a job from the names and values of its hash, in turns. stored: how many of its images are there."""
+    """Read a job from the names and values of its hash, in turns. stored: number of its images in the store."""
     if not raw:
         return None
     fields = {name.decode(): value.decode() for name, value in zip(raw[::2], raw[1::2], strict=True)}

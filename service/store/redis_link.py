@@ -17,7 +17,7 @@ from service.store.base import StoreUnavailableError
 
 TIMEOUT_S = 2.0  # a slower Redis counts as gone: a generation that looks into the cache waits this long, once
 PAUSE_S = 1.0  # between a failure and the next try, so that a Redis that hangs does not delay every request
-REFUSED_S = 10.0  # between a refusal and the next probe: a Redis that is nearly full takes the small probe and no large write
+REFUSED_S = 10.0  # between a refusal and the next probe, which may succeed in a nearly full Redis while large writes fail
 
 _GONE = "The store behind jobs (Redis) cannot be reached; try again in a moment. Generating images goes on without it."
 _FULL = (
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Link:
-    """The connection pool. Knows whether Redis answers and accepts writes."""
+    """The connection pool of Redis. `up` is False while Redis does not answer or refuses writes."""
 
     def __init__(self, url: str, probe: str, clock: Callable[[], float] = time.monotonic) -> None:
         """url: redis:// or rediss://, not connected to before the first use. probe: key to write when checking for room.
@@ -52,7 +52,7 @@ class Link:
         self._clock = clock
         self._probe = probe
         self._paused_until_s = 0.0
-        self._refuses = False  # from a refused write to an accepted one; reads that succeed do not end it
+        self._refuses = False  # True from a refused write to an accepted one; a successful read does not end it
         self._probe_at_s = 0.0
 
     @asynccontextmanager

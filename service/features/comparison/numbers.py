@@ -16,7 +16,7 @@ from service.features.comparison.run import Comparison, Measured
 from service.features.errors import InvalidRequestError
 from service.features.statistics import ConfidenceInterval
 
-LEAST_ROUNDS = 6  # the range of n measurements holds their median with 1 - 2/2**n: 97 % of 6, but 94 % of 5
+LEAST_ROUNDS = 6  # n measurements enclose the true median with probability 1 - 2/2**n: 97 % for 6, 94 % for 5
 _RESAMPLES = 2000  # the ends of the interval move little from run to run, and a call stays in milliseconds
 
 
@@ -60,7 +60,7 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class ComparisonSummary:
-    """The result of a comparison. rounds: complete rounds. note: what limits the numbers, such as too few rounds."""
+    """The result of a comparison. rounds: complete rounds. note: the limits of the numbers, such as too few rounds."""
 
     comparison: Comparison
     rounds: int
@@ -124,12 +124,12 @@ def _compared(
 
 
 def _note(rounds: int, repeats: int) -> str | None:
-    """Say what limits the numbers of so many measured rounds; None when nothing does."""
+    """Name the limits of the numbers after `rounds` measured rounds, or return None."""
     notes = []
     if rounds < repeats:
-        notes.append(f"Time alone was up after {rounds} of {repeats} rounds.")
+        notes.append(f"The time without other work was used up after {rounds} of {repeats} rounds.")
     if rounds < LEAST_ROUNDS:
-        notes.append(f"{rounds} round(s) are too few for an interval of the speed-up; {LEAST_ROUNDS} are the fewest.")
+        notes.append(f"{rounds} round(s) are too few for an interval of the speed-up; {LEAST_ROUNDS} are needed.")
     return " ".join(notes) or None
 
 
@@ -150,9 +150,9 @@ def complete_rounds(measured: Sequence[Measured], models: int) -> int:
 
 
 def device_s(step_ms: Mapping[int, float], steps: int, images: int) -> float:
-    """Estimate the device seconds of one request for `images` images, in batches as large as they get.
+    """Estimate the device seconds of one request for `images` images, in the largest batches that were calibrated.
 
-    step_ms: batch size -> milliseconds of one step, as calibrated; without any the estimate is 0.
+    step_ms: batch size -> milliseconds of one step, as calibrated. The estimate is 0 when it is empty.
     """
     if not step_ms:
         return 0.0
@@ -165,7 +165,7 @@ def speed_up(*, reference_s: Sequence[float], model_s: Sequence[float], seed: in
     """Return median(reference) / median(model), and its 95 % bootstrap interval, from the seconds of the same rounds.
 
     Percentile bootstrap (Efron & Tibshirani 1993, chapter 13) over rounds: the two times of a round are drawn together,
-    because what slowed one of them slowed the other. The interval is None for fewer than LEAST_ROUNDS rounds.
+    because a disturbance that slowed one of them slowed the other. The interval is None for fewer than LEAST_ROUNDS rounds.
     """
     pairs: NDArray[np.float64] = np.array([reference_s, model_s], dtype=np.float64)
     middle = np.median(pairs, axis=1)

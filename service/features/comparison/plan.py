@@ -1,4 +1,4 @@
-"""Decide what a comparison runs, and refuse what makes no sense or takes too long."""
+"""Plan a comparison. Refuse requests that make no sense or take too long."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Mode = Literal["concurrent", "isolated"]
 class ComparisonAsked:
     """A comparison, as a caller asks for it.
 
-    reference   the model that the others are compared with; None: the one of the most steps
+    reference   the model that the others are compared with; None: the model with the most steps
     n           images of each model
     repeats     measured rounds
     seed        of the noises and the order; None: a random one
@@ -62,7 +62,7 @@ def plan_comparison(asked: ComparisonAsked, service: Service) -> Comparison:
 
 
 def begin_comparison(comparison: Comparison, service: Service) -> ComparisonRun:
-    """Admit the first request of a comparison; `cancel` the run in the end.
+    """Admit the first request of a comparison. The caller must `cancel` the run in the end.
 
     Raises ModelFailedError and UnavailableError unless all models are loaded, rather than in the middle of the comparison,
     and what Engine.submit raises.

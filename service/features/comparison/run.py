@@ -4,8 +4,8 @@
     rounds    every model once a round, in a new random order, one request at a time, so that slow moments of the machine
               and the traffic of others affect all models alike
 
-Isolated, the measured requests run on the device without other work, for a limited number of device seconds in all. What does
-not fit is left out, and never measured under other conditions.
+In an isolated comparison, the measured requests run on the device without other work, for a limited number of device seconds in
+all. Requests that do not fit are left out: they are never measured under other conditions.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Measured:
 
 
 class Isolation:
-    """Limits the device seconds a minute that isolated comparisons have alone, so that they cannot halt the service."""
+    """Limits the device seconds per minute in which isolated comparisons run alone, so that they cannot halt the service."""
 
     def __init__(self, seconds_a_minute: float) -> None:
         """Take the device seconds that all isolated comparisons together may have alone in a minute."""
@@ -73,7 +73,7 @@ class Isolation:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Wait for a turn and return its device seconds. Turns begin a minute apart at least, and never overlap."""
+        """Wait for a turn and yield its device seconds. Turns begin a minute apart at least, and never overlap."""
         async with self._turn:
             await asyncio.sleep(max(0.0, self._last_s + _MINUTE_S - time.monotonic()))
             self._last_s = time.monotonic()
@@ -90,7 +90,7 @@ class ComparisonRun:
         self.isolation = isolation
         self._order = random.Random(comparison.seed)
         self._warm_up = self._shuffled()
-        self._held = ExitStack()  # all images of a comparison are of one version of each model
+        self._held = ExitStack()  # keeps one version of each model, so that all images of a model come from it
         self._held.enter_context(engine.hold(comparison.models))
         try:
             self._ticket = engine.submit(Generation(self._warm_up[0], comparison.images))
@@ -128,13 +128,13 @@ class ComparisonRun:
                 ticket = await self._submit(model, exclusive_s=alone_s or 0.0)
                 timing = slowest(await ticket.images())
                 if alone_s is not None:
-                    alone_s -= timing.total_s  # no less than the device seconds it took
+                    alone_s -= timing.total_s  # at least the device seconds that the request took
                     if alone_s <= 0:
                         return
                 yield Measured(model, number, place, timing)
 
     async def _submit(self, model: Resolved, *, exclusive_s: float = 0.0) -> Ticket:
-        """Admit the next request. Waits where a new comparison would be refused."""
+        """Admit the next request. Waits while the engine is overloaded; a new comparison would be refused then."""
         while True:
             try:
                 self._ticket = self._engine.submit(Generation(model, self.comparison.images, exclusive_s=exclusive_s))

@@ -10,23 +10,23 @@ from service.engine.load import ModelStatus
 from service.engine.request import ImageSpec
 from service.features.encode import FileStyle, ImageFormat
 
-CHUNK_S: Final = 2.0  # device seconds of one chunk: what a job may put ahead of a request, and what a crash loses
+CHUNK_S: Final = 2.0  # device seconds of one chunk: small, since it may run before a request, and a crash loses it
 
 
 class JobDocument(BaseModel):
-    """The images of a job, and what makes them. Stored as JSON, so fields keep their names."""
+    """The images of a job, and the model and runtime that make them. Stored as JSON, so fields keep their names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     model_sha256: str
-    provider: str  # the runtime, and its precision, of every image
+    provider: str  # the runtime that makes every image
     precision: str
     steps: int
     seed: int
     first_index: int
-    labels: list[int | None]  # the class labels of its images, repeated
-    class_names: list[str | None]  # of those labels
+    labels: list[int | None]  # image i has labels[i % len(labels)]
+    class_names: list[str | None]  # names of these labels
     size: str
     scale: int
     output_format: ImageFormat
@@ -47,6 +47,6 @@ class JobDocument(BaseModel):
 
 
 def chunk_size(status: ModelStatus, steps: int, most: int) -> int:
-    """Return the images of one chunk: about CHUNK_S of device time by the calibrated cost of a step, between 1 and `most`."""
+    """Return the images per chunk: about CHUNK_S of device time by the calibrated cost of a step, from 1 to `most`."""
     image_s = steps * min(ms / rows for rows, ms in status.step_ms.items()) / 1000
     return max(1, min(most, int(CHUNK_S / image_s)))

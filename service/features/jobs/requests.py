@@ -22,7 +22,7 @@ from service.features.service import Service
 from service.store.base import UNFINISHED, Job
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_READ = 64  # images fetched from the store at once: bounds what one download holds in memory
+_READ = 64  # images fetched from the store at once: bounds the memory of one download
 
 
 class RemovedJobError(Exception):
@@ -70,7 +70,7 @@ class JobState:
 
     @property
     def has_result(self) -> bool:
-        """The images can be downloaded."""
+        """True when the images can be downloaded."""
         return self.job.status == "succeeded"
 
 
@@ -126,9 +126,9 @@ def _document(planned: PlannedJob, provider: str, precision: str) -> JobDocument
 
 
 async def list_jobs(service: Service, *, limit: int | None, after: str | None) -> tuple[list[JobState], bool]:
-    """List stored jobs, the newest first: at most `limit`, after the one with the id `after`; and if there are more.
+    """List stored jobs, the newest first: at most `limit`, after the job with the id `after`.
 
-    Raises InvalidRequestError when there is no job `after`.
+    Returns the jobs, and True if there are more. Raises InvalidRequestError when there is no job `after`.
     """
     stored = await service.store.jobs.all()
     if after is not None:
@@ -149,7 +149,7 @@ async def find_job(job_id: str, service: Service) -> JobState:
 
 
 async def remove_job(job_id: str, service: Service) -> tuple[JobState, bool]:
-    """Cancel an unfinished job, or forget a finished one. Return its last state, and if it was forgotten.
+    """Cancel an unfinished job, or forget a finished one. Return its last state, and True if it was forgotten.
 
     Raises NotFoundError and StoreUnavailableError.
     """

@@ -26,7 +26,7 @@ from service.store.base import Chunk, Jobs, StoreUnavailableError
 
 CHUNKS_IN_FLIGHT: Final = 2  # one is made while another is encoded and stored
 MAX_DELIVERIES: Final = 5  # a chunk that was lost together with so many workers has probably killed them
-_BEAT_S = 1.0  # between two signs of life for a chunk; well within the shortest lease
+_BEAT_S = 1.0  # between two renewals of a chunk's lease; well within the shortest lease
 _WAIT_S = 1.0  # longest wait for a chunk; a dead worker's chunk is noticed at most this long after its lease
 _PAUSE_S = 1.0  # after a failure, so that the loop does not spin
 _LOADING_POLL_S = 0.1
@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 class JobRunner:
-    """Works on chunks until it is stopped, and then gives back what is unfinished."""
+    """Works on chunks until it is stopped, and then gives back unfinished chunks."""
 
     def __init__(self, jobs: Jobs, catalogue: Catalogue, engine: Engine, metrics: Metrics) -> None:
         self._jobs = jobs
@@ -51,9 +51,11 @@ class JobRunner:
         self._tasks = [asyncio.create_task(self._loop(), name=f"jobs-{number}") for number in range(CHUNKS_IN_FLIGHT)]
 
     async def stop(self) -> None:
-        """Take no more chunks and give back what is unfinished. A second call only waits."""
+        """Take no more chunks and give back unfinished ones. A second call only waits."""
         if not self._stopping:
-            self._stopping = True  # one cancellation may get lost (engine.tasks), a second one would interrupt the release
+            # This ends the loops even if a cancellation is lost (engine/tasks.py). Cancelling a task twice would interrupt its
+            # release of a chunk.
+            self._stopping = True
             for task in self._tasks:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -137,7 +139,7 @@ class JobRunner:
         return model
 
     async def _images(self, model: Resolved, specs: list[ImageSpec]) -> list[Finished]:
-        """Return the images; waits until the engine admits them."""
+        """Make the images. Waits until the engine admits them. Raises _HopelessError when one cannot be computed."""
         with self._engine.hold([model]):
             while True:
                 try:

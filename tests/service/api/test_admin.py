@@ -1,4 +1,4 @@
-"""/admin/models: the zoo changes on disk, and the service follows or says why it does not."""
+"""/admin/models: the zoo changes on disk. The service follows, or says why it does not."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def test_a_zoo_that_is_away_is_refused(zoo: Path) -> None:
 
 
 async def test_a_graph_that_does_not_run_is_reported_and_mended(zoo: Path) -> None:
-    """A new model is listed as failed, as at start. Of a changed model the old version serves."""
+    """A new model is listed as failed, as at start. A changed model is served in its old version."""
     async with admin(zoo) as client:
         for name, serving in (("student-004", True), ("student-001", False)):
             retrain(zoo, 53, name=name, steps=1 if name == "student-001" else 4)

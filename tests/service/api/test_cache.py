@@ -1,4 +1,4 @@
-"""The result cache in answers."""
+"""Answers with images from the result cache."""
 
 from __future__ import annotations
 

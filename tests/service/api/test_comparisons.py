@@ -43,7 +43,7 @@ async def test_an_answer_has_what_one_needs_to_believe_it(client: httpx.AsyncCli
             assert low <= value <= high
     four, teacher, same, _ = answer["results"]
     assert (teacher["speed_up"], teacher["agreement"]) == (None, None)
-    assert same["agreement"]["psnr_db"] == pytest.approx(58.92, abs=0.01)  # all of the teacher's steps: the teacher
+    assert same["agreement"]["psnr_db"] == pytest.approx(58.92, abs=0.01)  # all of the teacher's steps: the teacher's images
     assert same["agreement"]["ssim"] == pytest.approx(1)
     assert four["agreement"]["psnr_db"] < 30
     assert four["quality"]["metrics"] == {"kid": 0.03}

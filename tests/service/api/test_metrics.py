@@ -1,4 +1,4 @@
-"""Every metric moves, and its buckets reach as far as requests do."""
+"""Every metric changes under traffic, and the buckets cover the latencies of requests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.service.api.conftest import READY_WITHIN_S, serving, tiny_app
 pytestmark = pytest.mark.anyio
 URL = "/v1/images/generations"
 STILL = {
-    "sfddm_backlog_seconds",  # gauges of what is going on now: tests/service/observability/test_metrics.py and test_drains
+    "sfddm_backlog_seconds",  # gauges: tests/service/observability/test_metrics.py and tests/service/engine
     "sfddm_wait_seconds",  # tests/service/engine/test_admission.py
     "sfddm_running_rows",
     "sfddm_waiting_requests",
-    "sfddm_padded_rows",  # this backend does not pad: below
+    "sfddm_padded_rows",  # this backend does not pad: see test_padding_is_counted
     "sfddm_reloads",  # tests/service/api/test_admin.py
     "sfddm_model_outdated",
     "sfddm_folders_refused",  # tests/service/api/test_admin.py

@@ -20,7 +20,7 @@ async def test_the_list_has_every_model_in_openai_shape(client: httpx.AsyncClien
         assert model["size"] == "8x8"
         buckets = [int(rows) for rows in model["ms_per_step"]]
         assert buckets == sorted(buckets)
-        assert buckets  # not even 1 must be among them: a size is no bucket where the next one costs hardly more
+        assert buckets  # 1 may be missing: a size that costs hardly less than the next one is no bucket
         assert set(buckets) <= {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}
         assert all(ms > 0 for ms in model["ms_per_step"].values())
     assert [model["id"] for model in body["data"] if model["default"]] == ["tiny/student-008"]

@@ -1,4 +1,4 @@
-"""The choice between offers by an Accept header, where tests/service/api/test_images.py does not go: headers out of form."""
+"""The choice between offers by a malformed Accept header. tests/service/api/test_images.py has the well-formed ones."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ async def test_what_is_sent_works(client: httpx.AsyncClient) -> None:
         parameters = {parameter["name"]: parameter.get("example") for parameter in operation.get("parameters", [])}
         media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
         answer = await client.request(method, path.format(**parameters), json=media.get("example"))
-        # Examples of signatures and of jobs' ids are made up.
+        # Signatures and job ids in the examples are invented.
         unknown = {"job_id", "token", "experiment_id"} & parameters.keys()
         assert answer.is_success or (unknown and answer.status_code in (403, 404)), f"{method} {path}: {answer.text}"
 

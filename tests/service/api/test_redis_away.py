@@ -1,4 +1,4 @@
-"""A service whose Redis is killed and returns: generation goes on, jobs report it, and then go on by themselves."""
+"""A service whose Redis is killed and returns: generation goes on, jobs report the failure, and then continue."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ async def test_the_table_leads_with_what_the_readme_leads_with(tiny_zoo: Path) -
         body.model_copy(update={name: getattr(each, name) for name in ("id", "steps", "kind", "sampler", "quality", "ranking")})
         for each in manifests
     ]
-    console = Console(file=io.StringIO(), width=90)  # the guided one would fold at 80
+    console = Console(file=io.StringIO(), width=90)  # at 80 the longest id would be folded
     console.print(models_table(listed))
     assert isinstance(console.file, io.StringIO)
     rows = {cells[0]: cells for line in console.file.getvalue().splitlines() if len(cells := line.split()) > 5}

@@ -94,7 +94,7 @@ class Watched:
         self.after: Callable[[Float32, Int64, Int64 | None], None] = lambda x_next, timestep, class_label: None
 
     def ticks_s(self) -> float:
-        """Return the time on a clock by which every batch takes 1 ms, whatever else the machine does."""
+        """Read a clock on which every batch takes 1 ms, however busy the machine is."""
         return 0.001 * self.steps
 
     @property

@@ -222,7 +222,7 @@ def test_beside_others_a_request_uses_less_of_its_limit(tiny_catalogue: Catalogu
 
 
 def test_a_model_that_another_dominates_is_never_chosen(tiny_catalogue: Catalogue, device: Device) -> None:
-    """Not even when its steps are estimated at half their time, or when the better one's lane is full."""
+    """It is not chosen even if its steps are estimated at half their time, or if the better model's lane is full."""
     names = ["tiny/student-004", "tiny/teacher@ddim-008", "tiny/teacher@ddim-004", "tiny/teacher@ddim-002"]
     models = [tiny_catalogue.resolve(name) for name in names]
     assert [model.id for model in undominated(models)] == [names[0], names[3]]
@@ -254,7 +254,7 @@ def test_arrivals_together_cannot_be_promised_the_same_device(tiny_catalogue: Ca
 
 
 def test_exclusive_time_breaks_no_promise_and_counts_in_every_estimate(tiny_catalogue: Catalogue, device: Device) -> None:
-    """A student image takes 40 ms; one that must be done in 100 ms leaves no room for a teacher image of 320 ms."""
+    """A student image takes 40 ms. One with a promise of 100 ms leaves no room for a teacher image of 320 ms."""
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
     device.scheduler.admit(student.id, [0], steps=4, deadline_s=0.1, promised_s=0.1)
     with pytest.raises(OverloadedError, match="promised") as refused:
@@ -314,7 +314,7 @@ def test_a_promise_longer_than_the_backlog_is_kept_too(tiny_catalogue: Catalogue
 
 
 def test_a_busy_second_shuts_no_model_out(tiny_catalogue: Catalogue, device: Device) -> None:
-    """Steps took three times as long for a moment. The request is refused with a time to retry, and taken a minute later."""
+    """For a moment, steps take three times as long. A request is refused with a time to retry, and taken a minute later."""
     student = tiny_catalogue.resolve("tiny/student-008")
     device.scheduler.admit(student.id, [0], steps=60)
     while (batch := device.scheduler.schedule()) is not None:

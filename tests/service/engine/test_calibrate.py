@@ -49,7 +49,7 @@ class Counting:
 
 
 def ticking(network: Counting, per_step_s: float, per_row_s: float) -> Callable[[], float]:
-    """Return a clock by which the steps take so long. It reads the device's record of its steps."""
+    """Return a clock by which each step takes the given seconds. It reads the device's record of its steps."""
     return lambda: sum(per_step_s + per_row_s * rows for rows in network.rows)
 
 
@@ -120,7 +120,7 @@ def noisy(network: Counting, disturbed: Callable[[int], float]) -> Callable[[], 
 
 
 def test_noise_that_comes_and_goes_does_not_change_the_curve(entry: Entry, tmp_path: Path) -> None:
-    """A third of all steps take up to eight times as long, some sizes' first ones among them."""
+    """A third of all steps take up to eight times as long, including the first step of some sizes."""
     config = EngineConfig(max_batch=16, max_step_ms=30, cache_dir=tmp_path)
     quiet, disturbed = Counting(), Counting()
     chance = random.Random(1)

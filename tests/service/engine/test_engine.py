@@ -126,7 +126,7 @@ async def test_rows_join_a_running_batch_and_leave_when_their_plan_ends(tiny_cat
 
 
 async def test_models_take_turns(tiny_catalogue: Catalogue) -> None:
-    """By a clock on which all steps take equally long. By a real one, the steps of a busy machine cost what they happen to."""
+    """Use a clock on which all steps take equally long. On a real clock, a busy machine would change the order."""
     watched, gate = Watched(), Gate()
     watched.before = gate
     teacher, student = tiny_catalogue.resolve("tiny/teacher"), tiny_catalogue.resolve("tiny/student-004")
@@ -221,7 +221,7 @@ async def test_weights_are_the_operators(tiny_catalogue: Catalogue) -> None:
 
 
 async def test_many_queued_images(tiny_catalogue: Catalogue) -> None:
-    """They are admitted and cancelled while one step is on the device."""
+    """20,000 images are admitted and cancelled while one step is on the device."""
     watched, gate, metrics = Watched(), Gate(), Metrics()
     watched.before = gate
     model = tiny_catalogue.resolve("tiny/student-004")

@@ -1,4 +1,4 @@
-"""Which steps of a row give a preview."""
+"""The steps of a row after which a preview is due."""
 
 from __future__ import annotations
 

@@ -284,7 +284,8 @@ def test_the_estimate_of_a_request_is_not_too_early(models: list[tuple[float, in
     assert now_s <= estimate_s + 1e-9
 
 
-@pytest.mark.parametrize(("every_s", "expected_s"), [(0.1, 12.5), (0.05, 16.7), (0.02, 20.0)])  # a fifth, two fifths, its share
+# The other model needs 0.2, 0.4 and all of the device, and gets at most half of it: 10 s / 0.8, 10 s / 0.6, 10 s / 0.5.
+@pytest.mark.parametrize(("every_s", "expected_s"), [(0.1, 12.5), (0.05, 16.7), (0.02, 20.0)])
 def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float) -> None:
     """A request of 10 s beside a model whose requests of 20 ms keep arriving, even if none is there at its admission."""
     scheduler, chance = lanes(0.01, 0.01, limit=1), random.Random(0)

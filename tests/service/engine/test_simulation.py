@@ -84,7 +84,7 @@ def test_many_requests_in_bursts(abreast: int) -> None:
         longest[runs] = max(longest[runs], took_s)
         for lane, rows in rows_of.items():
             if rows and lane != runs:
-                waits[lane][runs] += took_s  # also where its own rows ride beside: then they start to wait anew below
+                waits[lane][runs] += took_s  # also if its rows run beside the batch: below, their wait begins again
                 bound_s = longest[runs] + share(runs) * (longest[lane] / share(lane) + 2 * quantum_s)
                 assert waits[lane][runs] <= bound_s + 1e-9, (lane, runs)
         waits.pop(runs, None)

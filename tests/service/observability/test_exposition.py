@@ -67,7 +67,7 @@ def test_series_that_are_removed_are_gone_and_start_at_nought_when_they_come_bac
 
 
 def test_the_private_parts_that_are_read_exist() -> None:
-    """The ones of the installed prometheus-client: see the reason in exposition.py."""
+    """exposition.py reads private parts of prometheus-client. Check that the installed version has them."""
     some = Some()
     for metric in (some.counter, some.histogram):
         assert all(hasattr(metric, part) for part in ("_name", "_documentation", "_type", "_labelnames", "_lock", "_metrics"))

@@ -66,7 +66,7 @@ assert open_tracing(os.environ, "1") is None
 
 
 def test_nothing_of_it_is_imported_where_nothing_asks_for_it(tiny_zoo: Path) -> None:
-    """Nothing that we import, that is: redis-py imports the API where it is installed."""
+    """Only the exporter and the SDK are checked: redis-py imports OpenTelemetry's API where it is installed."""
     program = """
 import sys
 from pathlib import Path

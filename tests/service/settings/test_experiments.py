@@ -1,4 +1,4 @@
-"""How experiments are configured."""
+"""Experiments in the settings: as JSON, or as a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of the settings that the features get."""
+"""Settings.service_config: the part of the settings that the features get."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.settings.model import Settings
 
 
 def test_every_default_stands_once() -> None:
-    """The settings take the defaults of the features; only those of this machine are their own."""
+    """The settings take their defaults from ServiceConfig. Only the defaults that depend on this machine differ."""
     ours, theirs = Settings(cache_dir=None, provider=None).service_config(), ServiceConfig()
     assert {each.name for each in fields(ours) if getattr(ours, each.name) != getattr(theirs, each.name)} == {"zoos"}
 
@@ -23,7 +23,7 @@ def test_settings_become_plain_values() -> None:
         experiments={"e": Experiment(arms=arms)},
         model_weights={"a/b": 0.5},
         gpu_memory_mb=64,
-        redis_url="redis://:secret@127.0.0.1:1/0",  # type: ignore[arg-type]  # as the environment has it
+        redis_url="redis://:secret@127.0.0.1:1/0",  # type: ignore[arg-type]  # a string, as in the environment
         url_secret="hidden",
     ).service_config()
     assert config.experiments == {"e": arms}

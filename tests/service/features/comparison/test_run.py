@@ -1,4 +1,4 @@
-"""A comparison's requests: which, in which order, and when the device is theirs alone."""
+"""The requests of a comparison: their order, and the time in which they have the device alone."""
 
 from __future__ import annotations
 
