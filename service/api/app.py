@@ -88,10 +88,10 @@ def create_app(settings: Settings) -> FastAPI:
     # Added last, so outermost: a refused body has an id and a log line too.
     app.add_middleware(RequestContext, metrics=service.metrics, tracing=tracing)
     install_error_handlers(app)
-    for room in (images, interpolations, comparisons, files, jobs, experiments, models):
-        app.include_router(room.router, dependencies=[Depends(refuse_unknown)])
-    for room in (kserve, health, page):
-        app.include_router(room.router)
+    for module in (images, interpolations, comparisons, files, jobs, experiments, models):
+        app.include_router(module.router, dependencies=[Depends(refuse_unknown)])
+    for module in (kserve, health, page):
+        app.include_router(module.router)
     app.include_router(admin_router(settings.admin_token))
     describe(app, service)
     return app

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.body import unread
 from service.api.errors import Problem, retry_after_header
 from service.engine.tasks import end
-from service.store.base import Blobs, Room, StoreUnavailableError
+from service.store.base import BlobGroup, Blobs, StoreUnavailableError
 
 HEADER: Final = "idempotency-key"
 REPLAYED: Final = "idempotency-replayed"
@@ -44,7 +44,7 @@ class Idempotency:
         """Wrap an application. max_bytes: limit of all kept answers together; an answer above a quarter of it is not kept."""
         self._app = app
         self._blobs = blobs
-        self._room = Room("answers", max_bytes)
+        self._group = BlobGroup("answers", max_bytes)
         self._ttl_s = ttl_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,15 +72,15 @@ class Idempotency:
     async def _begin(self, name: str, fingerprint: str) -> bytes | None:
         """Take the key. Return None if this request now holds it, else the blob kept for an earlier request."""
         started = _head(fingerprint)
-        while not await self._blobs.add(self._room, name, started, _LEASE_S):
-            kept = (await self._blobs.get(self._room, [name]))[0]
+        while not await self._blobs.add(self._group, name, started, _LEASE_S):
+            kept = (await self._blobs.get(self._group, [name]))[0]
             if kept is not None:
                 return kept
         return None
 
     async def _answer(self, name: str, fingerprint: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, and keep the answer if it is a complete 2xx and not too large."""
-        recorded = _Recorder(send, self._room.max_bytes // 4)
+        recorded = _Recorder(send, self._group.max_bytes // 4)
         holding = asyncio.create_task(self._hold(name, fingerprint))
         try:
             await self._app(scope, receive, recorded)
@@ -89,16 +89,16 @@ class Idempotency:
             with suppress(StoreUnavailableError):
                 if recorded.keepable:
                     head = _head(fingerprint, recorded.status, recorded.headers)
-                    await self._blobs.put(self._room, name, head + bytes(recorded.body), self._ttl_s)
+                    await self._blobs.put(self._group, name, head + bytes(recorded.body), self._ttl_s)
                 else:
-                    await self._blobs.delete(self._room, name)
+                    await self._blobs.delete(self._group, name)
 
     async def _hold(self, name: str, fingerprint: str) -> None:
         """Keep the key taken while its answer is being made."""
         while True:
             await asyncio.sleep(_LEASE_S / 3)
             with suppress(StoreUnavailableError):
-                await self._blobs.put(self._room, name, _head(fingerprint), _LEASE_S)
+                await self._blobs.put(self._group, name, _head(fingerprint), _LEASE_S)
 
 
 class _Recorder:

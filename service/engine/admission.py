@@ -31,8 +31,8 @@ from service.engine.request import LatencyError, OverloadedError
 
 # `auto` first looks for a model that needs at most this share of the latency limit. If the first requests used their whole
 # limit for quality, later ones would find no room beside them. On an idle device whose requests hardly ever overlap, the
-# share is 1 - HEADROOM. The value comes from runs of benchmarks/fleet.py with auto within 1 s.
-HEADROOM = 0.3
+# share is 1 - FIRST_SHARE. The value comes from runs of benchmarks/fleet.py with auto within 1 s.
+FIRST_SHARE = 0.3
 _FORGOTTEN_S = 7.0  # without new work, the demand of a lane falls to half in this time (demand.py)
 _SAME_SIZE = 1.02  # networks whose sizes are within 2 % are alike: they differ in the length of their label tables only
 
@@ -78,7 +78,7 @@ class Admission:
             forecast.completion_s(model.entry.key, rows=images, steps=len(model.plan), flex=flex, now_s=now_s)
             for model in models
         ]
-        share = 1 - HEADROOM if forecast.idle and forecast.overlap < OVERLAP else HEADROOM
+        share = 1 - FIRST_SHARE if forecast.idle and forecast.overlap < OVERLAP else FIRST_SHARE
         for within_s in (share * max_latency_s, max_latency_s):
             for model, expected_s in zip(models, expected, strict=True):
                 if expected_s <= within_s and self._has_room(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-SPOKEN = "http/protobuf"
+PROTOCOL = "http/protobuf"
 _FAILED = frozenset({"error", "unavailable"})
 _FLUSH_S = 3.0  # at shutdown, for spans that are not sent yet: a collector that is down must not delay the exit
 _REPEAT_S = 60.0  # between two log lines with the same message of the SDK
@@ -53,9 +53,11 @@ def open_tracing(environment: Mapping[str, str], version: str) -> Tracing | None
     exporter = environment.get("OTEL_TRACES_EXPORTER", "otlp" if any(map(environment.get, ENDPOINTS)) else "none").strip()
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
         return None
-    protocol = next(filter(None, map(environment.get, PROTOCOLS)), SPOKEN)
-    if exporter != "otlp" or protocol != SPOKEN:
-        _log.warning("traces_off", reason=f"only the exporter otlp over {SPOKEN} is supported, not {exporter} over {protocol}")
+    protocol = next(filter(None, map(environment.get, PROTOCOLS)), PROTOCOL)
+    if exporter != "otlp" or protocol != PROTOCOL:
+        _log.warning(
+            "traces_off", reason=f"only the exporter otlp over {PROTOCOL} is supported, not {exporter} over {protocol}"
+        )
         return None
     try:
         return Tracing(version)

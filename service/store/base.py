@@ -1,7 +1,7 @@
 """The interface of the store: three small parts, each with two implementations (memory.py, redis.py, redis_jobs.py).
 
     Jobs      large generations, cut into chunks that workers take in turns
-    Blobs     bytes that expire, in rooms of bounded size: cached images, answers kept for an Idempotency-Key
+    Blobs     bytes that expire, in groups of bounded size: cached images, answers kept for an Idempotency-Key
     Samples   the most recent values of a series and their count: latencies of an experiment's arms
 
 Every method of the Redis implementation raises StoreUnavailableError while Redis cannot be reached.
@@ -102,7 +102,7 @@ class Jobs(Protocol):
 
 
 @dataclass(frozen=True)
-class Room:
+class BlobGroup:
     """A group of blobs with one use. max_bytes: limit of their total size; the blobs that expire first make room."""
 
     name: str
@@ -110,18 +110,18 @@ class Room:
 
 
 class Blobs(Protocol):
-    """Bytes by key, until they expire. A blob larger than its room is not stored."""
+    """Bytes by key, until they expire. A blob larger than its group may be is not stored."""
 
-    async def get(self, room: Room, keys: Sequence[str]) -> list[bytes | None]:
+    async def get(self, group: BlobGroup, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values of the keys, with None where there is none."""
 
-    async def put(self, room: Room, key: str, value: bytes, ttl_s: float) -> None:
+    async def put(self, group: BlobGroup, key: str, value: bytes, ttl_s: float) -> None:
         """Store a value for ttl_s seconds. Replaces the key's old value."""
 
-    async def add(self, room: Room, key: str, value: bytes, ttl_s: float) -> bool:
+    async def add(self, group: BlobGroup, key: str, value: bytes, ttl_s: float) -> bool:
         """Store a value unless the key exists. Returns False when it exists."""
 
-    async def delete(self, room: Room, key: str) -> None:
+    async def delete(self, group: BlobGroup, key: str) -> None:
         """Remove a key, if it exists."""
 
 

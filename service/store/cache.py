@@ -19,7 +19,7 @@ import onnxruntime as ort
 from models.catalogue import Resolved
 from service.engine.request import Device, Finished, ImageSpec, Timing
 from service.observability.metrics import Metrics
-from service.store.base import Blobs, Room, StoreUnavailableError
+from service.store.base import BlobGroup, Blobs, StoreUnavailableError
 
 _NO_TIMING = Timing(queue_s=0.0, compute_s=0.0, total_s=0.0, mean_batch=0.0, estimated_s=0.0)
 _CPU = Device(provider="CPUExecutionProvider", precision="float32", smallest_batch=0, largest_batch=0)
@@ -45,12 +45,12 @@ class ResultCache:
         """max_bytes: limit of all images together; 0 switches the cache off. ttl_s: seconds until an image expires."""
         self._blobs = blobs
         self._metrics = metrics
-        self._room = Room("images", max_bytes)
+        self._group = BlobGroup("images", max_bytes)
         self._ttl_s = ttl_s
 
     def serves(self, provider: str | None) -> bool:
         """Return True if images computed by this provider may be cached."""
-        return self._room.max_bytes > 0 and provider == _CPU.provider
+        return self._group.max_bytes > 0 and provider == _CPU.provider
 
     async def images(self, model: Resolved, specs: Sequence[ImageSpec], compute: Compute) -> list[Finished]:
         """Return the images in order. Those from the store are `cached`, and their times are 0: nothing was computed.
@@ -60,7 +60,7 @@ class ResultCache:
         keys = _keys(model, specs)
         found: Sequence[bytes | None] = [None] * len(keys)
         with suppress(StoreUnavailableError):
-            found = await self._blobs.get(self._room, keys)
+            found = await self._blobs.get(self._group, keys)
         missing = [position for position, pixels in enumerate(found) if pixels is None]
         self._metrics.cache_images_total.labels("hit").inc(len(keys) - len(missing))
         self._metrics.cache_images_total.labels("miss").inc(len(missing))
@@ -68,7 +68,7 @@ class ResultCache:
         images = {position: replace(image, position=position) for position, image in zip(missing, made, strict=True)}
         with suppress(StoreUnavailableError):
             for position, image in images.items():
-                await self._blobs.put(self._room, keys[position], image.pixels.tobytes(), self._ttl_s)
+                await self._blobs.put(self._group, keys[position], image.pixels.tobytes(), self._ttl_s)
         shape = model.entry.manifest.image.chw
         for position, raw in enumerate(found):
             if raw is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from service.store.base import UNFINISHED, Chunk, Job, Room, StoreFullError
+from service.store.base import UNFINISHED, BlobGroup, Chunk, Job, StoreFullError
 
 Clock = Callable[[], float]
 
@@ -149,36 +149,36 @@ def _seen(record: _Record) -> Job:
 
 
 class MemoryBlobs:
-    """Blobs in memory: one ordered dictionary for each room, the least recently written blob first."""
+    """Blobs in memory: one ordered dictionary for each group, the least recently written blob first."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._rooms: defaultdict[str, OrderedDict[str, tuple[bytes, float]]] = defaultdict(OrderedDict)
+        self._groups: defaultdict[str, OrderedDict[str, tuple[bytes, float]]] = defaultdict(OrderedDict)
         self._sizes: defaultdict[str, int] = defaultdict(int)
 
-    async def get(self, room: Room, keys: Sequence[str]) -> list[bytes | None]:
-        found = [self._rooms[room.name].get(key, (None, 0.0)) for key in keys]
+    async def get(self, group: BlobGroup, keys: Sequence[str]) -> list[bytes | None]:
+        found = [self._groups[group.name].get(key, (None, 0.0)) for key in keys]
         return [value if expires_s > self._clock() else None for value, expires_s in found]
 
-    async def put(self, room: Room, key: str, value: bytes, ttl_s: float) -> None:
-        blobs = self._rooms[room.name]
-        await self.delete(room, key)
-        if len(value) > room.max_bytes:
+    async def put(self, group: BlobGroup, key: str, value: bytes, ttl_s: float) -> None:
+        blobs = self._groups[group.name]
+        await self.delete(group, key)
+        if len(value) > group.max_bytes:
             return
-        while self._sizes[room.name] + len(value) > room.max_bytes:
-            await self.delete(room, next(iter(blobs)))
+        while self._sizes[group.name] + len(value) > group.max_bytes:
+            await self.delete(group, next(iter(blobs)))
         blobs[key] = value, self._clock() + ttl_s
-        self._sizes[room.name] += len(value)
+        self._sizes[group.name] += len(value)
 
-    async def add(self, room: Room, key: str, value: bytes, ttl_s: float) -> bool:
-        if await self.get(room, [key]) != [None]:
+    async def add(self, group: BlobGroup, key: str, value: bytes, ttl_s: float) -> bool:
+        if await self.get(group, [key]) != [None]:
             return False
-        await self.put(room, key, value, ttl_s)
+        await self.put(group, key, value, ttl_s)
         return True
 
-    async def delete(self, room: Room, key: str) -> None:
-        value, _ = self._rooms[room.name].pop(key, (b"", 0.0))
-        self._sizes[room.name] -= len(value)
+    async def delete(self, group: BlobGroup, key: str) -> None:
+        value, _ = self._groups[group.name].pop(key, (b"", 0.0))
+        self._sizes[group.name] -= len(value)
 
 
 class MemorySamples:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from service.store.base import Room
+from service.store.base import BlobGroup
 from service.store.redis_jobs import RedisJobs
 from service.store.redis_link import Link
 
@@ -74,34 +74,34 @@ return 1
 
 
 class RedisBlobs:
-    """Blobs in Redis. A deleted blob counts towards its room's bytes until it would have expired."""
+    """Blobs in Redis. A deleted blob counts towards its group's bytes until it would have expired."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._put = link.client.register_script(_PUT)
 
-    async def get(self, room: Room, keys: Sequence[str]) -> list[bytes | None]:
+    async def get(self, group: BlobGroup, keys: Sequence[str]) -> list[bytes | None]:
         async with self._link.use() as redis:
-            return cast(list[bytes | None], await redis.mget([_blob(room, key) for key in keys]))
+            return cast(list[bytes | None], await redis.mget([_blob(group, key) for key in keys]))
 
-    async def put(self, room: Room, key: str, value: bytes, ttl_s: float) -> None:
-        await self._write(room, key, value, ttl_s, only_new=False)
+    async def put(self, group: BlobGroup, key: str, value: bytes, ttl_s: float) -> None:
+        await self._write(group, key, value, ttl_s, only_new=False)
 
-    async def add(self, room: Room, key: str, value: bytes, ttl_s: float) -> bool:
-        return await self._write(room, key, value, ttl_s, only_new=True)
+    async def add(self, group: BlobGroup, key: str, value: bytes, ttl_s: float) -> bool:
+        return await self._write(group, key, value, ttl_s, only_new=True)
 
-    async def delete(self, room: Room, key: str) -> None:
+    async def delete(self, group: BlobGroup, key: str) -> None:
         async with self._link.use() as redis:
-            await redis.delete(_blob(room, key))
+            await redis.delete(_blob(group, key))
 
-    async def _write(self, room: Room, key: str, value: bytes, ttl_s: float, *, only_new: bool) -> bool:
-        keys = [_blob(room, key), f"{_PREFIX}{room.name}-index", f"{_PREFIX}{room.name}-total"]
+    async def _write(self, group: BlobGroup, key: str, value: bytes, ttl_s: float, *, only_new: bool) -> bool:
+        keys = [_blob(group, key), f"{_PREFIX}{group.name}-index", f"{_PREFIX}{group.name}-total"]
         arguments: list[bytes | str | int] = [
             value,
             len(value),
             round(ttl_s * 1000),
             round(time.time() * 1000),
-            room.max_bytes,
+            group.max_bytes,
             key,
             int(only_new),
         ]
@@ -109,8 +109,8 @@ class RedisBlobs:
             return bool(await self._put(keys=keys, args=arguments))
 
 
-def _blob(room: Room, key: str) -> str:
-    return f"{_PREFIX}{room.name}:{key}"
+def _blob(group: BlobGroup, key: str) -> str:
+    return f"{_PREFIX}{group.name}:{key}"
 
 
 class RedisSamples:

@@ -16,8 +16,8 @@ from training.cli import app
 from training.errors import TrainingError
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
-# Levels and attention as in google/ddpm-cifar10-32 and the 256 x 256 teachers. Eight channels a level instead of 128 to 512, and
-# a quarter of the 256 pixels a side.
+# Levels and attention as in google/ddpm-cifar10-32 and the 256 x 256 teachers, but with eight channels a level instead of 128
+# to 512, and 64 pixels a side instead of 256.
 LEVELS = {"cifar10": 4, "celeba-hq": 6, "lsun-church": 6, "lsun-bedroom": 6}
 SIZE = {"cifar10": 32, "celeba-hq": 64, "lsun-church": 64, "lsun-bedroom": 64}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from service.store.base import Job, Room, StoreUnavailableError
+from service.store.base import BlobGroup, Job, StoreUnavailableError
 from service.store.redis import RedisStore
 from service.store.redis_link import REFUSED_S
 from tests.redis_server import RedisServer
@@ -16,7 +16,7 @@ from tests.redis_server import RedisServer
 pytestmark = pytest.mark.anyio
 
 FULL = r"^The store behind jobs \(Redis\) is full; delete finished jobs .* or raise its maxmemory\. "
-ROOM = Room("room", 1 << 30)
+GROUP = BlobGroup("room", 1 << 30)
 PART = bytes(100_000)
 
 
@@ -77,7 +77,7 @@ async def test_a_full_redis_frees_jobs_and_lists_them(store: RedisStore) -> None
         for refused in (
             store.jobs.save("begun", {0: PART}),
             store.jobs.add(Job("more", "{}", 1, 1, 1000.0)),
-            store.blobs.put(ROOM, "key", PART, 60),
+            store.blobs.put(GROUP, "key", PART, 60),
             store.samples.append("series", b"x", 5),
         ):
             with pytest.raises(StoreUnavailableError, match=FULL):
@@ -111,7 +111,7 @@ async def test_a_full_redis_is_down_until_it_writes_again(store: RedisStore, clo
         clock.step_s = REFUSED_S
         for _ in range(5):
             with pytest.raises(StoreUnavailableError, match=FULL):
-                await store.blobs.put(ROOM, "key", PART, 60)
+                await store.blobs.put(GROUP, "key", PART, 60)
             assert len(await store.jobs.all()) == 1
             assert not store.up
         await store.jobs.forget("made")
@@ -127,5 +127,5 @@ async def test_room_is_not_checked_right_after_a_refusal(store: RedisStore, cloc
     await store.jobs.take(1)
     await fill(store, "made")
     await store.jobs.forget("made")
-    await store.blobs.put(ROOM, "key", b"small", 60)
+    await store.blobs.put(GROUP, "key", b"small", 60)
     assert not store.up

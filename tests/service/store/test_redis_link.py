@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.store.base import Job, Room, StoreUnavailableError
+from service.store.base import BlobGroup, Job, StoreUnavailableError
 from tests.redis_server import RedisServer
 from tests.service.store.conftest import redis_store
 
@@ -42,8 +42,8 @@ async def test_a_killed_redis_is_one_sentence_and_its_return_is_noticed(tmp_path
             store.jobs.all(),
             store.jobs.take(0.05),
             store.jobs.save("a", {0: b"x"}),
-            store.blobs.get(Room("r", 1), ["k"]),
-            store.blobs.add(Room("r", 1), "k", b"", 1),
+            store.blobs.get(BlobGroup("r", 1), ["k"]),
+            store.blobs.add(BlobGroup("r", 1), "k", b"", 1),
             store.samples.append("s", b"", 1),
             store.samples.recent("s"),
         ):
