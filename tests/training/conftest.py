@@ -23,7 +23,7 @@ TINY_UNET = UNetShape(channels=(8, 16), layers=1, attention=(False, True), head_
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Use one thread: tiny tensors gain nothing from more, and two runs must add in the same order."""
+    """Use one thread. Tiny tensors gain nothing from more, and two runs must add numbers in the same order."""
     torch.set_num_threads(1)
 
 
@@ -48,7 +48,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder `name`, which `make` fills once for all pytest-xdist workers of a test run."""
+    """Return the folder `name`. `make` fills it once for all pytest-xdist workers of a test run."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
     folder.parent.mkdir(exist_ok=True)
