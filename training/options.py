@@ -15,8 +15,10 @@ Teacher = Annotated[str, typer.Option("--teacher", help="Run folder, model folde
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")]
 Images = Annotated[int, typer.Option("--images", min=1, help="Stop after this many training images.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Global batch size.")]
-Seed = Annotated[int, typer.Option("--seed", min=0)]
-Precision = Annotated[str, typer.Option("--precision", help="auto (bf16 where the hardware has it), no, bf16 or fp16.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all random numbers.")]
+Precision = Annotated[
+    str, typer.Option("--precision", help="bf16, fp16, no (float32), or auto: bf16 where the hardware has it.")
+]
 Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the network; worth it in long runs.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Data loading processes; 0 for data in memory.")]
 Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Split each batch into this many parts, to save memory.")]
@@ -28,7 +30,7 @@ Guide = Annotated[
 ]
 Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror images at random.")]
 StudentLr = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate; it falls linearly to zero.")]
-GammaPrime = Annotated[str, typer.Option("--weight", help="gamma': auto, simple, snr or truncated-snr.")]
+GammaPrime = Annotated[str, typer.Option("--weight", help="Loss weight gamma': auto, simple, snr or truncated-snr.")]
 
 STUDENT_WARMUP_BATCHES = 10  # linear warm-up of distillations, which start from trained weights
 

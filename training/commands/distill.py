@@ -25,7 +25,7 @@ def distill(
     phi: Annotated[str | None, typer.Option(help="Explicit teacher steps, 0,...,T, instead of --steps.")] = None,
     concentrate: Annotated[str | None, typer.Option(help="Put half of --steps within this part of T, e.g. 0.6,1.")] = None,
     objective: Annotated[
-        str, typer.Option(help="rollout, released (the authors' code) or consistency.")
+        str, typer.Option(help="Loss: rollout, released (the authors' code) or consistency.")
     ] = _DEFAULT.objective.objective,
     k: Annotated[
         int, typer.Option("--k", min=1, help="Teacher sub-steps per student step; 1 is the paper's loss.")

@@ -25,8 +25,8 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure this model only (repeat): student-016, teacher@ddim-016, a run folder or pipeline, or the guided "
-            "teacher, guided:SCALE[:GUIDE][@dpmpp-016], at two evaluations a step; GUIDE: a weaker network, default: no label."
+            help="Measure only this model (repeat): student-016, teacher@ddim-016, a run folder or pipeline, or the guided "
+            "teacher: guided:SCALE (classifier-free) or guided:SCALE:GUIDE (GUIDE: a weaker network), also with @dpmpp-016."
         ),
     ] = None,
     solvers: Annotated[str, typer.Option(help="Training-free samplers of the teacher to measure.")] = "ddim,dpmpp",
@@ -38,7 +38,7 @@ def evaluate(
     images: Annotated[int, typer.Option(min=1, help="Images of each model, but see --teacher-images.")] = 1000,
     teacher_images: Annotated[int, typer.Option(min=1, help="Images of a teacher at all of its steps, guided or not.")] = 300,
     seeds: Annotated[int, typer.Option(min=1, help="Images to compare with the reference's from the same noise.")] = 200,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noises.")] = 0,
     first_index: Annotated[
         int, typer.Option(min=0, help="Number of the first image, to measure a model in parts; `report` joins its parts.")
     ] = 0,
@@ -50,7 +50,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Also start from these images, noised (repeat): DATA, or DATA:rotated, inverted or blocked."),
     ] = None,
-    reconstruct_from: Annotated[float, typer.Option(min=0, max=1, help="Share of T to which they are noised.")] = 0.5,
+    reconstruct_from: Annotated[float, typer.Option(min=0, max=1, help="Noise level of --reconstruct, a share of T.")] = 0.5,
     reconstruct_images: Annotated[int, typer.Option(min=1, help="Images of each --reconstruct.")] = 100,
     timing: Annotated[bool, typer.Option(help="Measure the time of an image, alone and batched.")] = True,
     cache: Annotated[Path, typer.Option(help="Folder that keeps images, features and the classifier.")] = Path("runs/evaluate"),
