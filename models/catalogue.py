@@ -1,9 +1,9 @@
-"""The catalogue: finds model folders in zoo directories, serves those that verify, and says why it refuses the others.
+"""The catalogue: finds model folders in zoo directories, verifies them, and records why it refuses the others.
 
     <zoo>/<family>/<name>/{model.onnx, manifest.json, README.md}
 
-Model ids are `<family>/<name>`. A teacher has training-free solver variants too, `<family>/teacher@ddim-016`, for any
-step count up to its own.
+Model ids are `<family>/<name>`. A teacher also has training-free solver variants, such as `<family>/teacher@ddim-016`, for
+any step count up to its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.manifest import GRAPH, MANIFEST, Manifest, ManifestError, read_manif
 from models.plan import SAMPLERS, Plan, own_plan, relabel
 from models.subsequence import uniform_phi
 
-_MAX_RESOLVED = 256  # plans kept; with 56 bytes a step, 14 MB when all of them have 1024 steps
+_MAX_RESOLVED = 256  # plans kept in memory. A step takes 56 bytes, so 256 plans of 1024 steps take 14 MB.
 _VARIANT = re.compile(r"(?P<sampler>[a-z]+)-(?P<steps>[0-9]{1,6})")
 
 
@@ -28,7 +28,7 @@ class UnknownModelError(LookupError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A verified model folder. version: numbers the entries that have served one id in this process."""
+    """A verified model folder. version: 1 for the first entry of its id in this process, 2 for the second, and so on."""
 
     folder: Path
     manifest: Manifest
@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of the manifest, which holds the sha256 of the weights. Equal where nothing has changed."""
+        """Hex sha256 of the manifest. It covers the weights too, because the manifest holds their sha256."""
         return hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest()
 
     @property
@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A folder that is not served, and why. shadowed: the folder is valid, but an earlier zoo has the same id."""
+    """A folder that is not served, with the reason. shadowed: the folder is valid, but an earlier zoo has the same id."""
 
     folder: Path
     reason: str
@@ -70,7 +70,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The meaning of a model id: an entry's weights and the plan to run on them."""
+    """A resolved model id: the entry that holds the weights, and the plan to run on them."""
 
     id: str
     entry: Entry
@@ -80,7 +80,7 @@ class Resolved:
 
 @dataclass
 class Catalogue:
-    """Entries by id, in order of discovery, and what was refused. While it serves, only one thread may use it."""
+    """The entries by id, in order of discovery, and the refused folders. It is not thread-safe."""
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
@@ -89,7 +89,8 @@ class Catalogue:
     def resolve(self, model_id: str) -> Resolved:
         """Find the entry and plan of `<family>/<name>` or `<family>/<teacher>@<sampler>-<steps>`.
 
-        Requests with the same id share one object. Raises UnknownModelError; never substitutes another model.
+        Recent ids are kept, so that requests with the same id share one object. Raises UnknownModelError for any other id: it
+        never substitutes another model.
         """
         base, at, variant = model_id.partition("@")
         entry = self.entries.get(base)
@@ -112,13 +113,13 @@ class Catalogue:
         return self._keep(canonical, lambda: Resolved(canonical, entry, sampler, variant_plan(entry.manifest, sampler, steps)))
 
     def replace(self, entries: Mapping[str, Entry], refusals: tuple[Refusal, ...] | None = None) -> None:
-        """Serve these entries from now on. What was resolved before keeps its entry. refusals: None leaves them as they are."""
+        """Serve these entries from now on. A Resolved of before keeps its entry. refusals: None keeps the present ones."""
         self.entries = entries
         self.refusals = self.refusals if refusals is None else refusals
         self._resolved.clear()
 
     def _keep(self, model_id: str, build: Callable[[], Resolved]) -> Resolved:
-        """Return the Resolved of an id. It is built once and kept as long as it is among the most recently used."""
+        """Return the Resolved of an id. It is built once and kept while it is among the _MAX_RESOLVED most recently used."""
         resolved = self._resolved.pop(model_id, None) or build()
         self._resolved[model_id] = resolved
         if len(self._resolved) > _MAX_RESOLVED:
@@ -141,7 +142,7 @@ def sha256_of(path: Path) -> str:
 
 def verify(folder: Path) -> Entry:
     """Read one model folder and check its manifest, its place and its graph's hash. Raises ManifestError with one sentence."""
-    folder = folder.absolute()  # a relative path may lack the two names that are checked below
+    folder = folder.absolute()  # a relative path may lack the family and the name, which are checked below
     manifest = read_manifest(folder)
     if (manifest.family, manifest.name) != (folder.parent.name, folder.name):
         raise ManifestError(f"{folder} calls itself {manifest.id}; a model folder is <zoo>/<family>/<name>")

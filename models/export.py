@@ -1,4 +1,4 @@
-"""Torch network -> ONNX: the step graph of a model folder, and its weights back out of it.
+"""Export of a torch network as the ONNX step graph of a model folder, and reading its weights back from the graph.
 
 The graph is models.network.StepGraph. Its inputs and outputs keep their names, B is dynamic and rows are independent.
 """
@@ -22,7 +22,7 @@ OPSET = 20
 
 
 def round_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Round every parameter to `dtype` in place and keep it as float32, as a graph with weights stored in `dtype` computes."""
+    """Round every parameter to a value of `dtype`, in place. It stays float32, as in a graph that stores weights in `dtype`."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(parameter.to(dtype).float())
@@ -58,7 +58,7 @@ def export_step_graph(graph: StepGraph, shape: tuple[int, int, int], path: Path,
             input_names=list(arguments),
             output_names=["x_next", "x0"],
             opset_version=OPSET,
-            optimize=False,  # the exporter's folding would lose the parameters' names; the runtime folds at load
+            optimize=False,  # constant folding would lose the parameters' names; the runtime folds when it loads the graph
             verbose=False,
         )
     assert program is not None

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 UInt8 = NDArray[np.uint8]
 Float64 = NDArray[np.float64]
 
-# Two images that quantise alike differ by up to the 8-bit rounding error, whose variance is 1/12: PSNR stops at 58.9 dB.
+# Two images with equal pixels still differ by the 8-bit rounding error, whose variance is 1/12. PSNR is capped there: 58.9 dB.
 _QUANTISATION = 1 / 12
 _SIGMA, _WINDOW = 1.5, 11
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2

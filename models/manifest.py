@@ -1,4 +1,4 @@
-"""manifest.json: everything the service needs to know about a model besides its graph.
+"""manifest.json: all that the service needs to know about a model besides its graph.
 
 The schema is versioned. A reader refuses unknown versions and unknown fields, so that nothing in a manifest is silently
 ignored.
@@ -30,7 +30,7 @@ VERSION: Final = 1
 
 
 class ManifestError(Exception):
-    """A manifest that cannot be trusted; the message says which field and why."""
+    """A manifest or model folder that cannot be trusted; the message names the field and the reason."""
 
 
 class _Strict(BaseModel):
@@ -111,7 +111,7 @@ class Manifest(_Strict):
 
     @property
     def plan_name(self) -> str:
-        """The name of its own plan in `quality`: ddim-016, dpmpp-064."""
+        """The name of the model's own plan in `quality`, such as ddim-016 or dpmpp-064."""
         return f"{self.sampler}-{self.steps:03d}"
 
     @property

@@ -1,6 +1,6 @@
-"""The torch side of a model: networks, their predictions, the step graph, and how a student is initialised.
+"""The torch side of a model: networks, their predictions, the step graph, and the initialisation of a student.
 
-Only training and export import this module. The service never does.
+Training and export import this module. The service never does.
 
 Notation: x [B,C,H,W] noised image, x0 clean image, eps noise, v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0
 (Salimans & Ho 2022, section 4). signal = sqrt(alpha_bar) and noise = sqrt(1 - alpha_bar) broadcast against x.
@@ -31,7 +31,7 @@ Clip = tuple[float, float]
 def x0_from_prediction(
     prediction: Tensor, *, x: Tensor, signal: Tensor, noise: Tensor, kind: PredictionType, clip: Clip | None
 ) -> Tensor:
-    """Return the clean image that a prediction means, clipped to the range `clip` unless that is None.
+    """Return the clean image that a prediction implies, clipped to the range `clip` unless `clip` is None.
 
     x0 = (x - noise eps)/signal for epsilon, x0 = signal x - noise v for v.
     """
@@ -40,7 +40,7 @@ def x0_from_prediction(
 
 
 def prediction_from_x0(x0: Tensor, *, x: Tensor, signal: Tensor, noise: Tensor, kind: PredictionType) -> Tensor:
-    """Return the prediction that means x0: v = (signal x - x0)/noise, or eps = (x - signal x0)/noise."""
+    """Return the prediction that implies x0: v = (signal x - x0)/noise, or eps = (x - signal x0)/noise."""
     if kind == "v_prediction":
         return (signal * x - x0) / noise
     return (x - signal * x0) / noise
@@ -52,7 +52,7 @@ def noised(x0: Tensor, *, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
 
 
 def training_target(x0: Tensor, *, eps: Tensor, signal: Tensor, noise: Tensor, kind: PredictionType) -> Tensor:
-    """Return what a teacher regresses: eps, or v = signal eps - noise x0."""
+    """Return the target that a teacher is trained to predict: eps, or v = signal eps - noise x0."""
     if kind == "v_prediction":
         return signal * eps - noise * x0
     return eps
@@ -64,7 +64,7 @@ def build_unet(config: dict[str, Any]) -> UNet2DModel:
 
 
 def unet_config(network: UNet2DModel) -> dict[str, Any]:
-    """Return the configuration that `build_unet` takes: values JSON can hold, without diffusers' private entries."""
+    """Return a network's configuration for `build_unet`: values that JSON can hold, without diffusers' private entries."""
     return {key: value for key, value in network.config.items() if not key.startswith("_")}
 
 
@@ -105,7 +105,8 @@ def student_from_teacher(teacher: UNet2DModel, timesteps: Int64) -> UNet2DModel:
 
     The student is a UNet2DModel with `time_embedding_type="learned"` and `num_train_timesteps` = T'. Its embedding rows
     are the teacher's embeddings at the kept steps. An untrained student therefore *is* the teacher on the sub-sequence
-    (SFDDM, section 3.4), and `save_pretrained` keeps it so. timesteps: teacher labels phi_t - 1, int64 [T'].
+    (SFDDM, section 3.4). `save_pretrained` stores these embeddings with the weights.
+    timesteps: teacher labels phi_t - 1, int64 [T'].
     """
     config = dict(teacher.config)
     config.update(time_embedding_type="learned", num_train_timesteps=len(timesteps))

@@ -1,7 +1,7 @@
-"""Noise keyed by (seed, image index, step), so that every model starts one seed from the same x_T.
+"""Noise keyed by (seed, image index, step), so that every model starts a seed from the same x_T.
 
 The generator is counter-based (Philox 4x64; Salmon et al. 2011): its key is (seed, image index), the high word of its counter
-the step. Noise never depends on the place in a batch, on other rows or on time.
+the step. Noise never depends on a row's place in its batch, on the other rows, or on when it is drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MAX_WORD = 2**64 - 1  # a word of Philox's key and counter
 
 
 def _normal(seed: int, index: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    # Philox wraps negative words round, so that two seeds would get the same noise.
+    # numpy's own errors for words out of range name neither the seed nor the index.
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed must be between 0 and {MAX_SEED}, got {seed}")
     if not 0 <= index <= _MAX_WORD:

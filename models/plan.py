@@ -4,7 +4,7 @@
 
 x0 is the clean image predicted at this step (clipped to the model's range), x0_prev the one predicted at the step before
 (zero at the start), and z fresh unit noise. A plan is the table of its rows from pure noise to the image. The engine runs
-rows and never knows which sampler made them.
+rows and does not know which sampler made them.
 
 Notation: alpha_bar_t = cumulative signal level; signal = sqrt(alpha_bar), noise = sqrt(1 - alpha_bar); "next" is the
 row's destination, t-1 on the sub-sequence; lambda = log(signal / noise).
@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def deterministic(self) -> bool:
-        """True where no row adds fresh noise."""
+        """True when no row adds fresh noise."""
         return not self.s.any()
 
 
@@ -59,7 +59,7 @@ def _plan(phi: Int64, here: Float64, a: Float64, b: Float64, c: Float64, s: Floa
 def relabel(plan: Plan, label_of_step: Int64) -> Plan:
     """Return the same plan with other network labels. label_of_step [N] is for steps t = 1 ... N, clean end first.
 
-    Raises ValueError when there is not one label a row.
+    Raises ValueError unless there is one label for each row.
     """
     if np.shape(label_of_step) != (len(plan),):
         raise ValueError(f"a plan of {len(plan)} rows needs as many labels, got {np.size(label_of_step)}")
@@ -115,7 +115,7 @@ def consistency(alpha_bar: Float64, phi: Int64) -> Plan:
     return _plan(phi, here, nothing, np.sqrt(following), nothing, np.sqrt(1 - following))
 
 
-SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}  # the samplers that any teacher takes
+SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}  # training-free: they work on any teacher
 
 SamplerName = Literal["ddim", "dpmpp", "consistency"]  # the samplers that a model's own steps can be trained for
 

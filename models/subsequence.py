@@ -1,4 +1,4 @@
-"""Sub-sequences phi: the teacher steps that a student keeps (SFDDM, section 3.3).
+"""Sub-sequences phi: the steps of the teacher that a student keeps (SFDDM, section 3.3).
 
     phi: 0 = phi_0 < phi_1 < ... < phi_T' = T          student step t is teacher step phi_t
 
@@ -22,7 +22,7 @@ Int64 = NDArray[np.int64]
 def check_phi(phi: Sequence[int] | Int64, steps: int) -> Int64:
     """Check phi against a teacher of `steps` steps and return it as int64 [T' + 1].
 
-    phi must start at 0, be strictly increasing and end at T. Raises ValueError that says which rule is broken.
+    phi must start at 0, be strictly increasing and end at T. Raises ValueError with the rule that is broken.
     """
     table = np.asarray(phi)
     if table.ndim != 1 or table.size < 2:
@@ -57,9 +57,9 @@ def uniform_phi(steps: int, student_steps: int) -> Int64:
 def concentrated_phi(steps: int, student_steps: int, *, start: float, end: float, share: float = 0.5) -> Int64:
     """Return phi with at least `share` of the steps spread evenly inside (start T, end T] and the rest evenly outside.
 
-    start, end: fractions of the teacher's range, 0 = clean end, 1 = noisy end, rounded to teacher steps; for instance
-    start=0.6, end=1 puts half of the steps in the noisiest 40 %. phi is uniform in each piece, so a region takes as many
-    steps as it has teacher steps. Returns int64 [T' + 1].
+    start, end: fractions of the teacher's range, 0 = clean end, 1 = noisy end, rounded to teacher steps. For instance
+    start=0.6, end=1 puts half of the steps in the noisiest 40 %. phi is uniform in each piece, so a piece can hold at most as
+    many steps as it has teacher steps. Returns int64 [T' + 1].
     Raises ValueError when the steps asked for do not fit, inside or outside.
     """
     if not 0 <= start < end <= 1 or not 0 < share < 1:
@@ -70,7 +70,7 @@ def concentrated_phi(steps: int, student_steps: int, *, start: float, end: float
     low, high = round(start * steps), round(end * steps)
     if low == 0 and high == steps:
         return uniform_phi(steps, student_steps)
-    inside = math.ceil(share * student_steps - 1e-9)  # share = 0.1 of 30 is 3, whatever 0.1 * 30 is in floating point
+    inside = math.ceil(share * student_steps - 1e-9)  # 0.07 of 100 must be 7, although 0.07 * 100 > 7 in floating point
     outside = student_steps - inside
     if inside > high - low:
         raise ValueError(f"{inside} steps do not fit in the {high - low} teacher steps from {low} to {high}")

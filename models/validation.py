@@ -1,4 +1,4 @@
-"""Pydantic's errors as sentences for the sender: the field, what it must be, and what it was."""
+"""Pydantic's errors as sentences for the user: the field, the rule it breaks, and its value."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-_MAX_ERRORS: Final = 3  # named in one sentence, which stays readable
-_MAX_CHARACTERS: Final = 60  # of a value
+_MAX_ERRORS: Final = 3  # errors named in one sentence; with more it would be hard to read
+_MAX_CHARACTERS: Final = 60  # of a quoted value
 
-# By pydantic's error type. Names in braces come from the error's context. Other types keep pydantic's own words.
+# Rules by pydantic's error type. Names in braces come from the error's context. Other types keep pydantic's own words.
 _MUST: Final[Mapping[str, str]] = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
@@ -77,7 +77,7 @@ def describe_error(error: ValidationError, secrets: Collection[str] = ()) -> str
 
 
 def _shown(value: Any, kind: str) -> str:
-    """Show a value, short and printable."""
+    """Return a short, printable form of a value."""
     if isinstance(value, str) and kind == "string_too_long":
         return str(len(value))
     if value is None or isinstance(value, str | int | float):

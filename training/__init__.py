@@ -1,1 +1,1 @@
-"""Making models: data, teacher, distillation, evaluation and the `sfddm-train` command."""
+"""Training of models: data, teachers, distillation, export, evaluation, and the `sfddm-train` command."""

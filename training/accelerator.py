@@ -13,14 +13,14 @@ def supports_bf16(device: torch.device) -> bool:
     """Return True when bfloat16 arithmetic is in the hardware, not emulated."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # torch has no public question for CPUs; without one of these instructions bf16 is slower than float32.
+    # torch has no public function for this on CPUs. Without one of these instruction sets, bf16 is slower than float32.
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """Return an Accelerator with the precision asked for. `auto` is bf16 where the hardware has it, else float32.
+    """Return an Accelerator with this precision. `auto` means bf16 where the hardware has it, else float32.
 
-    Raises TrainingError for fp16 on a CPU, where nothing scales the gradients.
+    Raises TrainingError for fp16 on a CPU, because accelerate scales gradients on GPUs only.
     """
     AcceleratorState._reset_state()  # accelerate allows one precision a process; one process may train more than once
     if precision == "fp16" and PartialState().device.type == "cpu":

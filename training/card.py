@@ -1,4 +1,4 @@
-"""The model card: what a model is, where it comes from, how good it is, and how it runs in diffusers alone."""
+"""The model card: facts of a model, its origin, its measured quality, and code that runs it with diffusers alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ with torch.inference_mode():
 pixels = ((x + 1) * 127.5).round().clamp(0, 255).byte()
 ```"""
 
-_STOCK = {  # diffusers' names of our samplers, and the arguments with which its DDIM clips as ours does
+_STOCK = {  # diffusers' names for our samplers, and the arguments that make its DDIM clip as ours does
     "ddim": {
         "pipeline": "DDIMPipeline",
         "scheduler": "DDIMScheduler",

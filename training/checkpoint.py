@@ -1,7 +1,7 @@
 """Complete checkpoints in one safetensors file, written atomically.
 
-Tensors are named `<part>/<name>` (model/, ema/, optimizer/, random/). The header's metadata carries the JSON of everything
-else: training.run_facts.RunFacts. A checkpoint is written by models.files.write_atomically, so a killed process or a full disk
+Tensors are named `<part>/<name>` (model/, ema/, optimizer/, random/). The header's metadata holds everything else as JSON:
+training.run_facts.RunFacts. A checkpoint is written by models.files.write_atomically, so a killed process or a full disk
 leaves the previous one intact.
 """
 
@@ -23,17 +23,17 @@ from models.validation import describe_error
 from training.errors import CheckpointError
 from training.run_facts import RunFacts, is_bare
 
-CHECKPOINT = "checkpoint.safetensors"  # its name in a run folder
-SNAPSHOTS = "snapshots"  # the sub-folder of a run with its averaged weights, ema-IMAGES.safetensors
+CHECKPOINT = "checkpoint.safetensors"  # file name in a run folder
+SNAPSHOTS = "snapshots"  # sub-folder of a run folder: its averaged weights, ema-IMAGES.safetensors
 
 Parts = dict[str, dict[str, Tensor]]
 
 
 def save(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-    """Write `parts` (part -> name -> tensor) and JSON-able `facts` to `path` of a run, atomically.
+    """Write `parts` (part -> name -> tensor) and `facts`, which JSON can hold, to `path` in a run folder, atomically.
 
-    Drafts of `path` that a killed process left are removed, because one process writes a run.
-    Raises CheckpointError when the disk refuses.
+    Drafts of `path` from killed processes are removed first. That is safe, because only one process writes a run.
+    Raises CheckpointError when the file cannot be written.
     """
     try:
         remove_drafts(path)
@@ -45,14 +45,14 @@ def save(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[s
 
 
 def write(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-    """Write what `save` does, also while other processes write the same path. Raises OSError or SafetensorError."""
+    """Write the same file as `save`, also while other processes write `path`. Raises OSError or SafetensorError."""
     tensors = {f"{part}/{name}": t.detach().cpu().contiguous() for part, named in parts.items() for name, t in named.items()}
     with write_atomically(path) as draft:
         save_file(tensors, draft, metadata={"facts": json.dumps(facts)})
 
 
 def load(path: Path) -> tuple[Parts, dict[str, Any]]:
-    """Read (parts, facts) back. Raises CheckpointError when the file is missing, damaged or not ours."""
+    """Read (parts, facts) of a checkpoint. Raises CheckpointError when the file is missing, damaged or no checkpoint."""
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}; check the path, or start anew without --resume")
     try:
@@ -68,15 +68,15 @@ def load(path: Path) -> tuple[Parts, dict[str, Any]]:
 
 
 def save_run(path: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: RunFacts) -> None:
-    """Write a checkpoint or snapshot of a run, atomically. Raises CheckpointError when the disk refuses."""
+    """Write a checkpoint or snapshot of a run, atomically. Raises CheckpointError when the file cannot be written."""
     save(path, parts, facts.model_dump(mode="json"))
 
 
 def load_run(path: Path) -> tuple[Parts, RunFacts]:
     """Read a checkpoint or snapshot of a run, of this version or an older one.
 
-    A snapshot that holds weights alone takes its facts from the checkpoint of its run.
-    Raises CheckpointError when the file is missing, damaged or not that of a run.
+    The facts of an early snapshot, which holds weights alone, are read from the checkpoint of its run.
+    Raises CheckpointError when the file is missing, damaged or not from a run.
     """
     parts, header = load(path)
     bare = path.parent.name == SNAPSHOTS and is_bare(header)
@@ -91,16 +91,16 @@ def load_run(path: Path) -> tuple[Parts, RunFacts]:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Return an optimiser's state as (named tensors, JSON-able parameter groups)."""
+    """Return an optimiser's state: (named tensors, parameter groups, which JSON can hold)."""
     state = optimizer.state_dict()
     tensors = {f"{i}.{name}": torch.as_tensor(t) for i, named in state["state"].items() for name, t in named.items()}
     return tensors, state["param_groups"]
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
-    """Restore what `pack_optimizer` saved.
+    """Load the state that `pack_optimizer` returned into an optimiser.
 
-    Each moment takes the memory layout of its parameter, because the fused AdamW walks both in memory order.
+    Each moment gets the memory layout of its parameter, because the fused AdamW reads both in memory order.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}

@@ -1,7 +1,7 @@
-"""What decides a run: the configurations of the loop, of a teacher, of a student and of progressive distillation.
+"""The configurations of a run: the loop, a teacher, a student, and progressive distillation.
 
-A default stands here and nowhere else. This module is free of torch, so that the command line can show the defaults without
-loading it.
+Defaults are set here, in training.objectives.config and in training.unet, and nowhere else. None of them imports torch, so
+that the command line can show the defaults without loading it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class _Config(BaseModel):
 
 
 class LoopConfig(_Config):
-    """How long, how fast and how often. Lengths are counted in training images seen, so they survive a batch change."""
+    """The training loop: length, batch, learning rate, outputs. Lengths are in training images, whatever the batch size."""
 
     images: int = Field(gt=0, description="stop after this many training images")
     batch: int = Field(default=64, gt=0, description="global batch size: images of one update, over all processes")
-    accumulate: int = Field(default=1, gt=0, description="parts that a process takes its share of the batch in")
+    accumulate: int = Field(default=1, gt=0, description="parts into which a process splits its share of the batch")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     warmup_images: int = Field(default=20_000, ge=0, description="linear warm-up")
     lr_decay_images: int | None = Field(default=None, gt=0, description="from here on lr ~ 1/sqrt(images); None: constant")
@@ -43,7 +43,7 @@ class LoopConfig(_Config):
     def learning_rate(self, images: int) -> float:
         """Return lr min(images/warm-up, 1) / sqrt(max(images/decay, 1)) (Karras et al. 2024, arXiv 2312.02696, eq. 67).
 
-        Annealed runs multiply it by 1 - images/total.
+        Annealed runs also multiply it by 1 - images/(total + batch).
         """
         rate = self.lr * min(1.0, images / self.warmup_images) if self.warmup_images else self.lr
         if self.anneal:
@@ -55,7 +55,7 @@ _STUDENT_LOOP = LoopConfig(images=16_000, lr=1e-4, warmup_images=640, anneal=Tru
 
 
 class TeacherConfig(_Config):
-    """Everything that decides a teacher."""
+    """The full configuration of a teacher."""
 
     data: str = "fashion-mnist"
     image_size: int | None = Field(default=None, gt=0)
@@ -70,23 +70,23 @@ class TeacherConfig(_Config):
     loop: LoopConfig = LoopConfig(images=1_000_000, lr_decay_images=150_000)
 
     def settings(self) -> dict[str, Any]:
-        """Return what checkpoints and manifests record: the configuration without the loop, which they record apart."""
+        """Return the settings that checkpoints and manifests record: all but the loop, which they record apart."""
         return self.model_dump(mode="json", exclude={"loop"})
 
 
 class DistillConfig(_Config):
-    """Everything that decides a student, besides its teacher."""
+    """The full configuration of a student."""
 
     teacher: str
     data: str = "fashion-mnist"
-    steps: int | None = Field(default=None, gt=0, description="T', uniform phi; or give phi")
+    steps: int | None = Field(default=None, gt=0, description="T', for a uniform or concentrated phi; None: give phi")
     phi: tuple[int, ...] | None = Field(default=None, description="explicit teacher steps, 0 ... T")
-    concentrate: tuple[float, float] | None = Field(default=None, description="half of the steps within this range of T")
+    concentrate: tuple[float, float] | None = Field(default=None, description="put half of the steps within this range of T")
     objective: ObjectiveConfig = RolloutConfig()
     guidance: float | None = Field(default=None, description="scale w of a guided teacher; 1 is no guidance")
     guide: str | None = Field(default=None, description="the weaker network of autoguidance; None: classifier-free")
     init: Literal["teacher", "scratch"] = "teacher"
-    unet: UNetShape | None = Field(default=None, description="another size than the teacher's; implies init=scratch")
+    unet: UNetShape | None = Field(default=None, description="a size other than the teacher's; implies init=scratch")
     flip: bool = False
     loop: LoopConfig = _STUDENT_LOOP
 
@@ -104,7 +104,7 @@ class DistillConfig(_Config):
         return uniform_phi(teacher_steps, self.steps)
 
     def settings(self) -> dict[str, Any]:
-        """Return what checkpoints and manifests record: one flat layout without the loop, which they record apart."""
+        """Return the settings that checkpoints and manifests record: one flat layout, without the loop, which is apart."""
         settings: dict[str, Any] = {}
         for name, value in self.model_dump(mode="json", exclude={"loop"}).items():
             settings |= flat_settings(self.objective) if name == "objective" else {name: value}
@@ -112,7 +112,7 @@ class DistillConfig(_Config):
 
 
 class FoldsConfig(_Config):
-    """Everything that decides a progressive distillation: the settings that all folds share, and how many there are."""
+    """The full configuration of a progressive distillation: the settings shared by all folds, and the last fold's steps."""
 
     teacher: str
     to: int = Field(gt=0, description="T' of the last fold: the teacher's steps halved a few times")
@@ -120,10 +120,10 @@ class FoldsConfig(_Config):
     data: str = "fashion-mnist"
     objective: ProgressiveConfig = ProgressiveConfig()
     flip: bool = False
-    loop: LoopConfig = _STUDENT_LOOP  # its number of images follows from the budget
+    loop: LoopConfig = _STUDENT_LOOP  # its `images` is ignored: the budget decides the length of a fold
 
     def fold(self, *, teacher: str, steps: int, images: int) -> DistillConfig:
-        """Return the configuration of one fold: `teacher` halved to `steps`, trained on so many images."""
+        """Return the configuration of one fold: `teacher` halved to `steps`, trained on `images` images."""
         warmup = min(self.loop.warmup_images, images)
         loop = self.loop.model_copy(update={"images": images, "warmup_images": warmup})
         return DistillConfig(teacher=teacher, data=self.data, steps=steps, objective=self.objective, flip=self.flip, loop=loop)

@@ -20,7 +20,7 @@ from training.errors import TrainingError
 
 
 def _load(context: typer.Context, file: Path | None) -> Path | None:
-    """Make the file's entries the defaults of this command's options.
+    """Make the entries of `file` the defaults of this command's options.
 
     Raises TrainingError when the file cannot be read or an entry is no option.
     """

@@ -1,7 +1,7 @@
 """Training images from IDX files, folders, zips of images, or a Hugging Face data set.
 
-Every source is a map-style data set of (uint8 [C,H,W], label) pairs, label -1 when there are none. Images are resized
-so that the short side fits, centre-cropped to a square, and converted to the channels asked for.
+Every source is a map-style data set of (uint8 [C,H,W], label) pairs; the label is -1 when there are none. Images are resized
+so that the short side fits, cropped to the centre square, and converted to the number of channels asked for.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ImageSource(Dataset[tuple[UInt8, int]]):
         return self.size
 
     def digest(self) -> str:
-        """Return twelve hex digits of 32 of the images, drawn with a fixed seed. Caches name a data set by them."""
+        """Return twelve hex digits of a sha256 over 32 images, drawn with a fixed seed. Caches use them as a name."""
         picked = np.random.default_rng(0).permutation(self.size)[:32]
         return hashlib.sha256(b"".join(self.read(int(i)).tobytes() for i in picked)).hexdigest()[:12]
 
@@ -59,7 +59,7 @@ class ImageSource(Dataset[tuple[UInt8, int]]):
 def open_source(spec: str, *, image_size: int | None = None, channels: int | None = None, split: str = "train") -> ImageSource:
     """Open the data set that `spec` names.
 
-    - ``fashion-mnist``: Debian's package;
+    - ``fashion-mnist``: the files of Debian's package dataset-fashion-mnist;
     - a folder with IDX files (``train-images-idx3-ubyte[.gz]``), a folder of images (sub-folders are classes),
       or a ``.zip`` of images (its folders are classes);
     - ``hf:owner/name``: a Hugging Face data set with an image column.
@@ -165,7 +165,7 @@ def _zip_files(path: Path) -> list[_File]:
 
 
 def open_files(files: list[_File], name: str, image_size: int | None, channels: int | None) -> ImageSource:
-    """Open image files. They are decoded when read. Their parent folders are classes when there are at least two."""
+    """Open image files, which are decoded when read. If they lie in two folders or more, each folder is a class."""
     if not files:
         raise DataError(f"{name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); check the path")
     groups = sorted({f.group for f in files})
@@ -181,7 +181,7 @@ def open_files(files: list[_File], name: str, image_size: int | None, channels: 
 
 
 def _decode(file: _File) -> Image.Image:
-    """Decode the image of a file. Grey of 16 bits becomes 8. Raises DataError when it cannot be read."""
+    """Decode the image of a file. Reduce 16-bit grey to 8 bits. Raises DataError when the image cannot be read."""
     try:
         image = Image.open(io.BytesIO(file.load()))
         image.load()
@@ -232,14 +232,14 @@ def _fit(source: ImageSource, image_size: int | None, channels: int | None) -> I
 
 
 def held_out_split(name: str) -> str | None:
-    """Return `test`, or else `validation`, of a Hugging Face data set; None when it has neither."""
+    """Return the held-out split of a Hugging Face data set: `test`, else `validation`; None when it has neither."""
     import datasets
 
     if _saved_to_disk(name):
         return None  # such a folder holds one split
     try:
         splits = datasets.get_dataset_split_names(name)
-    except Exception:  # datasets raises many kinds; opening the data set reports which one it was
+    except Exception:  # datasets raises errors of many kinds; opening the data set will report this one
         return None
     return next((split for split in ("test", "validation") if split in splits), None)
 
@@ -293,7 +293,7 @@ def open_hub(name: str, split: str, image_size: int | None, channels: int | None
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches of indices from step `first` on, without end. Epoch e is the permutation seeded by (seed, e).
+    """Yields batches of indices from step `first` on, without end. Epoch e is the permutation seeded by (seed, e).
 
     A batch depends on (seed, step) alone, so resumed and multi-process runs see the same data. `share` is the part of the
     global batch that this process takes.

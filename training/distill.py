@@ -1,7 +1,7 @@
-"""Distilling a teacher into a student of any step count, in a single training phase (SFDDM, section 3).
+"""Distillation of a teacher into a student of any step count, in a single training phase (SFDDM, section 3).
 
-The loss is an objective of its own file: rollout, released or consistency. This file puts the parts together: the (guided)
-teacher, the sub-sequence phi, the student before training, and the facts of its checkpoint.
+Each loss has its own file in training/objectives. This file puts the parts together: the (guided) teacher, the sub-sequence
+phi, the student before training, the objective, and the facts of its checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from training.torch_model import TorchModel
 
 
 def make_objective(config: DistillConfig, teacher: TorchModel, student: UNet2DModel, phi: Int64) -> Objective:
-    """Return the objective of the configuration. Raises TrainingError when it does not fit the teacher or the student."""
+    """Return the configured objective. Raises TrainingError when it does not fit the teacher or the student."""
     noising = Noising(teacher, phi, batch=config.loop.batch, flip=config.flip)
     match config.objective:
         case ReleasedConfig():
@@ -55,14 +55,14 @@ def make_student(config: DistillConfig, teacher: TorchModel, phi: Int64) -> UNet
     shape = dict(network.config)
     if config.unet is not None:
         shape = {**config.unet.unet_config(teacher.shape, 0), "num_class_embeds": network.config.num_class_embeds}
-    # A fresh student too starts from the teacher's sinusoids, in its own width.
+    # A fresh student, too, embeds its steps by the sinusoids of the kept teacher steps, in its own width.
     return student_from_teacher(build_unet(shape), kept)
 
 
 def distill(config: DistillConfig, run: Path, *, resume: bool = False) -> None:
     """Distil a student into the folder `run`: checkpoint, sample grids, loss curve, TensorBoard.
 
-    Raises TrainingError when the data do not fit the teacher, phi is impossible, or the objective does not fit either.
+    Raises TrainingError when phi is impossible, or when the data or the objective do not fit the teacher or the student.
     """
     teacher = load_guided(config.teacher, scale=config.guidance, guide=config.guide)
     try:
@@ -81,7 +81,7 @@ def distill(config: DistillConfig, run: Path, *, resume: bool = False) -> None:
         kind="student",
         unet=unet_config(student),
         alpha_bar=alpha_bar.tolist(),
-        phi=teacher.phi[phi].tolist(),  # steps of the first teacher, also where this teacher is a student itself
+        phi=teacher.phi[phi].tolist(),  # steps of the first teacher, also when this teacher is itself a student
         labels=labels.tolist(),
         shape=teacher.shape,
         prediction_type=teacher.prediction_type,
@@ -109,7 +109,7 @@ def distill(config: DistillConfig, run: Path, *, resume: bool = False) -> None:
 
 
 def _sampler(config: DistillConfig) -> SamplerName:
-    """Return the sampler that takes the student's own steps."""
+    """Return the name of the sampler of the student's own steps."""
     match config.objective:
         case ConsistencyConfig():
             return "consistency"
@@ -120,7 +120,7 @@ def _sampler(config: DistillConfig) -> SamplerName:
 
 
 def _open_data(config: DistillConfig, teacher: TorchModel) -> ImageSource:
-    """Open the training data in the teacher's size. Raises TrainingError when their classes do not fit."""
+    """Open the training data at the teacher's image size. Raises TrainingError when the classes do not fit."""
     bands, height, _ = teacher.shape
     source = open_source(config.data, image_size=height, channels=bands)
     embeds = teacher.network.config.num_class_embeds
@@ -135,10 +135,10 @@ def _open_data(config: DistillConfig, teacher: TorchModel) -> ImageSource:
 
 
 def _provenance(config: DistillConfig, teacher: TorchModel, source: ImageSource, objective: Objective) -> RunProvenance:
-    """Return where the student comes from.
+    """Return the origin of the student.
 
-    A teacher may be a student itself, such as the fold before this one. Then the student names that one's teacher, and the
-    cost of both adds up.
+    The teacher may itself be a student, such as the fold before this one. The record then names the first teacher of the
+    chain, and the costs of all distillations are added.
     """
     made = teacher.provenance
     first, cost = None, Cost(per_image=objective.evaluations)

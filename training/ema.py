@@ -1,7 +1,7 @@
 """Exponential moving average of weights with a power-function profile (Karras et al. 2024, arXiv 2312.02696, sec. 3.1).
 
-beta_n = (1 - 1/n)^(gamma + 1) averages over a fixed *fraction* of training (its relative width sigma_rel), so it needs
-no tuning to the length of a run and forgets the untrained start by itself.
+beta_n = (1 - 1/n)^(gamma + 1) averages over a fixed *fraction* of training, its relative width sigma_rel. It needs no tuning
+to the length of a run, and the weight of the untrained start vanishes by itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PowerEMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Fold in the parameters after optimiser step `step` (counted from 1)."""
+        """Add the network's parameters to the average, after optimiser step `step` (counted from 1)."""
         live = dict(network.named_parameters())
         weight = 1 - (1 - 1 / step) ** self.exponent
         torch._foreach_lerp_(list(self.average.values()), [live[name].float() for name in self.average], weight)

@@ -39,10 +39,10 @@ def export(
 ) -> Path:
     """Write `zoo`/`family`/`name` from the model at `spec`, and the diffusers pipeline when a folder is named for it.
 
-    half: store the weights as float16. steps: keep a uniform sub-sequence of so many of the model's own steps, as for
-    a consistency student's 1, 2 or 4. The exported graph runs in the service's runtime and is compared with torch at
-    batches 1, 2, 3 and 64 before the folder appears.
-    Raises TrainingError when they disagree or a name is not allowed, CheckpointError when there is nothing to load.
+    half: store the weights as float16. steps: keep this many of the model's own steps, evenly spaced; for instance 1, 2 or 4
+    of a consistency student. Before the folder appears, the exported graph is run in the service's runtime and compared with
+    torch at batches of 1, 2, 3 and 64.
+    Raises TrainingError when they disagree or a name is not allowed, CheckpointError when the model cannot be loaded.
     """
     for option, value in (("--family", family), ("--name", name)):
         if not re.fullmatch(SLUG, value):
@@ -53,7 +53,7 @@ def export(
             raise TrainingError("a teacher is exported with all of its steps; distil it, or sample it with @ddim-NNN")
         model = model.subsampled(steps)
     if pipeline is not None:
-        stock_scheduler(model)  # refused before anything is written
+        stock_scheduler(model)  # raise before anything is written
     dtype = "float16" if half else "float32"
     if half:
         round_weights(model.network, torch.float16)
@@ -83,9 +83,9 @@ def export(
 
 @torch.inference_mode()
 def difference_from_torch(graph: StepGraph, entry: Entry, model: TorchModel) -> float:
-    """Return the largest absolute difference between the torch graph and the exported one as it is served.
+    """Return the largest absolute difference between the torch graph and the exported one in the service's runtime.
 
-    All checked batch sizes count. Raises TrainingError when the exported graph does not run.
+    The maximum is over all CHECKED_BATCHES. Raises TrainingError when the exported graph does not run.
     """
     try:
         served = OnnxBackend().load(entry)
@@ -119,7 +119,7 @@ def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str
     settings = {
         **{key: _portable(value) for key, value in made.settings.items()},
         "unet": unet_config(model.network),
-        # An older run lists the settings of its time only.
+        # A run of an older version lists only the settings that existed then.
         **({"loop": made.loop.model_dump(exclude_unset=True)} if made.loop is not None else {}),
     }
     return Manifest(
@@ -144,7 +144,7 @@ def _manifest(model: TorchModel, family: str, name: str, dtype: str, digest: str
 
 
 def _portable(value: Any) -> Any:
-    """Return a setting that may leave this machine: an absolute path keeps only its last two names, `family/teacher`."""
+    """Return a setting without paths of this machine: an absolute path keeps only its last two names, `family/teacher`."""
     if isinstance(value, str) and Path(value).is_absolute():
         return "/".join(Path(value).parts[-2:])
     return value
@@ -156,7 +156,7 @@ def _utc_now() -> str:
 
 
 def _commit() -> str:
-    """Return the commit of this code, marked when the tree differs from it; `unknown` outside a checkout."""
+    """Return the commit of this code, with `-dirty` when the tree differs from it; `unknown` outside a checkout."""
     try:
         arguments = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         here = Path(__file__).parent

@@ -1,12 +1,13 @@
-"""Guided teachers: the prediction of a network, extrapolated away from that of a weaker one.
+"""Guided teachers: the prediction of a network, extrapolated away from the prediction of a weaker one.
 
     eps_g = eps_weak + w (eps - eps_weak)
 
 - classifier-free (Ho & Salimans 2022, arXiv 2207.12598): the weak network is the same one without its label;
 - autoguidance (Karras et al. 2024, arXiv 2406.02507): a less trained network for the same labels, such as an early snapshot.
 
-w = 1 is no guidance. At a given x, v and x0 are affine in eps, and the weights w and 1 - w add up to one, so the formula holds
-for v too. A guided teacher is a TorchModel like any other: it samples and it walks, and each of its evaluations counts as two.
+w = 1 is no guidance. At a given x, v and x0 are affine in eps, and the weights w and 1 - w add up to one. The formula therefore
+holds for v too. A guided teacher is a TorchModel like any other: it can be sampled and distilled. Each of its evaluations
+counts as two.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from training.torch_model import TorchModel, load_model
 
 
 class GuidedNetwork(nn.Module):
-    """A network and a weaker one behind a UNet2DModel's call. weak None: the same network with the null label."""
+    """A network and a weaker one, called like one UNet2DModel. weak None: the same network with the null label."""
 
     def __init__(self, network: UNet2DModel, weak: UNet2DModel | None, null_label: int | None, scale: float) -> None:
         super().__init__()
@@ -53,10 +54,10 @@ class GuidedNetwork(nn.Module):
 
 
 def guided_model(model: TorchModel, scale: float, weak: TorchModel | None = None) -> TorchModel:
-    """Return `model` guided with scale w away from `weak`, or classifier-free without one. It samples like any model.
+    """Return `model` guided with scale w away from `weak`. weak None: classifier-free, away from the null label.
 
-    Raises TrainingError when the scale is not finite, `weak` is another diffusion than `model`, or there is no null label to
-    guide away from.
+    Raises TrainingError when the scale is not finite, when `weak` belongs to another diffusion than `model`, or when
+    classifier-free guidance finds no null label.
     """
     if not math.isfinite(scale):
         raise TrainingError(f"the guidance scale is {scale}; it must be a finite number: 1 is no guidance, 1.5 to 3 is usual")
@@ -81,7 +82,7 @@ def guided_model(model: TorchModel, scale: float, weak: TorchModel | None = None
         images = weak.provenance.images or "an unknown number of"
         network = GuidedNetwork(model.network, weak.network, None, scale)
         how = f"autoguidance, scale {scale:g}, weak network of {images} images"
-    # Whatever walks or samples calls a network through models.network.predict, which takes this one too.
+    # The walk and the samplers call a network only through models.network.predict, which accepts this one too.
     return replace(model, network=cast(UNet2DModel, network.eval()), evaluations=2, guidance=how)
 
 
@@ -92,9 +93,9 @@ def unguided(model: TorchModel) -> UNet2DModel:
 
 
 def load_guided(spec: str, *, scale: float | None, guide: str | None) -> TorchModel:
-    """Load the model at `spec`, guided when `scale` is given: away from the network at `guide`, or classifier-free without one.
+    """Load the model at `spec`. Guide it if `scale` is given: away from the network at `guide`, else classifier-free.
 
-    Raises TrainingError when only `guide` is given, or as guided_model and load_model do.
+    Raises TrainingError when `guide` is given without `scale`, and the errors of guided_model and load_model.
     """
     model = load_model(spec)
     if scale is None:

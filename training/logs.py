@@ -1,4 +1,4 @@
-"""Logs of the runtimes that training uses."""
+"""Logging of the runtimes that training uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def log_only_warnings() -> None:
-    """Write the runtimes' warnings to stderr and drop their other lines, which would break up the progress bars."""
+    """Write warnings of the runtimes to stderr. Drop their other lines, which would break up the progress bars."""
     import structlog
 
     structlog.configure(

@@ -1,8 +1,8 @@
 """The training loop that teachers and students share: one function, read top to bottom.
 
-What is random in step n depends on (seed, n) alone - data order, noise, timesteps, dropped labels - and is drawn for
-the global batch before a process takes its share. So a resumed run continues to the same losses as an uninterrupted
-one, and two processes see what one process with the same global batch would.
+The random draws of step n (data order, noise, timesteps, dropped labels) depend on (seed, n) alone. They are drawn for the
+global batch before a process takes its share. So a resumed run has the same losses as an uninterrupted one, and two processes
+see the same numbers as one process with the same global batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.progress import Progress
 from training.resume import TrainingState, check_space, restore, write_checkpoint, write_snapshot
 from training.run_facts import RunFacts
 
-_REPORT_STEPS = 20  # updates that one entry of the loss curve is the mean of
+_REPORT_STEPS = 20  # updates averaged into one entry of the loss curve
 
 # loss(network, x0 float [B,C,H,W] in [-1,1], class int64 [B], generator, share) -> scalar. It draws for the global batch from
 # `generator` and keeps `share` of what it drew.
@@ -51,11 +51,12 @@ def fit(
     accelerator: Accelerator,
     sample: Callable[[nn.Module, Path], None] | None = None,
 ) -> nn.Module:
-    """Train `network` as `facts.loop` says, and return it holding the averaged weights.
+    """Train `network` as `facts.loop` says. Return it with the averaged weights.
 
-    Everything is written under the folder `run`. facts: what the checkpoint says of the run; a checkpoint with other facts is
-    refused. sample(network, path) writes a picture.
-    Raises CheckpointError when resuming what does not fit, TrainingError when the loss is no longer finite.
+    Everything is written under the folder `run`. facts: stored in every checkpoint; a checkpoint that contradicts them is not
+    resumed. sample(network, path) writes a picture.
+    Raises CheckpointError when the checkpoint does not fit, or when there is one and `resume` is False. Raises TrainingError
+    when the batch does not divide, the disk is too full, or the loss or the weights are no longer finite.
     """
     config, path, main = facts.loop, run / CHECKPOINT, accelerator.is_main_process
     share, part = _shares(config, accelerator)
@@ -106,7 +107,7 @@ def fit(
             state.step += 1
             state.ema.update(raw, state.step)
 
-            # What it came to.
+            # Report the loss.
             state.recent.append(accelerator.reduce(loss, "mean"))
             progress.advance(config.batch)
             if progress.first:
@@ -121,7 +122,7 @@ def fit(
                 if board is not None:
                     board.add_scalar("loss", average, state.step * config.batch)
 
-            # What is kept of it. Every process checks the weights, so that all of them stop.
+            # Write snapshots, checkpoints and samples. Every process checks the weights, so that all of them stop.
             keeps = due(config.snapshot_images) or due(config.checkpoint_images)
             if keeps and not all(bool(tensor.isfinite().all()) for tensor in raw.parameters()):
                 raise _diverged(state.step)
@@ -144,7 +145,7 @@ def fit(
 
 
 def _shares(config: LoopConfig, accelerator: Accelerator) -> tuple[slice, int]:
-    """Return this process's share of the global batch, and the images of each part that it is taken in.
+    """Return this process's share of the global batch, and the number of images in each part of that share.
 
     Raises TrainingError when the batch does not divide.
     """

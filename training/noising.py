@@ -1,7 +1,7 @@
 """Noised training images: the random draws of a batch, and q(x_t | x_0) at a teacher's or a student's steps.
 
-Everything random is drawn for the global batch before a process takes its share, so that processes together see what one
-process would.
+All random numbers are drawn for the global batch before a process takes its share, so that several processes together see the
+same numbers as one process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def mirrored(x0: Tensor, uniform: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """What is random in a batch. x0, eps [B,C,H,W]; t int64 [B], student steps in 1 ... T'; label int64 [B] or None."""
+    """Images with their random draws. x0, eps [B,C,H,W]; t int64 [B], student steps in 1 ... T'; label int64 [B] or None."""
 
     x0: Tensor
     eps: Tensor
@@ -84,6 +84,6 @@ class Noising:
         return NoisedBatch(x=x, t=t, signal=signal, noise=noise, label=draw.label)
 
     def __call__(self, x0: Tensor, label: Tensor, generator: torch.Generator, share: slice) -> NoisedBatch:
-        """Return a batch at the steps it draws."""
+        """Draw steps and noise, and return the images noised to these steps."""
         draw = self.draw(x0, label, generator, share)
         return self.at(draw, draw.t)

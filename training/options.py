@@ -1,4 +1,4 @@
-"""The options that several commands of `sfddm-train` share, and how their text becomes numbers."""
+"""The options that several commands of `sfddm-train` share, and functions that parse their text into numbers."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ Data = Annotated[
     str, typer.Option("--data", help="fashion-mnist, an image folder, a .zip of images, IDX files, or hf:owner/name.")
 ]
 Teacher = Annotated[str, typer.Option("--teacher", help="Run folder, model folder, diffusers pipeline folder or hub id.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the checkpoint in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")]
 Images = Annotated[int, typer.Option("--images", min=1, help="Stop after this many training images.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Global batch size.")]
-Seed = Annotated[int, typer.Option("--seed", min=0)]
-Precision = Annotated[str, typer.Option("--precision", help="auto (bf16 where the hardware has it), no, bf16 or fp16.")]
-Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the network; pays in long runs.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all random numbers.")]
+Precision = Annotated[
+    str, typer.Option("--precision", help="bf16, fp16, no (float32), or auto: bf16 where the hardware has it.")
+]
+Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the network; worth it in long runs.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Data loading processes; 0 for data in memory.")]
-Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Take the batch in so many parts, to save memory.")]
-CheckpointImages = Annotated[int, typer.Option("--checkpoint-images", min=1, help="Checkpoint this often.")]
-SampleImages = Annotated[int, typer.Option("--sample-images", min=1, help="Sample grid this often.")]
+Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Split each batch into this many parts, to save memory.")]
+CheckpointImages = Annotated[int, typer.Option("--checkpoint-images", min=1, help="Write a checkpoint every N images.")]
+SampleImages = Annotated[int, typer.Option("--sample-images", min=1, help="Write a grid of samples every N images.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="Guide the teacher with this scale; 1 is no guidance.")]
 Guide = Annotated[
-    str | None, typer.Option("--guide", help="A weaker network to guide away from, such as a snapshot; default: no label.")
+    str | None, typer.Option("--guide", help="A weaker network to guide away from, e.g. a snapshot; default: classifier-free.")
 ]
 Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror images at random.")]
 StudentLr = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate; it falls linearly to zero.")]
-GammaPrime = Annotated[str, typer.Option("--weight", help="gamma': auto, simple, snr or truncated-snr.")]
+GammaPrime = Annotated[str, typer.Option("--weight", help="Loss weight gamma': auto, simple, snr or truncated-snr.")]
 
 STUDENT_WARMUP_BATCHES = 10  # linear warm-up of distillations, which start from trained weights
 
 
 def integers(text: str, name: str) -> tuple[int, ...]:
-    """Return the whole numbers of `1,2,3`. Raises BadParameter, naming the option, for anything else."""
+    """Parse whole numbers such as `1,2,3`. Raises BadParameter with the option's name for anything else."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -42,7 +44,7 @@ def integers(text: str, name: str) -> tuple[int, ...]:
 
 
 def share(text: str) -> tuple[float, float]:
-    """Return the two numbers of `0.6,1`. Raises BadParameter, naming the option, for anything else."""
+    """Parse two numbers such as `0.6,1`. Raises BadParameter with the option's name for anything else."""
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
@@ -51,5 +53,5 @@ def share(text: str) -> tuple[float, float]:
 
 
 def listed(numbers: tuple[int, ...] | tuple[bool, ...]) -> str:
-    """Return numbers as an option takes them: `1,2,3`; 0 and 1 for booleans."""
+    """Format numbers as the text of an option: `1,2,3`; booleans as 0 and 1."""
     return ",".join(str(int(number)) for number in numbers)

@@ -1,4 +1,4 @@
-"""The pictures that a run leaves: its loss curve, and grids of samples."""
+"""The pictures that a run writes: its loss curve, and grids of samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The progress bar of every long operation: rate, time left, and named values such as the loss.
+"""The progress bar of long operations: rate, time left, and named values such as the loss.
 
 On a terminal it is a live bar. Elsewhere (a log file, CI) it prints a line every half minute.
 """
@@ -43,7 +43,7 @@ class Progress:
 
     @property
     def first(self) -> bool:
-        """True until a value has been reported."""
+        """True until the first call of `report`."""
         return not self._values
 
     @property

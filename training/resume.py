@@ -1,4 +1,4 @@
-"""Checkpoints of a running training: what they hold, how a run goes on with one, and what may differ when it does."""
+"""Checkpoints of a running training: writing, restoring, and the settings that may change in between."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from training.run_facts import RunFacts, RunProgress
 
 # Settings that may differ between a checkpoint and the run that resumes it.
 _MAY_CHANGE = frozenset({"images", "accumulate", "workers", "compile", "checkpoint_images", "sample_images", "snapshot_images"})
-_SHOWN_ENTRIES = 8  # a longer list is named in a message, not printed
+_SHOWN_ENTRIES = 8  # most entries of a list that a message prints; a longer one is called "another table"
 
 
 @dataclass
 class TrainingState:
-    """Everything that changes while a run trains, and that a checkpoint holds."""
+    """The state of a running training. A checkpoint holds all of it."""
 
     network: nn.Module
     ema: PowerEMA
     optimizer: torch.optim.Optimizer
     step: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)  # (training images seen, mean loss)
-    recent: list[Tensor] = field(default_factory=list)  # since the last entry of `losses`
-    seconds_before: float | None = 0.0  # wall time of the sittings before this one; None: not known
+    recent: list[Tensor] = field(default_factory=list)  # losses since the last entry of `losses`
+    seconds_before: float | None = 0.0  # wall time before the run was resumed; None: not known
     started: float = field(default_factory=time.perf_counter)
 
     @property
     def progress(self) -> RunProgress:
-        """How far the run has come, without the optimiser's parameter groups."""
+        """The progress of the run, without the optimiser's parameter groups."""
         seconds = None if self.seconds_before is None else round(self.seconds_before + time.perf_counter() - self.started, 3)
         history = [(images, round(loss, 6)) for images, loss in self.losses]
         return RunProgress(step=self.step, seconds=seconds, losses=history, recent=[float(loss) for loss in self.recent])
 
 
 def write_checkpoint(path: Path, state: TrainingState, facts: RunFacts) -> None:
-    """Write all that `restore` needs. Raises CheckpointError when the disk refuses."""
+    """Write all that `restore` needs. Raises CheckpointError when the file cannot be written."""
     tensors, groups = checkpoint.pack_optimizer(state.optimizer)
     parts = {
         "model": state.network.state_dict(),
@@ -58,7 +58,7 @@ def write_checkpoint(path: Path, state: TrainingState, facts: RunFacts) -> None:
 
 
 def write_snapshot(run: Path, state: TrainingState, facts: RunFacts) -> None:
-    """Write the averaged weights in half precision, beside the others of the run."""
+    """Write the averaged weights in half precision, as one more snapshot of the run."""
     at = facts.at_step(state.step)
     average = {name: tensor.half() for name, tensor in state.ema.average.items()}
     checkpoint.save_run(run / checkpoint.SNAPSHOTS / f"ema-{at.images:09d}.safetensors", {"ema": average}, at)
@@ -67,7 +67,7 @@ def write_snapshot(run: Path, state: TrainingState, facts: RunFacts) -> None:
 def restore(path: Path, state: TrainingState, facts: RunFacts) -> None:
     """Load the checkpoint at `path` into `state`, and torch's random state.
 
-    Raises CheckpointError when the checkpoint is of another configuration than `facts`, or does not fit the network.
+    Raises CheckpointError when the checkpoint has another configuration than `facts`, or does not fit the network.
     """
     parts, saved = checkpoint.load_run(path)
     if changed := differences(saved, facts):
@@ -88,7 +88,7 @@ def restore(path: Path, state: TrainingState, facts: RunFacts) -> None:
 
 
 def check_space(run: Path, network: nn.Module) -> None:
-    """Raise TrainingError unless one checkpoint fits: weights, their average and two moments, in float32."""
+    """Raise TrainingError unless the disk has room for one checkpoint: weights, average and two moments in float32."""
     run.mkdir(parents=True, exist_ok=True)
     needed, free = 4 * 4 * sum(p.numel() for p in network.parameters()), shutil.disk_usage(run).free
     if free < needed:
@@ -100,18 +100,18 @@ def check_space(run: Path, network: nn.Module) -> None:
 
 def changed_settings(saved: RunFacts, *, loop: LoopConfig, settings: Mapping[str, Any]) -> list[str]:
     """Return the settings that a user changed since a checkpoint was made, as `setting: old, now new`."""
-    free = _MAY_CHANGE - {"images"} if loop.anneal else _MAY_CHANGE  # an annealed run's rate depends on its length
+    free = _MAY_CHANGE - {"images"} if loop.anneal else _MAY_CHANGE  # annealing depends on the number of images
     return [*_changed(saved.loop.model_dump(), loop.model_dump(exclude=set(free))), *_changed(saved.settings, settings)]
 
 
 def differences(saved: RunFacts, ours: RunFacts) -> list[str]:
-    """Return what stops a run from going on with a checkpoint, as `name: old, now new`. Empty when nothing does.
+    """List the differences that stop a run from resuming a checkpoint, each as `name: old, now new`.
 
-    Where no setting explains a difference (the data have changed, or the code), the fact itself is named.
+    Where no setting explains a difference (the data or the code have changed), the fact itself is named.
     """
     if settings := changed_settings(saved, loop=ours.loop, settings=ours.provenance.settings):
         return settings
-    unknown = set() if saved.provenance.cost is not None else {"cost"}  # checkpoints from before the record of cost
+    unknown = set() if saved.provenance.cost is not None else {"cost"}  # older checkpoints do not record the cost
     theirs, mine = (
         {
             **facts.model.model_dump(mode="json"),
@@ -123,7 +123,7 @@ def differences(saved: RunFacts, ours: RunFacts) -> list[str]:
 
 
 def _changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Return the entries of `ours` that differ. One that is None and that the other side does not have is no difference."""
+    """List the entries of `ours` that differ. An entry that is None here and missing in `theirs` does not count."""
     found = []
     for key, value in ours.items():
         old = theirs.get(key)

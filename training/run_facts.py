@@ -1,10 +1,10 @@
-"""What a run says of itself: one versioned, typed object in the header of every checkpoint and snapshot.
+"""The facts of a run: one versioned, typed object in the header of every checkpoint and snapshot.
 
     RunFacts
     ├── model       ModelFacts     the diffusion that the network belongs to
     ├── provenance  RunProvenance  data, objective, teacher, cost, settings
-    ├── loop        LoopConfig     how long, how fast and how often
-    └── progress    RunProgress    how far the run has come
+    ├── loop        LoopConfig     length, batch, learning rate, outputs
+    └── progress    RunProgress    updates made, wall time, losses
 
 `RunFacts.of_header` is the one place that knows older checkpoints. This module is free of torch.
 """
@@ -22,8 +22,8 @@ from training.config import LoopConfig
 
 VERSION: Final = 1
 
-# Settings that came after the first checkpoints, with what every run did before. They are not written into the settings of
-# an older run: what a manifest says of a run must not change with the version that exports it.
+# Settings that were added after the first checkpoints, with the value that all runs before had. They are not written into the
+# settings of an older run, because its manifest must not depend on the version that exports it.
 _IMPLIED_SETTINGS: Final[Mapping[str, Any]] = {"sampler": "ddim", "norm": "squared"}
 
 
@@ -32,7 +32,7 @@ class _Facts(BaseModel):
 
 
 class ModelFacts(_Facts):
-    """The diffusion that the network belongs to: all that training.torch_model needs to load it again."""
+    """The diffusion that the network belongs to. training.torch_model needs these facts to load it again."""
 
     kind: Literal["teacher", "student"]
     unet: dict[str, Any] = Field(description="UNet2DModel's configuration")
@@ -48,7 +48,7 @@ class ModelFacts(_Facts):
 
 
 class FirstTeacher(_Facts):
-    """The teacher that all students of a chain come from, as far as it is known."""
+    """The first teacher of a chain of students. None in a field: not known."""
 
     images: int | None = Field(default=None, description="training images it has seen")
     data: str | None = None
@@ -56,7 +56,7 @@ class FirstTeacher(_Facts):
 
 
 class Cost(_Facts):
-    """Network evaluations of a distillation."""
+    """The cost of a distillation in network evaluations."""
 
     per_image: int = Field(description="of this run, per training image")
     before: int = Field(default=0, description="of the folds before this run")
@@ -64,7 +64,7 @@ class Cost(_Facts):
 
 
 class RunProvenance(_Facts):
-    """Where a run's weights come from, as it was decided before the first step."""
+    """The origin of a run's weights, as far as it is known before the first step."""
 
     data: str
     objective: str = Field(description="`diffusion` for a teacher, the distillation objective for a student")
@@ -79,7 +79,7 @@ class RunProvenance(_Facts):
 
 
 class ModelProvenance(RunProvenance):
-    """Where a model's weights come from: a run's provenance and what its length decides."""
+    """The origin of a model's weights: the provenance of its run, and the facts that depend on the run's length."""
 
     images: int = Field(default=0, description="training images seen")
     evaluations: int | None = Field(default=None, description="network evaluations spent, all folds")
@@ -89,7 +89,7 @@ class ModelProvenance(RunProvenance):
     sha256: str | None = Field(default=None, description="of the model's own model.onnx, where it is a model folder")
 
     def for_manifest(self, *, commit: str, created: str, settings: Mapping[str, Any]) -> Provenance:
-        """Return the provenance of a manifest. settings: what the manifest lists as the training configuration."""
+        """Return the provenance for a manifest. settings: the training configuration that the manifest lists."""
         return Provenance(
             data=self.data,
             objective=self.objective,
@@ -107,7 +107,7 @@ class ModelProvenance(RunProvenance):
 
 
 class RunProgress(_Facts):
-    """How far a run has come. A snapshot knows its step only."""
+    """The progress of a run. A snapshot records its step only."""
 
     step: int = Field(default=0, ge=0, description="updates made")
     seconds: float | None = Field(default=None, description="wall time so far; None: not known")
@@ -117,7 +117,7 @@ class RunProgress(_Facts):
 
 
 class RunFacts(_Facts):
-    """Everything that a checkpoint says besides its tensors."""
+    """The content of a checkpoint besides its tensors."""
 
     version: Literal[1] = VERSION
     model: ModelFacts
@@ -129,13 +129,13 @@ class RunFacts(_Facts):
     def of_header(cls, header: Mapping[str, Any]) -> RunFacts:
         """Return the facts in a checkpoint's header, of this version or an older one.
 
-        Raises ValueError (of which pydantic's error is one) when the header is not that of a run.
+        Raises ValueError (or pydantic's ValidationError, a subclass) when the header is not from a run.
         """
         return cls.model_validate(header if "version" in header else _from_unversioned(header))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the run with those that its time did not record yet, for comparison with another run's."""
+        """The settings of the run, with defaults for those that its version did not record. For comparison with other runs."""
         return {**_IMPLIED_SETTINGS, **self.provenance.settings}
 
     @property
@@ -152,9 +152,9 @@ class RunFacts(_Facts):
         return self.model_copy(update={"progress": self.progress.model_copy(update={"step": step})})
 
     def model_provenance(self) -> ModelProvenance:
-        """Return where the weights come from, with what the run's length decides: images, seconds and evaluations.
+        """Return the origin of the weights, with the facts that depend on the run's length: images, seconds, evaluations.
 
-        Seconds and evaluations are those of all folds. Seconds are None where a fold is older than that record.
+        Seconds and evaluations are those of all folds. Seconds are None when one of the folds did not record them.
         """
         cost, seconds = self.provenance.cost, self.progress.seconds
         before = cost.seconds_before if cost is not None and cost.before else 0.0
@@ -169,12 +169,12 @@ class RunFacts(_Facts):
 
 
 def is_bare(header: Mapping[str, Any]) -> bool:
-    """Return True for the header of an early snapshot, which says nothing of its model."""
+    """Return True for the header of an early snapshot, which has no facts of its model."""
     return "version" not in header and "phi" not in header
 
 
 def _from_unversioned(header: Mapping[str, Any]) -> dict[str, Any]:
-    """Sort the flat header of a checkpoint from before version 1. What it does not know takes the fields' defaults."""
+    """Arrange the flat header of a checkpoint from before version 1 as RunFacts. Missing entries get the fields' defaults."""
     try:
         made = header["provenance"]
         return {

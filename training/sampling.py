@@ -28,10 +28,10 @@ _SHEET_GAP = 2  # white pixels between the images of a sheet and around them
 
 
 class TorchNetwork:
-    """A torch network as a models.runtime.denoise.StepNetwork, on the device where its weights are."""
+    """Adapts a torch network to models.runtime.denoise.StepNetwork, on the device where its weights are."""
 
     def __init__(self, network: nn.Module, prediction_type: PredictionType, clip: Clip | None) -> None:
-        # The graph passes labels on where it is given any, so it serves unconditional networks too.
+        # With conditional=True the graph passes labels on only if it gets some, so it runs unconditional networks too.
         self._graph = StepGraph(network, prediction_type, clip, conditional=True)
 
     @torch.inference_mode()
@@ -50,7 +50,7 @@ class TorchNetwork:
 
 
 def save_sheet(images: UInt8, out: Path, *, columns: int) -> None:
-    """Write images, uint8 [N,C,H,W], as one PNG with so many of them in a row."""
+    """Write images, uint8 [N,C,H,W], as one PNG with `columns` of them in a row."""
     sheet = contact_sheet(images, columns=columns, gap=_SHEET_GAP, border=_SHEET_GAP)
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(channels_last(sheet)).save(out)
@@ -94,7 +94,7 @@ def sample_grid(
 
 
 def _plan(model: TorchModel, sampler: str | None, steps: int | None) -> Plan:
-    """Return a sampler's plan over so many of the model's steps; None: the model's own sampler, all of its steps."""
+    """Return a plan over `steps` of the model's steps. sampler None: the model's own; steps None: all of them."""
     if sampler is not None and sampler not in SAMPLERS:
         raise TrainingError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
     try:

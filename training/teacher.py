@@ -1,4 +1,4 @@
-"""Training a teacher: an ordinary T-step diffusion model (Ho et al. 2020), class-conditional when the data has labels."""
+"""Training of a teacher: an ordinary T-step diffusion model (Ho et al. 2020), class-conditional when the data have labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SAMPLE_STEPS = 32  # DDIM steps of a sample grid: enough to see progress at a f
 
 
 def teacher_loss(config: TeacherConfig, alpha_bar: Float64, null_label: int | None) -> Loss:
-    """Return E || target - network(x_t, t - 1) ||^2 with t uniform (Ho et al. 2020, eq. 14; target eps or v)."""
+    """Return the loss E || target - network(x_t, t - 1) ||^2 with t uniform (Ho et al. 2020, eq. 14; target eps or v)."""
     signal_table = torch.from_numpy(np.sqrt(alpha_bar)).float()
     noise_table = torch.from_numpy(np.sqrt(1 - alpha_bar)).float()
 
@@ -88,7 +88,7 @@ def train_teacher(config: TeacherConfig, run: Path, *, resume: bool = False) -> 
 
 
 def start_from(network: UNet2DModel, spec: str) -> None:
-    """Load the weights of the model at `spec`, as load_model takes it. Raises TrainingError when they do not fit."""
+    """Copy the weights of the model at `spec` (see load_model) into `network`. Raises TrainingError when they do not fit."""
     try:
         network.load_state_dict(load_model(spec).network.state_dict())
     except RuntimeError as error:

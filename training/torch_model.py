@@ -35,8 +35,8 @@ class TorchModel:
     """A network and the discrete diffusion it belongs to.
 
     alpha_bar float64 [steps + 1] is the model's own table; labels int64 [steps] its network labels for t = 1 ... steps;
-    phi int64 [steps + 1] the steps kept of its teacher (0 ... steps for a teacher). evaluations: network evaluations of one
-    prediction, 2 for a guided model (training.guidance).
+    phi int64 [steps + 1] the steps of its first teacher that it keeps (0 ... steps for a teacher). evaluations: network
+    evaluations of one prediction, 2 for a guided model (training.guidance).
     """
 
     network: UNet2DModel
@@ -71,7 +71,7 @@ class TorchModel:
 def load_model(spec: str) -> TorchModel:
     """Load a teacher or student. spec: a run folder, one of its snapshots, a model folder, a diffusers folder, or a hub id.
 
-    Weights of a run are the averaged ones. Raises CheckpointError with one sentence.
+    A run is loaded with its averaged weights. Raises CheckpointError with one sentence.
     """
     path = Path(spec)
     if path.suffix == ".safetensors":
@@ -156,7 +156,7 @@ def _from_model_folder(folder: Path) -> TorchModel:
 
 
 def _from_diffusers(spec: str) -> TorchModel:
-    """Load a diffusers pipeline as a teacher at all of its training steps."""
+    """Load a diffusers pipeline as a teacher with all of its training steps."""
     network, scheduler = _pipeline_parts(spec)
     kind = scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
@@ -206,9 +206,9 @@ def _pipeline_parts(spec: str) -> tuple[UNet2DModel, DDPMScheduler]:
 
 
 def save_pipeline(model: TorchModel, folder: Path) -> None:
-    """Write a stock diffusers pipeline folder: UNet2DModel and `stock_scheduler`, loadable with no code of ours.
+    """Write a stock diffusers pipeline folder: UNet2DModel and `stock_scheduler`. diffusers alone can load it.
 
-    Raises CheckpointError as stock_scheduler does.
+    Raises the CheckpointError of stock_scheduler.
     """
     from diffusers import DDIMPipeline, DDPMPipeline
 
@@ -223,7 +223,7 @@ def stock_scheduler(model: TorchModel) -> SchedulerMixin:
     """Return the diffusers scheduler of a model's own steps, DDIM or DPM-Solver++(2M).
 
     It has num_train_timesteps = steps and trained_betas = the model's betas (SFDDM, section 3.3).
-    Raises CheckpointError where no stock scheduler takes the model's steps.
+    Raises CheckpointError when no stock scheduler can take the model's steps.
     """
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 

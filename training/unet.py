@@ -1,4 +1,4 @@
-"""The size of a network: free of torch, so that the command line can show its defaults without loading it."""
+"""The size of a network. This module does not import torch, so that the command line can show the defaults quickly."""
 
 from __future__ import annotations
 

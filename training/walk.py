@@ -1,4 +1,4 @@
-"""The teacher's walk: k deterministic sub-steps from x_{phi_t} to x*_{phi_{t-1}}, and the one clean image that jumps there.
+"""The teacher's walk: k deterministic sub-steps from x_{phi_t} to x*_{phi_{t-1}}, and the x0* that leads there in one step.
 
 Sub-steps go tau_0 = phi_t > tau_1 > ... > tau_k = phi_{t-1}. With r = signal/noise = sqrt(alpha_bar)/sqrt(1 - alpha_bar),
 DDIM and DPM-Solver++(2M) sub-steps are both
@@ -8,11 +8,11 @@ DDIM and DPM-Solver++(2M) sub-steps are both
 
 with rho_i = (lambda_i - lambda_{i-1}) / (lambda_{i+1} - lambda_i), lambda = log r (Lu et al. 2022, arXiv 2211.01095,
 algorithm 2), first order where a walk starts and where it ends on the image. The student's single DDIM step obeys the same
-equation from tau_0 to tau_k, so solved for its clean image it lands on the walk's last point exactly when it predicts
+equation from tau_0 to tau_k. It therefore lands on the walk's last point exactly when the student predicts
 
     x0* = sum_i w_i D_i,      w_i = (r_{i+1} - r_i) / (r_k - r_0),      and the last D_i alone where phi_{t-1} = 0.
 
-In this form nothing is divided by the vanishing signal of the noisy end. The x0_i are clipped to the model's range. D_i and
+This form never divides by the signal, which is almost zero at the noisy end. The x0_i are clipped to the model's range. D_i and
 x0* may lie outside it.
 """
 
@@ -45,7 +45,10 @@ def walk_table(phi: Int64, k: int) -> Int64:
 
 
 def walk_weights(alpha_bar: Float64, tau: Int64) -> Float64:
-    """Return w_i ~ r(tau_{i+1}) - r(tau_i), each row summing to one: float64 [T', k]. Only the last counts where tau_k = 0."""
+    """Return w_i ~ r(tau_{i+1}) - r(tau_i), each row summing to one: float64 [T', k].
+
+    Where tau_k = 0, r(tau_k) is infinite: the last weight is 1 and the others are 0.
+    """
     with np.errstate(divide="ignore"):
         r = np.sqrt(alpha_bar[tau]) / np.sqrt(1 - alpha_bar[tau])
     weights = np.diff(np.where(np.isinf(r), 0, r), axis=1)
@@ -56,10 +59,10 @@ def walk_weights(alpha_bar: Float64, tau: Int64) -> Float64:
 
 
 def multistep_gain(alpha_bar: Float64, tau: Int64) -> Float64:
-    """Return 1 / (2 rho_i) of each 2M sub-step: float64 [T', k]. Zero in first order: the first move, and onto the image."""
+    """Return 1 / (2 rho_i) of each 2M sub-step: float64 [T', k]. Zero for first-order moves: the first, and onto the image."""
     gain = np.zeros((len(tau), tau.shape[1] - 1))
     kept = alpha_bar[tau[:, :-1]]
-    h = np.diff(0.5 * np.log(kept / (1 - kept)), axis=1)  # [T', k - 1]; the last sub-step's span is added below
+    h = np.diff(0.5 * np.log(kept / (1 - kept)), axis=1)  # [T', k - 1]; the span of the last sub-step is added below
     end = alpha_bar[tau[:, -1]]
     for row in range(len(tau)):
         spans = h[row]

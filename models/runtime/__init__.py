@@ -1,1 +1,1 @@
-"""How a model runs: one narrow interface to a device, the runtimes behind it, and the walk through a plan."""
+"""Runtimes that run a model on a device: their common interface, its implementations, and the walk through a plan."""

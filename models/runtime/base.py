@@ -16,7 +16,7 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 
 class BackendError(Exception):
-    """A model that cannot run here; the message is one sentence that says why."""
+    """A provider or model that cannot run here; the message is one sentence with the reason."""
 
 
 class DeviceMemoryError(Exception):
@@ -56,14 +56,14 @@ class Network(Protocol):
 
     @property
     def provider(self) -> str:
-        """The name of what computes, for instance CPUExecutionProvider."""
+        """The name of the runtime or execution provider that computes, for instance CPUExecutionProvider."""
 
     @property
     def precision(self) -> Precision:
         """The precision of the network's matrix products. Inputs, outputs and plan arithmetic are always float32."""
 
     def prepare(self, buckets: Sequence[int]) -> None:
-        """Make buffers and capture graphs for batches of exactly these sizes. Call it once, in the thread that calls `step`.
+        """Prepare buffers and graphs for batches of exactly these sizes. Call it once, in the thread that calls `step`.
 
         Other sizes still run, but slower. Raises DeviceMemoryError, or whatever the runtime raises.
         """
@@ -80,14 +80,14 @@ class Network(Protocol):
 
 @runtime_checkable
 class SideBySide(Protocol):
-    """A network whose rows may run at the same time as rows of other networks, each as fast as alone."""
+    """A network that can take steps at the same time as other networks, each row as fast as if it ran alone."""
 
     @property
     def abreast(self) -> int:
-        """The number of rows that may run at once, rows of the other networks on the device included."""
+        """The number of rows that may run at once on the device, those of other networks included."""
 
     def step_abreast(self, **inputs: Unpack[StepInputs]) -> tuple[Float32, Float32]:
-        """Take the same step as `step`, from any thread and beside other steps."""
+        """Take the same step as `step`. Any thread may call it, also while other steps run."""
 
 
 class Backend(Protocol):
@@ -95,7 +95,7 @@ class Backend(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Everything a step's speed depends on besides the model: runtime, version, provider, device, threads."""
+        """A text with all that a step's speed depends on besides the model: runtime, version, provider, device, threads."""
 
     @property
     def loads_beside_steps(self) -> bool:

@@ -1,7 +1,7 @@
-"""The choice of a runtime: a GPU where there is one, else the fastest on this CPU whose images keep the agreement bar.
+"""The choice of a runtime: the GPU where there is one, else the faster CPU runtime whose images agree with float32.
 
-Where two runtimes can serve, each model's choice is measured once and remembered beside the calibrations. A restart
-therefore gives the same bytes as before.
+models.runtime.probe says what agreement means. Where two runtimes can serve, the choice is measured once for each model and
+remembered beside the calibrations. A restart therefore gives the same bytes as before.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ OPENVINO = "OpenVINO"
 PROVIDERS = (CPU, CUDA, OPENVINO)
 
 _KIND = "choice"
-_MIN_GAIN = 1.1  # lower precision must be so many times faster to be worth its error
+_MIN_GAIN = 1.1  # lower precision must be this many times faster to be worth its error
 _ROUNDS = 7
-_MAX_SPREAD = 2.0  # largest ratio over smallest; on a busy machine the rounds differ more
+_MAX_SPREAD = 2.0  # the largest ratio of the rounds over the smallest; it is larger when the machine is busy
 
 
 def choose_backend(
@@ -44,8 +44,8 @@ def choose_backend(
 ) -> Backend:
     """Return the backend of a provider, or the best one of this machine when provider is None.
 
-    threads: CPU threads that evaluate. gpu_memory: most bytes of device memory for one model. cache_dir: where choices
-    between runtimes are remembered from run to run, None: nowhere.
+    threads: CPU threads that evaluate. gpu_memory: the most bytes of device memory for one model. cache_dir: folder that keeps
+    the choices between runtimes from run to run; None: they are not kept.
     Raises BackendError for a provider that is unknown or not installed.
     """
     if provider is not None:
@@ -91,11 +91,11 @@ def _logged(backend: Backend, provider: str, reason: str) -> Backend:
 
 @dataclass(frozen=True)
 class Choice:
-    """The choice between two runtimes for one model, and what it was decided by.
+    """The choice between two runtimes for one model, and the measurements behind it.
 
     candidate: True where the candidate serves the model.
     times_faster: seconds of a step of the reference over the candidate's, one ratio a round.
-    agreement: of the candidate's images with the reference's; None where the candidate was too slow to look at them.
+    agreement: of the candidate's images with the reference's; None when the candidate was too slow to compare them.
     """
 
     candidate: bool
@@ -105,15 +105,15 @@ class Choice:
 
     @property
     def steady(self) -> bool:
-        """True where the rounds are alike enough to decide for later starts too."""
+        """True when the rounds differ little enough to keep the choice for later starts."""
         return max(self.times_faster) <= _MAX_SPREAD * min(self.times_faster)
 
 
 class FasterOf:
-    """A backend that loads each model into the faster of two, if the faster one's images agree with the reference's."""
+    """A backend that loads a model into the candidate if that is faster and its images agree, else into the reference."""
 
     def __init__(self, reference: Backend, candidate: Backend, cache_dir: Path | None = None) -> None:
-        """Choose between a reference and a candidate. cache_dir: where choices are remembered; None: measure at each start."""
+        """Choose between a reference and a candidate. cache_dir: folder that keeps choices; None: measure at each start."""
         self._reference, self._candidate, self._cache_dir = reference, candidate, cache_dir
 
     @property
@@ -136,7 +136,7 @@ class FasterOf:
             return _chosen(entry, self._reference.load(entry), f"remembered: {choice.reason}")
         try:
             candidate = self._candidate.load(entry)
-        except Exception as error:  # whatever the candidate raises, the reference can serve
+        except Exception as error:  # of any kind: the reference can still serve the model
             return _chosen(entry, self._reference.load(entry), f"the other runtime failed: {error}")
         if choice is not None:
             return _chosen(entry, candidate, f"remembered: {choice.reason}")

@@ -3,7 +3,7 @@
 Every batch size has its own buffers on the device, bound once. A step copies its inputs there, runs, and copies the results
 back. CUDA graphs need such fixed addresses and shapes. A size's graph is therefore captured when its buffers are bound, and
 then replayed with one launch instead of one per kernel (ONNX Runtime's `enable_cuda_graph`; a run names its graph by
-`gpu_graph_id`). Where the runtime refuses (a node that cannot run on the GPU) or capture fails, the model runs without.
+`gpu_graph_id`). Where the runtime refuses (a node cannot run on the GPU) or capture fails, the model runs without graphs.
 
 The runtime keeps captured graphs for the thread that captured them, and during a capture no other thread may allocate on the
 GPU. load, prepare and step therefore belong to one thread.
@@ -68,13 +68,13 @@ def find_gpu() -> Gpu | None:
 
 
 def provider_options(*, graphs: bool, precision: Precision, memory: int | None, nhwc: bool) -> dict[str, str]:
-    """Return the options of the CUDA provider. memory: most bytes of one session's arena, None: no limit but the card's."""
+    """Return the options of the CUDA provider. memory: the most bytes of one session's arena; None: all of the GPU."""
     options = {
         "cudnn_conv_algo_search": "HEURISTIC",  # the default benchmarks every new batch size while requests wait
-        "arena_extend_strategy": "kSameAsRequested",  # the default doubles, which several models on one card cannot afford
+        "arena_extend_strategy": "kSameAsRequested",  # the default doubles, which is too much when models share a GPU
         "enable_cuda_graph": str(int(graphs)),
         "prefer_nhwc": str(int(nhwc)),
-        "use_tf32": str(int(precision != "float32")),  # float32 means float32
+        "use_tf32": str(int(precision != "float32")),  # TF32 would round the inputs of float32 products
     }
     if memory is not None:
         options["gpu_mem_limit"] = str(memory)
@@ -89,7 +89,7 @@ class CudaBackend:
     ) -> None:
         """Open the GPU. precision: float16 or float32; None: float16 for each model whose images keep the agreement bar.
 
-        memory: most bytes of device memory for one model's arena. graphs: capture CUDA graphs. nhwc: channels last.
+        memory: the most bytes of device memory for one model's arena. graphs: capture CUDA graphs. nhwc: channels last.
         Raises BackendError where there is no GPU.
         """
         gpu = find_gpu()
@@ -97,7 +97,7 @@ class CudaBackend:
             raise BackendError("no NVIDIA GPU is visible to this process; check nvidia-smi and the container toolkit")
         if precision not in (None, "float16", "float32"):
             raise BackendError(f"CUDA runs in float16 or float32 here, not in {precision}")
-        ort.preload_dlls()  # CUDA and cuDNN come as wheels beside the runtime, where the loader does not look
+        ort.preload_dlls()  # CUDA and cuDNN come as wheels, and the system's loader does not search there
         self._gpu = gpu
         self._precision, self._memory, self._graphs, self._nhwc = precision, memory, graphs, nhwc
 
@@ -108,7 +108,7 @@ class CudaBackend:
 
     @property
     def loads_beside_steps(self) -> bool:
-        return False  # other threads that use the device break a graph's capture
+        return False  # a capture fails when another thread uses the device
 
     def load(self, entry: Entry) -> BoundNetwork:
         """Load the entry onto the GPU. Raises BackendError when it does not load, breaks the contract or does not run there."""
@@ -129,7 +129,7 @@ class CudaBackend:
     def _open(self, entry: Entry, graph: str | bytes, precision: Precision) -> BoundNetwork:
         def session(graphs: bool) -> ort.InferenceSession:
             chosen = provider_options(graphs=graphs, precision=precision, memory=self._memory, nhwc=self._nhwc)
-            options = session_options(1)  # the CPU computes shapes only
+            options = session_options(1)  # the CPU only computes shapes
             options.use_deterministic_compute = True
             return open_session(entry, graph, options, [(CUDA, chosen), CPU])
 
@@ -174,10 +174,10 @@ class BoundNetwork:
         device: str,
         without_graphs: Callable[[], ort.InferenceSession] | None = None,
     ) -> None:
-        """Bind a session. without_graphs: opens it again without CUDA graphs when a capture fails; None: it has no graphs."""
+        """Bind a session. without_graphs: opens the session again without CUDA graphs; None: it has no graphs."""
         self._session, self._precision, self._device = session, precision, device
         self._without_graphs = without_graphs
-        self._graph_ids = itertools.count(1)  # a graph outlives its buffers, so no id is used again
+        self._graph_ids = itertools.count(1)  # the session keeps a graph after its buffers are dropped, so no id is reused
         self._id = entry.id
         self._image, self._conditional = entry.manifest.image.chw, bool(entry.manifest.classes)
         self._bound: dict[int, _Bound] = {}
@@ -194,7 +194,7 @@ class BoundNetwork:
     def prepare(self, buckets: Sequence[int]) -> None:
         self._buckets = sorted(buckets)
         self._bound = {rows: bound for rows, bound in self._bound.items() if rows in self._buckets}
-        for rows in reversed(self._buckets):  # the largest first: the arena grows once, and lack of memory shows at once
+        for rows in reversed(self._buckets):  # largest first: the arena grows once, and lack of memory shows early
             self._buffers(rows)
 
     def padded(self, rows: int) -> int:
@@ -236,7 +236,7 @@ class BoundNetwork:
         return self._bound[rows]
 
     def _captures(self, bound: _Bound) -> bool:
-        """Try to capture the graph of these buffers. Where that fails, a session without graphs takes over."""
+        """Capture the graph of these buffers. Return False when that failed: a session without graphs then takes over."""
         assert self._without_graphs is not None
         try:
             self._run(bound.binding, bound.graph)
@@ -244,7 +244,7 @@ class BoundNetwork:
             raise
         except Exception as error:
             log.warning("cuda_graphs_off", model=self._id, reason=first_line(error))
-            self._bound.clear()  # they are bound to the session that is given up
+            self._bound.clear()  # all buffers are bound to the session that is replaced
             self._session, self._without_graphs = self._without_graphs(), None
             return False
         return True

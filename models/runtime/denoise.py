@@ -1,4 +1,4 @@
-"""The walk through a plan for everyone who samples outside the engine: evaluation, sample grids, checks, benchmarks.
+"""The walk through a plan outside the engine: for evaluation, sample grids, checks and benchmarks.
 
 The engine takes the same steps, but mixes the rows of many plans in a batch (service.engine).
 """
@@ -14,7 +14,7 @@ from models.noise import initial_noise, step_noise
 from models.plan import Plan
 from models.runtime.base import Float32, Int64, StepInputs
 
-ImageKey = tuple[int, int]  # (seed, image index), which decides all noise of an image
+ImageKey = tuple[int, int]  # (seed, image index): it decides all noise of an image
 
 
 class StepNetwork(Protocol):
@@ -42,9 +42,9 @@ def denoise(
     """Take the steps of a plan, from its row `first_row` on, and return the images: float32 [B,C,H,W] in [-1, 1].
 
     noise: where the images start, float32 [B,C,H,W]. It is x_T, or a noised image at the level of row `first_row`.
-    keys: (seed, image index) of each image, which decides the fresh noise of stochastic plans.
+    keys: (seed, image index) of each image. They decide the fresh noise of stochastic plans.
     class_label: int64 [B], None for unconditional models.
-    on_step: is called with B after each row.
+    on_step: called with B after each row.
 
     The first step is of first order, D = x0, because no x0_prev exists yet (models.plan.dpmpp_2m).
     """

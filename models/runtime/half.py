@@ -1,10 +1,10 @@
-"""A float16 step graph from a float32 one: matrix products in half precision, what is fragile stays float32.
+"""Conversion of a step graph to float16: its matrix products run in half precision, its fragile nodes stay float32.
 
-What stays float32:
+Nodes that stay float32:
 
 - normalisations, which are sums over many values
-- the sinusoid of the timestep: labels reach the thousands, where float16 counts in steps of one
-- the plan's arithmetic: everything that depends on `coefficients`, which the network does not
+- the sinusoid of the timestep: labels reach the thousands, where neighbouring float16 numbers are one or more apart
+- the plan's arithmetic: all nodes that depend on `coefficients`; no node of the network does
 
 The conversion runs when a model is loaded, so a model folder stays one graph with one hash. It needs the package `onnx`,
 which comes with the extra `gpu`.
@@ -22,14 +22,14 @@ _SINUSOIDS = ("Sin", "Cos")
 
 
 def half_graph(path: Path) -> bytes:
-    """Return the graph at `path` with float16 where that is safe, serialised. Inputs and outputs keep their types."""
+    """Return the graph at `path`, serialised, with float16 where that is safe. Inputs and outputs keep their types."""
     model = onnx.load(path)
     for number, node in enumerate(model.graph.node):  # the converter finds nodes by name
         node.name = node.name or f"node{number}"
-    # By name, because `from onnxruntime.transformers import float16` would import every transformer model of that package.
+    # import_module, because `from onnxruntime.transformers import float16` would import every transformer model there.
     converter = importlib.import_module("onnxruntime.transformers.float16")
     kept = [*_downstream(model.graph, "coefficients"), *_upstream(model.graph, _SINUSOIDS)]
-    without_half = [*converter.DEFAULT_OP_BLOCK_LIST, *_NORMS]  # the defaults: what has no float16 kernel
+    without_half = [*converter.DEFAULT_OP_BLOCK_LIST, *_NORMS]  # the default list: operators without a float16 kernel
     converted = converter.convert_float_to_float16(model, keep_io_types=True, op_block_list=without_half, node_block_list=kept)
     _skip_round_trips(converted.graph)
     serialised: bytes = converted.SerializeToString()

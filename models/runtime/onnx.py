@@ -4,7 +4,7 @@ A batch with at least one row for every thread is split: each thread evaluates i
 another (`python -m benchmarks.cpu` measures the gain). A smaller batch is one evaluation of all threads.
 
 Sessions use full graph optimisation (NCHWc convolutions), threads that do not spin while they wait, and one arena each.
-benchmarks/cpu.py measures these choices, docs/performance.md has its numbers.
+benchmarks/cpu.py measures these choices. docs/performance.md shows the numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OUTPUTS = ("x_next", "x0")
 
 _PROBE_ROWS = 4
 _MIN_BUSY = 0.75  # average share of threads that a split must keep busy; below it all threads share one evaluation
-# The words by which ONNX Runtime, CUDA, cuBLAS, cuDNN and C++ say that memory ran out. None has its own exception.
+# Words in the messages of ONNX Runtime, CUDA, cuBLAS, cuDNN and C++ when memory runs out. None raises an exception of its own.
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "_alloc_failed", "bad_alloc", "bad allocation")
 
 
@@ -65,9 +65,9 @@ class OnnxBackend:
 
 
 class OnnxNetwork:
-    """A session of all threads, and one of a single thread in which several evaluations may run at once.
+    """One model in two sessions: one that uses all threads, and one of a single thread that runs several evaluations at once.
 
-    A batch of one runs as two rows where the runtime computes a single row differently.
+    Where the runtime computes a single row differently, a batch of one runs as two rows.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class OnnxNetwork:
         threads: int = 1,
         helpers: Executor | None = None,
     ) -> None:
-        """Use both sessions where `narrow` and `helpers` are given: helpers run all parts of a split batch but one."""
+        """Use the session `wide`, and `narrow` if given: `helpers` then run all parts of a split batch but one."""
         self._wide, self._narrow, self._threads, self._helpers = wide, narrow, threads, helpers
         self._smallest = 1
         try:
@@ -87,7 +87,7 @@ class OnnxNetwork:
             raise BackendError(f"{entry.graph} loads but does not run: {first_line(error)}") from error
 
     def _settle(self, entry: Entry) -> None:
-        """Find which ways to run a batch give a row the same bytes, and use only those."""
+        """Test every way to run a batch, and keep only those that give a row the same bytes."""
         feeds = step_feeds(_PROBE_ROWS, **probe_inputs(entry, _PROBE_ROWS))
         alone = [{name: value[row : row + 1] for name, value in feeds.items()} for row in range(_PROBE_ROWS)]
 
@@ -134,7 +134,7 @@ class OnnxNetwork:
         return self._run(step_feeds(rows, **inputs), [slice(row, row + 1) for row in range(rows)])
 
     def _parts(self, size: int) -> list[slice | None]:
-        """Split a batch into one part a thread, or [None], the whole, where it has too few rows or a thread would be idle."""
+        """Split a batch into one part a thread. Return [None], the whole, for too few rows or if threads would idle."""
         longest = -(-size // self._threads)
         if self._narrow is None or size // self._threads < self._smallest or size < _MIN_BUSY * longest * self._threads:
             return [None]
@@ -153,14 +153,14 @@ class OnnxNetwork:
             raise
 
     def _side_by_side(self, parts: list[dict[str, NDArray[Any]]]) -> tuple[Float32, Float32]:
-        """Evaluate parts at the same time, one of them in this thread."""
+        """Evaluate the parts of a batch at the same time, one of them in this thread."""
         assert self._narrow is not None
         assert self._helpers is not None
         running = [self._helpers.submit(self._narrow.run, OUTPUTS, part) for part in parts[1:]]
         try:
             results = [self._narrow.run(OUTPUTS, parts[0])]
         finally:
-            wait(running)  # nothing may still run when a step has ended
+            wait(running)  # no part may still run when the step returns or raises
         results += [part.result() for part in running]
         x_next, x0 = (np.concatenate(values) for values in zip(*results, strict=True))
         return x_next, x0
@@ -202,7 +202,7 @@ def step_feeds(size: int, **inputs: Unpack[StepInputs]) -> dict[str, NDArray[Any
 
 
 def raise_if_out_of_memory(error: Exception) -> None:
-    """Raise DeviceMemoryError where a runtime's error means that memory ran out."""
+    """Raise DeviceMemoryError when a runtime's error means that memory ran out. Otherwise return."""
     message = str(error).lower()
     if isinstance(error, MemoryError) or any(words in message for words in _OUT_OF_MEMORY):
         raise DeviceMemoryError(first_line(error)) from error

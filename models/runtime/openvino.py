@@ -2,7 +2,7 @@
 
 A graph is compiled once for each batch size. With a free batch dimension OpenVINO cannot fuse the scale and shift behind
 its normalisations, which then cost more than the convolutions. A batch is padded up to the next prepared size.
-A row must give the same bytes at every batch size and beside any other rows. A model that does not is refused.
+A row must give the same bytes at every batch size and beside any other rows. Otherwise the model is refused.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class OpenVinoBackend:
 
 
 class OpenVinoNetwork:
-    """One model, compiled for each batch size that is asked for. After `prepare` only for the prepared sizes."""
+    """One model, compiled once for each batch size in use. `prepare` compiles its sizes and drops all others."""
 
     def __init__(self, core: ov.Core, entry: Entry, precision: Precision, hints: dict[str, Any]) -> None:
         self._core, self._graph, self._hints = core, entry.graph, hints
@@ -103,7 +103,7 @@ class OpenVinoNetwork:
         except Exception as error:
             raise_if_out_of_memory(error)
             raise
-        # Copies, because the request writes its next results into the same tensors.
+        # Copy, because the request writes its next results into the same tensors.
         x_next, x0 = (np.array(request.get_tensor(name).data[:rows]) for name in ("x_next", "x0"))
         return x_next, x0
 

@@ -1,6 +1,7 @@
-"""Measurements that outlive the process: one JSON file each, named by the hash of everything it depends on.
+"""Measurements kept on disk from one start to the next: one JSON file each, named by the hash of its key.
 
-A folder that is lost, damaged or read-only never fails a start. It costs a warning, and the next start measures again.
+The key holds all that the measurement depends on. A folder that is lost, damaged or read-only does not stop a start: it is
+logged as a warning, and the next start measures again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Key = Mapping[str, str | float]
 def recall(folder: Path | None, kind: str, key: Key, read: Callable[[Mapping[str, Any]], T]) -> T | None:
     """Return what `read` builds from the fields remembered under a key.
 
-    None where nothing is remembered, or where `read` refuses what is there.
+    Returns None when nothing is remembered, or when the file is damaged or `read` raises an error.
     """
     if folder is None:
         return None
@@ -42,7 +43,7 @@ def recall(folder: Path | None, kind: str, key: Key, read: Callable[[Mapping[str
 
 
 def remember(folder: Path | None, kind: str, key: Key, fields: Mapping[str, Any]) -> None:
-    """Store these fields, which JSON can hold, under a key."""
+    """Store fields under a key. JSON must be able to hold them."""
     if folder is None:
         return
     path = _place(folder, kind, key)

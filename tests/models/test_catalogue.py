@@ -1,4 +1,4 @@
-"""The catalogue: it serves folders that verify, says why it refuses others, and resolves ids without guessing."""
+"""The catalogue: it serves folders that verify, gives the reason when it refuses one, and resolves ids without guessing."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_resolve_a_model(zoo: Path) -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp", "ddpm"])
 @pytest.mark.parametrize("steps", [1, 7, 16, TEACHER_STEPS])
 def test_resolve_a_variant(zoo: Path, sampler: str, steps: int) -> None:
-    """A variant is the teacher's weights with that sampler on a uniform sub-sequence of the teacher's own steps."""
+    """A variant runs the teacher's weights by its sampler, on a uniform sub-sequence of the teacher's own steps."""
     catalogue = discover([zoo])
     resolved = catalogue.resolve(f"tiny/teacher@{sampler}-{steps:03d}")
     teacher = catalogue.entries["tiny/teacher"]
@@ -208,7 +208,7 @@ def test_a_students_plan_is_the_teachers_strided_plan(zoo: Path) -> None:
 
 
 def test_labels_of_the_manifest_reach_every_plan(tmp_path: Path) -> None:
-    """A network with other labels (shifted ones) gets its own labels, in its own plan and in variants."""
+    """A network with other labels (here shifted) keeps them in its own plan and in its variants."""
     write_folder(tmp_path, "teacher", labels=[t + 7 for t in range(TEACHER_STEPS)])
     catalogue = discover([tmp_path])
     table = catalogue.entries["tiny/teacher"].manifest.alpha_bar_table

@@ -1,4 +1,4 @@
-"""Noise depends on (seed, index, row) and nothing else, and on all of them."""
+"""Noise depends on all of (seed, index, row), and on nothing else."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_neighbouring_seeds_at_the_far_end_differ() -> None:
 
 
 def test_streams_do_not_overlap_or_correlate() -> None:
-    """x_T and the steps of neighbouring keys share no run of values, and their correlations are no larger than chance."""
+    """The noises of neighbouring keys share no run of values, and their correlations are no larger than chance."""
     keys = list(itertools.product((0, 1, MAX_SEED), (0, 1), range(3)))
     streams = [initial_noise(s, i, (4096,)) if row == 0 else step_noise(s, i, row - 1, (4096,)) for s, i, row in keys]
     correlation = np.corrcoef(streams) - np.eye(len(streams))

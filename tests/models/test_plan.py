@@ -74,7 +74,7 @@ def test_only_ancestral_sampling_draws_noise(made: tuple[np.ndarray, np.ndarray,
     alpha_bar, phi, _ = made
     assert SAMPLERS["ddim"](alpha_bar, phi).deterministic
     assert SAMPLERS["dpmpp"](alpha_bar, phi).deterministic
-    assert SAMPLERS["ddpm"](alpha_bar, phi).deterministic == (len(phi) == 2)  # the last row never draws any
+    assert SAMPLERS["ddpm"](alpha_bar, phi).deterministic == (len(phi) == 2)  # the last row never adds noise
 
 
 @given(plans(("ddpm",)))

@@ -38,12 +38,12 @@ schedules = pytest.mark.parametrize("schedule", list(THEIRS))
 predictions = pytest.mark.parametrize("prediction", PREDICTIONS)
 tables = pytest.mark.parametrize("tables", TABLES)
 
-# DPMSolverMultistepScheduler calls numpy.array on a tensor; torch has yet to take numpy 2's copy argument there.
+# DPMSolverMultistepScheduler calls numpy.array on a tensor, and torch does not accept numpy 2's argument `copy` there yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
 
 def make_network(prediction: str, alpha_bar: np.ndarray) -> Network:
-    """Denoise smoothly and dependent on the label: float64 [2, 1, 4, 4] -> the same. label counts teacher steps from zero."""
+    """Predict by a smooth function of x and label: float64 [2, 1, 4, 4] -> the same. label counts teacher steps from zero."""
     pattern = np.linspace(-1.5, 1.5, 32).reshape(2, 1, 4, 4)
 
     def network(x: np.ndarray, label: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def fresh(row: int) -> torch.Generator:
 
 
 def walk(plan: Plan, network: Network, prediction: str) -> list[np.ndarray]:
-    """Return every x of a plan, by the definition in models.plan."""
+    """Return every x of a walk through a plan, by the definition in models.plan."""
     x, previous, visited = start(), np.zeros((2, 1, 4, 4)), []
     for row, (label, (signal, noise, a, b, c), s) in enumerate(zip(plan.label, plan.coefficients, plan.s, strict=True)):
         out = network(x, int(label))
@@ -77,7 +77,7 @@ def walk(plan: Plan, network: Network, prediction: str) -> list[np.ndarray]:
 
 
 def follow(scheduler: Any, network: Network, label_of: Int64, step: Callable[[int], dict[str, Any]]) -> list[np.ndarray]:
-    """Return every x of a diffusers scheduler. label_of[i] is the network's label of its i-th time step."""
+    """Return every x of a walk by a diffusers scheduler. label_of[i] is the network's label of its i-th time step."""
     x, visited = torch.from_numpy(start()), []
     for row, (t, label) in enumerate(zip(scheduler.timesteps, label_of, strict=True)):
         out = torch.from_numpy(network(x.numpy(), int(label)))
@@ -98,7 +98,7 @@ def compare(ours: list[np.ndarray], theirs: list[np.ndarray], atol: float) -> No
     for row, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
         np.testing.assert_allclose(mine, reference, rtol=0, atol=atol, err_msg=f"row {row}")
     assert np.abs(ours[-1]).max() <= 1
-    assert np.ptp(ours[-1]) > 0.5  # a picture, not a constant both sides share
+    assert np.ptp(ours[-1]) > 0.5  # not a constant image, on which any two samplers agree
 
 
 def tolerance(tables: str, schedule: str, prediction: str, *, exact: float) -> float:

@@ -41,14 +41,14 @@ def test_uniform_is_round_of_t_times_the_ratio(pair: tuple[int, int]) -> None:
 
 @given(lengths())
 def test_uniform_gaps_differ_by_at_most_two(pair: tuple[int, int]) -> None:
-    """The steps are spread evenly: no gap is wider than rounding both of its ends can make it."""
+    """The steps are spread evenly: a gap differs from T/T' by no more than the rounding of its two ends."""
     steps, kept = pair
     assert np.abs(np.diff(uniform_phi(steps, kept)) - steps / kept).max() <= 1
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3, 7, 16, 64, 300, 999, 1000])
 def test_uniform_visits_the_steps_of_trailing_spacing(kept: int) -> None:
-    """The labels phi_t - 1 are diffusers' "trailing" time steps, divisor of T or not."""
+    """The labels phi_t - 1 are diffusers' "trailing" time steps, also when T' does not divide T."""
     scheduler = DDIMScheduler(1000, timestep_spacing="trailing")
     scheduler.set_timesteps(kept)
     assert labels(uniform_phi(1000, kept))[::-1].tolist() == scheduler.timesteps.tolist()
@@ -123,7 +123,7 @@ def test_concentrated_by_hand() -> None:
 
 
 def test_concentrated_fills_a_region_to_the_last_step() -> None:
-    """Rounding must not produce duplicates here."""
+    """Rounding does not give the same step twice."""
     assert concentrated_phi(20, 16, start=0.5, end=0.9, share=0.5).tolist() == [0, 1, 3, 4, 6, 7, 9, *range(10, 19), 20]
     assert concentrated_phi(20, 16, start=0.6, end=1.0, share=0.5)[-8:].tolist() == list(range(13, 21))
 

@@ -21,7 +21,7 @@ TINY_UNET = UNetShape(channels=(8, 16), layers=1, attention=(False, True), head_
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Use one thread: tiny tensors gain nothing from more, and two runs must add in the same order."""
+    """Use one thread. Tiny tensors gain nothing from more, and two runs must add numbers in the same order."""
     torch.set_num_threads(1)
 
 

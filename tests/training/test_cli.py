@@ -1,4 +1,4 @@
-"""The whole path of a user: teacher -> export -> distill -> export -> evaluate -> sample. Some steps are processes."""
+"""The commands in the order a user runs them: teacher, export, distill, export, evaluate, sample. Some run as processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY = ("--widths", "8,16", "--layers", "1", "--attention", "0,1", "--head-dim",
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run sfddm-train with `arguments`, with our folder on the path, one thread, no GPU and no hub."""
+    """Run sfddm-train as a process with `arguments`: one thread, no GPU, no hub, this checkout on the Python path."""
     ours = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "160", "ACCELERATE_USE_CPU": "1"}
     ours |= {"HF_HUB_OFFLINE": "1"}
     environment = {**os.environ, **ours}
@@ -92,7 +92,7 @@ def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path)
     assert (noised["step"], noised["steps_left"]) == (16, 2)  # of 32 and of 4
     assert 5 < noised["original_db"] < 58
     assert 5 < noised["reference_original_db"] < 58
-    assert noised["psnr_db"] > noised["original_db"]  # it comes out nearer to where the teacher does than to where it came from
+    assert noised["psnr_db"] > noised["original_db"]  # the result is nearer to the teacher's result than to the original
     assert "from_" in "".join(rows["shapes/teacher@dpmpp-004"]["metrics"])  # a multistep plan too can start in the middle
     with Image.open(workshop / "figure.png") as figure:
         assert figure.height == 4 * (2 * 8 + 4) + 4  # one row a model
@@ -135,7 +135,7 @@ def quality_of(row: dict[str, Any]) -> dict[str, float]:
 
 
 def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
-    """What was measured is what is served: the cached images equal the engine's, byte for byte."""
+    """The images that evaluate measured equal the images that the engine serves, byte for byte."""
     import asyncio
 
     from models.catalogue import Catalogue
@@ -205,7 +205,7 @@ def test_mistakes_are_one_sentence(workshop: Path, idx_folder: Path, arguments: 
 
 
 def test_a_mistake_is_one_sentence_of_a_process_too(workshop: Path, idx_folder: Path) -> None:
-    """In a process of its own, which sees no GPU."""
+    """It runs in its own process, which sees no GPU."""
     check_mistake(run("teacher", "--out", "x", "--data", idx_folder, "--precision", "fp16", cwd=workshop), "fp16 needs a GPU")
 
 

@@ -47,7 +47,7 @@ def make_images(folder: Path, size: int) -> None:
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_ready_made_configurations_run(name: str, tmp_path: Path) -> None:
-    """The weights and images of the hub, the size of the batch and the compiler are replaced by what a test can have."""
+    """Small stand-ins replace the hub's weights and images, the batch size and the compiler."""
     make_teacher(tmp_path / "teacher", SIZE[name], LEVELS[name])
     make_images(tmp_path / "images", SIZE[name])
     overrides = ("--teacher", tmp_path / "teacher", "--data", tmp_path / "images", "--images", "8", "--batch", "4",

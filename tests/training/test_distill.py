@@ -36,7 +36,7 @@ def _config(teacher_run: Path, idx_folder: Path, **changes: object) -> DistillCo
 
 @pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
 def test_k1_is_the_papers_loss(teacher: TorchModel, teacher_run: Path, idx_folder: Path, kind: str) -> None:
-    """|| eps_teacher(x, phi_t) - eps_student(x, t) ||^2 up to its weight, exactly, where clipping is inactive."""
+    """Where clipping is inactive, the loss is || eps_teacher(x, phi_t) - eps_student(x, t) ||^2 times its weight."""
     free = TorchModel(**{**vars(teacher), "clip": None, "prediction_type": kind})
     config = _config(teacher_run, idx_folder, objective=RolloutConfig(k=1, max_weight=1.0))
     phi = uniform_phi(64, 8)
@@ -80,7 +80,7 @@ def test_student_embedding_survives_save_pretrained(teacher: TorchModel, tmp_pat
 def test_distillation_improves_on_the_untrained_student(
     teacher: TorchModel, teacher_run: Path, idx_folder: Path, tmp_path: Path
 ) -> None:
-    """A 4-step student gets closer to the teacher's own 64-step images than strided DDIM, which it started as."""
+    """A 4-step student gets closer to the teacher's 64-step images than strided DDIM, which it equals before training."""
     config = _config(teacher_run, idx_folder, steps=4, loop=tiny_loop(3200, lr=1e-3))
     distill(config, tmp_path)
     student = load_model(str(tmp_path))
@@ -124,7 +124,7 @@ def test_impossible_sub_sequences(
 
 
 def test_a_class_that_the_teacher_does_not_have_is_refused(teacher_run: Path, tmp_path: Path) -> None:
-    """Even one more, which would be trained as the null label."""
+    """A single extra class is refused too: it would be trained as the null label."""
     from PIL import Image
 
     for name in "abcd":

@@ -35,14 +35,14 @@ def _launch(processes: int, *arguments: str | Path) -> None:
 
 
 def _distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
-    """Return || one - two || / || one || over all weights. It is not zero: Adam makes whole steps of rounding errors."""
+    """Return || one - two || / || one || over all weights. It is not zero: Adam scales rounding errors up to full steps."""
     first, second = (torch.cat([t.flatten() for t in named.values()]) for named in (one, two))
     return float((first - second).norm() / first.norm())
 
 
 @pytest.mark.parametrize("what", ["teacher", "distill"])
 def test_two_processes_are_one(what: str, teacher_run: Path, idx_folder: Path, tmp_path: Path) -> None:
-    """Same losses and weights but for the order of additions."""
+    """Losses and weights are the same, except for the order in which numbers are added."""
     common = ("--data", idx_folder, "--batch", "16", "--images", "640", "--precision", "no")
     arguments: tuple[str | Path, ...] = ("teacher", *common, "--steps", "64", *TINY[:-2])
     if what == "distill":

@@ -9,7 +9,7 @@ from training.ema import PowerEMA, gamma_of
 
 @pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
 def test_gamma_matches_the_paper(sigma_rel: float, gamma: float) -> None:
-    """Karras et al. 2024 (EDM2), section 3.1 gives these pairs."""
+    """The pairs are from Karras et al. 2024 (EDM2), section 3.1."""
     assert gamma_of(sigma_rel) == pytest.approx(gamma, abs=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Export: the model folder equals torch, and vanilla diffusers equals the model folder."""
+"""Export: the model folder agrees with torch, and stock diffusers agrees with the model folder."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_vanilla_diffusers_agrees_when_conditional(name: str, pipeline: str, zoo
 
 
 def test_a_run_is_measured_by_its_own_sampler(zoo: Path) -> None:
-    """It does not reuse the images that another of its samplers left in the cache."""
+    """Its key differs from that of another sampler of the same run, so the cache does not mix their images."""
     own, ddim = (torch_sampler(f"{zoo / 'student-020'}{variant}") for variant in ("", "@ddim-020"))
     assert own.plan.coefficients[:, 4].any()
     assert not ddim.plan.coefficients[:, 4].any()

@@ -1,4 +1,4 @@
-"""Failures of a real machine: bad images, a full disk, a killed process. One sentence each, and no work is lost."""
+"""Failures of a real machine: bad images, a full disk, a killed process. Each gives one sentence and loses no work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def here(*arguments: str | Path) -> None:
 
 
 def start(*arguments: str | Path, limit: int | None = None) -> subprocess.Popen[str]:
-    """Start sfddm-train as a process. limit: no file may grow beyond so many bytes, as on a full disk."""
+    """Start sfddm-train as a process. limit: the most bytes that a file may have, to imitate a full disk."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
     def full_disk() -> None:
@@ -108,7 +108,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_found_before_training(
 
 
 def test_a_killed_run_goes_on_to_the_same_losses(idx_folder: Path, tmp_path: Path) -> None:
-    """SIGKILL while a checkpoint is being written, every update writing one; then --resume."""
+    """Every update writes a checkpoint. SIGKILL comes while one is being written, then --resume continues."""
     arguments = ("--data", idx_folder, "--batch", "16", "--steps", "64", *TINY)
     run = tmp_path / "killed"
     process = start("teacher", "--out", run, *arguments, "--images", "10000000", "--checkpoint-images", "16")
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(idx_folder: Path, tmp_path: Pat
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    done = checkpoint.load_run(run / CHECKPOINT)[1].progress.step  # whole, whatever the moment
+    done = checkpoint.load_run(run / CHECKPOINT)[1].progress.step  # the checkpoint is whole, whenever the signal came
     length = ("--images", str(16 * (done + 30)))
     here("teacher", "--out", run, *arguments, *length, "--resume")
     here("teacher", "--out", tmp_path / "whole", *arguments, *length)

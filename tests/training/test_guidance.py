@@ -1,4 +1,4 @@
-"""Guided teachers: the formula, and a student that holds one."""
+"""Guided teachers: the formula, and a student of a guided teacher."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_scale_one_is_no_guidance_and_others_change_the_images(teacher: TorchMod
 def test_a_guided_student_comes_closer_to_the_guided_teacher(
     teacher: TorchModel, teacher_run: Path, idx_folder: Path, snapshot: Path, tmp_path: Path
 ) -> None:
-    """At half of its evaluations a step, and the run says what it was guided by."""
+    """The student takes half of the teacher's evaluations a step. Its provenance names the guidance."""
     settings = {
         "teacher": str(teacher_run),
         "data": str(idx_folder),

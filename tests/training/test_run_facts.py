@@ -23,7 +23,7 @@ UNET = {"channels": (4, 8), "layers": 1, "attention": (False, True), "head_dim":
 
 
 def old_header(name: str, *, data: Path | str = "DATA", teacher: Path | str = "TEACHER") -> dict[str, Any]:
-    """Return the kept header of a run, of this data set and this teacher."""
+    """Return the stored header of a run, changed to this data set and this teacher."""
     text = (OLD_RUNS / f"{name}.json").read_text()
     for placeholder, value in (("DATA", str(data)), ("TEACHER", str(teacher)), ("shapes", Path(data).name)):
         text = text.replace(json.dumps(placeholder), json.dumps(value))
@@ -44,7 +44,7 @@ def older(header: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runs(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the runs `teacher` and `rollout`, of the networks whose headers are kept, two updates long."""
+    """Return a folder with the runs `teacher` and `rollout`: the networks of the stored headers, trained for two updates."""
     root = tmp_path_factory.mktemp("runs")
     train_teacher(
         tiny_teacher_config(idx_folder, 1, steps=16, unet=UNET, loop=tiny_loop(32, snapshot_images=16)), root / "teacher"
@@ -79,7 +79,7 @@ def test_a_teacher_of_an_earlier_version_loads_and_goes_on(runs: Path, idx_folde
 
 def test_a_student_of_an_earlier_version_loads_and_goes_on(runs: Path, idx_folder: Path, tmp_path: Path) -> None:
     header = old_header("rollout", data=idx_folder, teacher=runs / "teacher")
-    header["provenance"]["teacher"]["images"] = 32  # of the teacher here
+    header["provenance"]["teacher"]["images"] = 32  # as many as this teacher has seen
     run = put(header, runs / "rollout", tmp_path / "rollout")
     model = load_model(str(run))
     assert (model.sampler, model.phi.tolist()) == ("dpmpp", [0, 4, 8, 12, 16])
@@ -92,13 +92,13 @@ def test_a_student_of_an_earlier_version_loads_and_goes_on(runs: Path, idx_folde
 
 
 def test_what_the_first_versions_did_not_record_is_what_they_did(runs: Path, idx_folder: Path, tmp_path: Path) -> None:
-    """No sampler, norm, cost, seconds, nor losses since the last entry: DDIM, squared, and unknown."""
+    """They had no sampler (DDIM), no norm (squared), and no cost, seconds or recent losses (unknown)."""
     header = older(old_header("rollout", data=idx_folder, teacher=runs / "teacher"))
     header["provenance"]["teacher"]["images"] = 32
     run = put(header, runs / "rollout", tmp_path / "rollout")
     made = load_model(str(run)).provenance
     assert (made.cost, made.evaluations, made.seconds) == (None, None, None)
-    assert "sampler" not in made.settings  # a record is not rewritten: its manifest must stay as it was
+    assert "sampler" not in made.settings  # the record itself stays as it is, because its manifest must not change
     assert made.loop is not None
     assert "accumulate" not in made.loop.model_dump(exclude_unset=True)
     with pytest.raises(CheckpointError, match=r"another configuration: norm: squared, now l2;"):

@@ -27,7 +27,7 @@ def _losses(run: Path) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_resumed_run_equals_an_uninterrupted_one(idx_folder: Path, tmp_path: Path, precision: str) -> None:
-    """Same losses and the same weights, bit for bit."""
+    """Both runs have the same losses and the same weights, bit for bit."""
     whole = tiny_teacher_config(idx_folder, 1, loop=tiny_loop(640, precision=precision))
     half = tiny_teacher_config(idx_folder, 1, loop=tiny_loop(320, precision=precision))
     train_teacher(whole, tmp_path / "whole")
@@ -55,15 +55,15 @@ def test_wall_time_adds_up_over_stops(idx_folder: Path, tmp_path: Path) -> None:
     rewrite(5000.0)
     train_to(128)
     assert 5000 < load_model(str(tmp_path / "run")).provenance.seconds < 6000
-    rewrite(None)  # a checkpoint from before it was kept: what is unknown stays so
+    rewrite(None)  # an older checkpoint does not record the time: it stays unknown
     train_to(192)
     assert load_model(str(tmp_path / "run")).provenance.seconds is None
 
 
-# fp16 scales its losses, which accelerate does on GPUs only: tested where there is one.
+# fp16 needs scaled losses, which accelerate supports on GPUs only. It is tested where there is a GPU.
 @pytest.mark.parametrize("precision", ["bf16", *(["fp16"] if torch.cuda.is_available() else [])])
 def test_sixteen_bits_learn_what_thirty_two_do(idx_folder: Path, tmp_path: Path, precision: str) -> None:
-    """Losses within a few per cent; weights, their average and the moments stay in float32."""
+    """The losses agree within a few per cent. Weights, their average and the moments stay in float32."""
     for name in ("no", precision):
         train_teacher(tiny_teacher_config(idx_folder, 1, loop=tiny_loop(960, precision=name, accumulate=2)), tmp_path / name)
     exact, rough = ([loss for _, loss in _losses(tmp_path / name)] for name in ("no", precision))
@@ -111,7 +111,7 @@ def test_a_diverged_run_stops_with_a_sentence(idx_folder: Path, tmp_path: Path) 
 
 
 def test_weights_that_are_not_finite_are_not_kept(idx_folder: Path, tmp_path: Path) -> None:
-    """Between two looks at the loss too."""
+    """Weights are checked before a checkpoint is written, also between two entries of the loss curve."""
     loop = tiny_loop(3200, lr=1e30, grad_clip=1e30, checkpoint_images=16)
     with pytest.raises(TrainingError, match="no longer finite"):
         train_teacher(tiny_teacher_config(idx_folder, 1, loop=loop), tmp_path)
@@ -129,7 +129,7 @@ def test_timesteps_cover_every_stratum() -> None:
 
 
 def test_loss_is_zero_for_the_true_target(idx_folder: Path) -> None:
-    """A network that knew x0 and eps would predict v = signal eps - noise x0 and have no loss."""
+    """A network that predicts v = signal eps - noise x0 from the true x0 and eps has no loss."""
     config = tiny_teacher_config(idx_folder, 16)
     alpha_bar = alpha_bar_table("cosine", 64)
     x0 = torch.rand(16, 1, 8, 8) * 2 - 1
@@ -146,7 +146,7 @@ def test_loss_is_zero_for_the_true_target(idx_folder: Path) -> None:
 
 
 def test_shares_of_a_batch_add_up(idx_folder: Path) -> None:
-    """Two processes with half of the batch each see what one sees with all of it."""
+    """Two processes with half of the batch each have, together, the draws of one process with all of it."""
     config = tiny_teacher_config(idx_folder, 16)
     loss_of = teacher_loss(config, alpha_bar_table("cosine", 64), 3)
     x0, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 3

@@ -82,7 +82,7 @@ def test_pipeline_folder_is_a_teacher_that_samples_as_diffusers_does(pipeline: P
 
 
 def test_distil_and_serve_a_brought_teacher(pipeline: Path, idx_folder: Path, tmp_path: Path) -> None:
-    """A teacher of either prediction with T = 1000 gives T' = 7, which does not divide it, as folder and stock pipeline."""
+    """Distil T' = 7 from T = 1000, which 7 does not divide, for both prediction types. Export folder and stock pipeline."""
     run = tmp_path / "student"
     distill(DistillConfig(teacher=str(pipeline), data=str(idx_folder), steps=7, loop=tiny_loop(64)), run)
     export(str(run), tmp_path / "zoo", "brought", "student-007", pipeline=tmp_path / "pipe")

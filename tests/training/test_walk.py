@@ -1,4 +1,4 @@
-"""The teacher's walk and the clean image that jumps to its end, on the tiny teacher."""
+"""The teacher's walk, and the clean image that leads to its end in one step. Tested on the tiny teacher."""
 
 from __future__ import annotations
 
@@ -141,14 +141,14 @@ def test_the_first_sub_step_and_the_one_onto_the_image_are_first_order() -> None
     assert gain[0, -1] == 0
     assert np.all(gain[1:, 1:] > 0)
     assert np.isfinite(gain).all()
-    short = multistep_gain(alpha_bar, walk_table(uniform_phi(64, 32), 4))  # two moves after two stays
+    short = multistep_gain(alpha_bar, walk_table(uniform_phi(64, 32), 4))  # two sub-steps stay at phi_t, then two move
     assert np.all(short[1:, :3] == 0)
     assert np.all(short[1:, 3] > 0)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp"])
 def test_no_clean_image_leaves_the_range(teacher: TorchModel, solver: str) -> None:
-    """Not even at the noisiest step, where the signal is almost zero."""
+    """x0* stays in the range also at the noisiest step, where the signal is almost zero."""
     phi = uniform_phi(64, 8)
     x, t, label = _batch(teacher, phi)
     target, _ = Walk(teacher, phi, 4, solver)(x * 2, t, label)  # type: ignore[arg-type]

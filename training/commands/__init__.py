@@ -1,1 +1,1 @@
-"""The commands of `sfddm-train`, one a file. Each imports what needs torch only when it runs."""
+"""The commands of `sfddm-train`, one a file. A command imports modules that need torch only when it runs."""

@@ -21,25 +21,25 @@ def distill(
     out: options.Out,
     teacher: options.Teacher,
     data: options.Data = _DEFAULT.data,
-    steps: Annotated[int | None, typer.Option(min=1, help="T', any number up to the teacher's T.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="T', the student's steps: any number up to the teacher's T.")] = None,
     phi: Annotated[str | None, typer.Option(help="Explicit teacher steps, 0,...,T, instead of --steps.")] = None,
     concentrate: Annotated[str | None, typer.Option(help="Put half of --steps within this part of T, e.g. 0.6,1.")] = None,
     objective: Annotated[
-        str, typer.Option(help="rollout, released (the authors' code) or consistency.")
+        str, typer.Option(help="Loss: rollout, released (the authors' code) or consistency.")
     ] = _DEFAULT.objective.objective,
     k: Annotated[
         int, typer.Option("--k", min=1, help="Teacher sub-steps per student step; 1 is the paper's loss.")
     ] = _ROLLOUT.k,
-    solver: Annotated[str, typer.Option(help="What takes the sub-steps: ddim or dpmpp.")] = _ROLLOUT.solver,
-    sampler: Annotated[str, typer.Option(help="What takes the student's own steps: ddim or dpmpp.")] = _ROLLOUT.sampler,
+    solver: Annotated[str, typer.Option(help="Solver of the teacher's sub-steps: ddim or dpmpp.")] = _ROLLOUT.solver,
+    sampler: Annotated[str, typer.Option(help="Sampler of the student's own steps: ddim or dpmpp.")] = _ROLLOUT.sampler,
     weight: options.GammaPrime = _ROLLOUT.weight,
     norm: Annotated[
-        str, typer.Option(help="How an image's error enters the loss: squared, or l2, not squared.")
+        str, typer.Option(help="Norm of an image's error in the loss: squared, or l2 (its square root).")
     ] = _ROLLOUT.norm,
     guidance: options.Guidance = None,
     guide: options.Guide = None,
     from_scratch: Annotated[bool, typer.Option(help="Do not start from the teacher's weights.")] = False,
-    widths: Annotated[str | None, typer.Option(help="Another UNet width than the teacher's, e.g. 16,32,64.")] = None,
+    widths: Annotated[str | None, typer.Option(help="UNet widths other than the teacher's, e.g. 16,32,64.")] = None,
     images: options.Images = _LOOP.images,
     batch: options.Batch = _LOOP.batch,
     lr: options.StudentLr = _LOOP.lr,
@@ -52,7 +52,7 @@ def distill(
     checkpoint_images: options.CheckpointImages = _LOOP.checkpoint_images,
     sample_images: options.SampleImages = _LOOP.sample_images,
     resume: options.Resume = False,
-    config: Config = None,  # noqa: ARG001 - its callback has filled the others
+    config: Config = None,  # noqa: ARG001 - its callback sets the defaults of the other options
 ) -> None:
     """Distil a teacher into a student of any step count, in a single phase."""
     from training.distill import distill as run
@@ -93,7 +93,7 @@ def distill(
 
 
 def _as_wide(teacher: str, channels: tuple[int, ...]) -> UNetShape:
-    """Return the teacher's UNet in other widths. Raises TrainingError when their number is not the teacher's."""
+    """Return the shape of the teacher's UNet with other widths. Raises TrainingError unless there are as many of them."""
     from training.errors import TrainingError
     from training.torch_model import load_model
 

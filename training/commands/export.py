@@ -15,7 +15,7 @@ def export(
     zoo: Annotated[Path, typer.Option(help="Zoo folder to write into.")] = Path("zoo"),
     float32: Annotated[bool, typer.Option("--float32", help="Store weights as float32 instead of float16.")] = False,
     pipeline: Annotated[Path | None, typer.Option(help="Also write a stock diffusers pipeline folder here.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Keep so many of a student's own steps, evenly spaced.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Keep this many of a student's own steps, evenly spaced.")] = None,
 ) -> None:
     """Write a model folder (ONNX step graph, manifest, card) that the service can serve."""
     from training.export import export as run

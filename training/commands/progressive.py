@@ -13,7 +13,7 @@ from training.objectives.config import ProgressiveConfig
 
 _DEFAULT = FoldsConfig(teacher="", to=1, budget=1)
 _LOOP = _DEFAULT.loop
-_NO_GRIDS: Final = 10**9  # images between sample grids: none but the last
+_NO_GRIDS: Final = 10**9  # images between sample grids, so many that only the last grid is written
 
 
 def progressive(
@@ -34,13 +34,13 @@ def progressive(
     workers: options.Workers = _LOOP.workers,
     accumulate: options.Accumulate = _LOOP.accumulate,
     resume: options.Resume = False,
-    config: Config = None,  # noqa: ARG001 - its callback has filled the others
+    config: Config = None,  # noqa: ARG001 - its callback sets the defaults of the other options
 ) -> None:
     """Distil by halving, fold after fold (Salimans & Ho 2022): the multi-fold baseline. Each fold can be exported."""
     from training.objectives.progressive import progressive as run
 
     loop = {
-        "images": batch,  # the budget decides
+        "images": batch,  # a placeholder: the budget decides the length of each fold
         "batch": batch,
         "lr": lr,
         "anneal": True,

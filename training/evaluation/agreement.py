@@ -31,8 +31,8 @@ def feature_agreement(ours: Float32, reference: Float32) -> dict[str, float]:
     """Compare the features [N,D] of image pairs.
 
     cosine     mean cosine similarity of the pairs
-    same_noise share of ours whose nearest reference image, by that cosine, is the one from the same noise;
-               by chance 1/N, or C/N where images i are of class i mod C
+    same_noise share of our images whose nearest reference image, by that cosine, is the one from the same noise;
+               by chance 1/N, or C/N where image i is of class i mod C
     """
     a, b = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (ours, reference))
     similarity = a @ b.T

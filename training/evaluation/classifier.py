@@ -1,4 +1,4 @@
-"""The judge of class agreement: a small convolutional classifier of the real training images."""
+"""The judge of class agreement: a small convolutional classifier, trained on the real training images."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def load_classifier(
 ) -> Classifier:
     """Return the judge for a labelled data set. It is trained once and cached under `cache`, keyed by the images themselves.
 
-    Its accuracy is measured on images that it was not trained on. Raises DataError when the data have no labels or other
-    classes.
+    Its accuracy is measured on images that it was not trained on. Raises DataError when the data have no labels, or another
+    number of classes.
     """
     source, test = train_and_test(data, image_size=image_size, channels=channels)
     if source.labels is None or test.labels is None:
@@ -83,7 +83,7 @@ def load_classifier(
 
 
 def has_test_split(data: str) -> bool:
-    """Return True where a data set has its own test images. A folder or zip of images has none."""
+    """Return True when a data set has its own test images. A folder or zip of images has none."""
     if data.startswith("hf:"):
         return held_out_split(data.removeprefix("hf:")) is not None
     path = Path(data)
@@ -91,7 +91,7 @@ def has_test_split(data: str) -> bool:
 
 
 def train_and_test(data: str, *, image_size: int, channels: int) -> tuple[ImageSource, ImageSource]:
-    """Return the data set's own splits, or nine tenths and one tenth of its images, drawn by a fixed seed."""
+    """Return training and test images: the data set's own splits, else 9/10 and 1/10 of its images by a fixed seed."""
     source = open_source(data, image_size=image_size, channels=channels)
     if has_test_split(data):
         return source, open_source(data, image_size=image_size, channels=channels, split="test")

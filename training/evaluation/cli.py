@@ -1,4 +1,4 @@
-"""The commands `sfddm-train evaluate` and `sfddm-train report`."""
+"""The commands `sfddm-train evaluate` and `sfddm-train report`. They import torch only when they run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-_DISTANCES = "KID, Fréchet distance, precision and recall to the training images."
+_DISTANCES = "Measure KID, Fréchet distance, precision and recall to the training images."
 
 
 def png(path: Path | None) -> Path | None:
-    """Refuse a picture's path that is not a PNG, before anything is computed."""
+    """Check that the path of a picture ends in .png, before anything is computed. Raises BadParameter."""
     if path is not None and path.suffix.lower() != ".png":
         raise typer.BadParameter(f"{path} is not a PNG; let its name end in .png")
     return path
@@ -25,35 +25,35 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure this model only (repeat): student-016, teacher@ddim-016, a run folder or pipeline, or the guided "
-            "teacher, guided:SCALE[:GUIDE][@dpmpp-016], at two evaluations a step; GUIDE: a weaker network, default: no label."
+            help="Measure only this model (repeat): student-016, teacher@ddim-016, a run folder or pipeline, or the guided "
+            "teacher: guided:SCALE (classifier-free) or guided:SCALE:GUIDE (GUIDE: a weaker network), also with @dpmpp-016."
         ),
     ] = None,
     solvers: Annotated[str, typer.Option(help="Training-free samplers of the teacher to measure.")] = "ddim,dpmpp",
-    evaluations: Annotated[str, typer.Option(help="... at these step counts, e.g. 1,2,4; default: the students'.")] = "",
-    reference: Annotated[str, typer.Option(help="The model to agree with from the same noise; any --model.")] = "teacher",
+    evaluations: Annotated[str, typer.Option(help="Step counts of --solvers, e.g. 1,2,4; default: the students'.")] = "",
+    reference: Annotated[str, typer.Option(help="Model to compare with from the same noise; as for --model.")] = "teacher",
     data: Annotated[
-        str | None, typer.Option("--data", help="Data of the judge and of distances; default: the teacher's.")
+        str | None, typer.Option("--data", help="Data set of the classifier and of distances; default: the teacher's.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images of each model but those of --teacher-images.")] = 1000,
-    teacher_images: Annotated[int, typer.Option(min=1, help="Images of the teacher, guided too, at all of its steps.")] = 300,
-    seeds: Annotated[int, typer.Option(min=1, help="Images compared with the reference's from the same noise.")] = 200,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    images: Annotated[int, typer.Option(min=1, help="Images of each model, but see --teacher-images.")] = 1000,
+    teacher_images: Annotated[int, typer.Option(min=1, help="Images of a teacher at all of its steps, guided or not.")] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help="Images to compare with the reference's from the same noise.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noises.")] = 0,
     first_index: Annotated[
-        int, typer.Option(min=0, help="Number of the first image, for a part of them: `report` joins the parts of a model.")
+        int, typer.Option(min=0, help="Number of the first image, to measure a model in parts; `report` joins its parts.")
     ] = 0,
     distances: Annotated[bool, typer.Option(help=_DISTANCES)] = True,
-    data_images: Annotated[int, typer.Option(min=20, help="Training images that distances are measured to.")] = 10_000,
+    data_images: Annotated[int, typer.Option(min=20, help="Training images to measure distances to.")] = 10_000,
     paths: Annotated[int, typer.Option(min=0, help="Interpolations between two noises to measure.")] = 0,
-    frames: Annotated[int, typer.Option(min=3, help="Images on each.")] = 9,
+    frames: Annotated[int, typer.Option(min=3, help="Images on each interpolation.")] = 9,
     reconstruct: Annotated[
         list[str] | None,
         typer.Option(help="Also start from these images, noised (repeat): DATA, or DATA:rotated, inverted or blocked."),
     ] = None,
-    reconstruct_from: Annotated[float, typer.Option(min=0, max=1, help="... noised to this share of T.")] = 0.5,
-    reconstruct_images: Annotated[int, typer.Option(min=1, help="... this many of them.")] = 100,
-    timing: Annotated[bool, typer.Option(help="Time an image, alone and batched.")] = True,
-    cache: Annotated[Path, typer.Option(help="Keeps images, features and the classifier.")] = Path("runs/evaluate"),
+    reconstruct_from: Annotated[float, typer.Option(min=0, max=1, help="Noise level of --reconstruct, a share of T.")] = 0.5,
+    reconstruct_images: Annotated[int, typer.Option(min=1, help="Images of each --reconstruct.")] = 100,
+    timing: Annotated[bool, typer.Option(help="Measure the time of an image, alone and batched.")] = True,
+    cache: Annotated[Path, typer.Option(help="Folder that keeps images, features and the classifier.")] = Path("runs/evaluate"),
     out: Annotated[Path | None, typer.Option("--out", help="JSON report to write.")] = None,
     ablation: Annotated[str, typer.Option(help="Heading of this run's own table in `report`.")] = "",
     figure: Annotated[

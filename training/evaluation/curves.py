@@ -13,9 +13,9 @@ from training.evaluation.result import Result
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Style = dict[str, dict[str, Any]]  # method -> how its curve is drawn
-_CLOSE_FROM = 8  # evaluations from which distances lie so close together that they need their own panel
-_MARKERS = "os^vDP*X<>ph"  # so that curves differ without colours too
+Style = dict[str, dict[str, Any]]  # method -> matplotlib arguments of its curves
+_CLOSE_FROM = 8  # from this many evaluations on, distances are so close together that they get a panel of their own
+_MARKERS = "os^vDP*X<>ph"  # tell the curves apart where colours cannot
 
 
 def draw_curves(results: Sequence[Result], path: Path) -> None:
@@ -77,7 +77,7 @@ def _kid(axis: Axes, results: Sequence[Result], style: Style, title: str) -> Non
 
 
 def _curves(results: Sequence[Result], style: Style) -> list[tuple[dict[str, Any], list[Result]]]:
-    """Return (look, results by evaluations) of every series. Series of one method have one colour."""
+    """Return (matplotlib arguments, results by evaluations) of every series. Series of one method have one colour."""
     made, seen = [], dict.fromkeys(style, 0)
     for label, method, points in tables.series(results):
         made.append(({**style[method], "label": label, "linestyle": ("-", "--", ":", "-.")[seen[method] % 4]}, points))

@@ -1,6 +1,6 @@
 """Distances between two sets of features, ours [N,D] and the reference's [M,D].
 
-KID   kernel distance, unbiased at any N; rankings rest on it (Binkowski et al. 2018, arXiv 1801.01401)
+KID   kernel distance, unbiased at any N; models are ranked by it (Binkowski et al. 2018, arXiv 1801.01401)
 FD    Fréchet distance between Gaussians, called FID over Inception-v3 features (Heusel et al. 2017, arXiv 1706.08500);
       biased upwards by an amount that falls as 1/N, and at N = 2,000 over 1280 features mostly bias
 P, R  improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991)
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from models.runtime.base import Float32
 from models.schedule import Float64
 
-SUBSETS = 10  # disjoint subsets that a KID interval rests on
+SUBSETS = 10  # disjoint subsets from whose estimates the interval of a KID is computed
 NEIGHBOURS = 3
 _T_975 = 2.2622  # two-sided 95 % quantile of Student's t with SUBSETS - 1 degrees of freedom
 _BLOCK = 1000  # rows of a distance matrix in memory at once
 
 
 def least_images(classes: int) -> int:
-    """Return how many images a KID needs: two of each class in every subset."""
+    """Return the least number of images for a KID: two of each class in every subset."""
     return 2 * SUBSETS * max(classes, 1)
 
 
@@ -34,7 +34,7 @@ def kid_subsets(ours: Float32, reference: Float32, classes: int = 0) -> Float64:
 
     Subset i of ours is compared with subset i of the reference, kernel (x.y/D + 1)^3. The estimates are independent, so
     their mean has a valid confidence interval. Estimates of two models with the same seeds are paired.
-    classes: image i of ours was asked for class i mod classes, not drawn; 0: all are drawn.
+    classes: the class of our image i is i mod classes, not drawn at random; 0: all images are drawn at random.
     Raises ValueError for fewer images than `least_images`.
     """
     least = least_images(classes)
@@ -51,8 +51,9 @@ def _unbiased_mmd(x: Float64, label: NDArray[np.int64], y: Float64) -> float:
     """Return the squared MMD of x [n,D] and y [m,D] with the cubic kernel k: E k(x,x') + E k(y,y') - 2 E k(x,y).
 
     y is drawn at random: E k(y,y') is the mean over pairs of distinct points. x is not: it holds a fixed number of points of
-    each class, so that too few of its pairs are of one class. E k(x,x') is therefore the mean over pairs of classes of the
-    mean over pairs of distinct points, with the same weight for every class. With one class both are the usual estimator.
+    each class, so that too few of its pairs are of one class. E k(x,x') is therefore a mean of means. The inner mean is over
+    the pairs of distinct points of two classes, the outer one is over all pairs of classes, each with the same weight. With
+    one class this is the usual estimator.
     """
     size = x.shape[1]
 
@@ -95,7 +96,7 @@ def gaussian(features: Float32) -> tuple[Float64, Float64]:
 def frechet(ours: Float32, reference: Float32) -> float:
     """Return the Fréchet distance |mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2)).
 
-    The last trace is computed as that of (C'^(1/2) C C'^(1/2))^(1/2), a symmetric matrix with real eigenvalues.
+    The trace of the root is computed as the trace of (C'^(1/2) C C'^(1/2))^(1/2), a symmetric matrix with real eigenvalues.
     """
     (mean_a, cov_a), (mean_b, cov_b) = gaussian(ours), gaussian(reference)
     values, vectors = np.linalg.eigh(cov_b)

@@ -1,4 +1,4 @@
-"""Facts that tell models apart in tables: how each was made, and the method whose curve it belongs to."""
+"""Facts by which tables tell models apart: settings and origin of a model, and the method whose curve it belongs to."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ METHODS = {
 
 
 def method_of(kind: str, made: Provenance, solver: str | None = None) -> str:
-    """Name the curve of a model, or of a solver on it. Guided models have curves of their own."""
+    """Return the method of a model, or of a solver on it. Guided models have methods of their own."""
     own = TEACHER if kind == "teacher" else METHODS.get(made.objective, made.objective)
     return (own if solver is None else METHODS[solver]) + (", guided" if made.guidance else "")
 
 
 def model_facts(kind: str, made: Provenance, *, parameters: int, phi: Int64) -> dict[str, Any]:
-    """Return what sets one model apart from another, flat. Facts that are not known are left out."""
+    """Return the facts by which models differ, as one flat mapping. Unknown facts are left out."""
     settings = made.settings
     facts = {
         "kind": kind,
@@ -50,14 +50,14 @@ def model_facts(kind: str, made: Provenance, *, parameters: int, phi: Int64) -> 
     if made.objective == "rollout":
         facts |= {"sampler": "ddim", "norm": "squared"}  # runs older than these settings do not name them
     facts |= {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool | list)}
-    facts |= {"k": made.k, "guidance": made.guidance}  # None where it has no meaning, as k for other objectives
+    facts |= {"k": made.k, "guidance": made.guidance}  # None where it does not apply, such as k for other objectives
     if facts["phi"] == "other" and (share := settings.get("concentrate")):
         facts["phi"] = f"half within {share[0]:g} ... {share[1]:g} of T"
     return {key: value for key, value in facts.items() if value is not None}
 
 
 def provenance_of(model: TorchModel) -> Provenance:
-    """Return the provenance of a torch model as a manifest would hold it, its present guidance included."""
+    """Return the provenance of a torch model as a manifest would hold it, including its present guidance."""
     made = model.provenance
     loop = made.loop.model_dump() if made.loop else made.settings.get("loop") or {}
     present = made.model_copy(update={"guidance": model.guidance or made.guidance})

@@ -1,4 +1,4 @@
-"""The models of one family of a zoo around their teacher, found by the names that users give."""
+"""The models of one family of a zoo: its teacher, its students, and the samplers that users name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GUIDED = re.compile(r"guided:(?P<scale>\d+(\.\d+)?)(:(?P<guide>[^@]+))?(@(?P<va
 
 
 class Family:
-    """One family of a zoo, and torch models from anywhere else."""
+    """One family of a zoo. It also finds torch models outside of the zoo."""
 
     def __init__(self, zoo: Path, family: str) -> None:
         """Find the family's models. Raises TrainingError unless it has exactly one teacher."""
@@ -36,7 +36,7 @@ class Family:
         self.teacher = teachers[0]
 
     def all(self, solvers: Sequence[str], evaluations: Sequence[int]) -> list[str]:
-        """List every model, teacher first, and the teacher's solvers at `evaluations`; empty: at the students' step counts."""
+        """List the teacher, the students, and the teacher's `solvers` at `evaluations` steps; empty: the students' counts."""
         students = [entry.manifest for entry in self.entries if entry is not self.teacher]
         counts = evaluations or sorted({manifest.steps for manifest in students})
         teacher = self.teacher.manifest.name
@@ -47,11 +47,11 @@ class Family:
         """Return the sampler that a name means.
 
         - a name in the family, with or without `family/`: student-016, teacher@ddim-016
-        - what load_model takes, for a teacher with a solver too: `runs/teacher@dpmpp-016`
+        - a path that load_model takes, with or without a solver: `runs/teacher@dpmpp-016`
         - `guided:SCALE`: the family's teacher guided classifier-free, with or without `@dpmpp-016`
         - `guided:SCALE:GUIDE`: the same by autoguidance away from the network at GUIDE
 
-        Raises UnknownModelError, CheckpointError or TrainingError, which say what there is.
+        Raises UnknownModelError, CheckpointError or TrainingError when there is no such model.
         """
         name = spec.removeprefix(f"{self.name}/")
         if name.startswith("guided:"):
@@ -76,13 +76,13 @@ class Family:
         return model_sampler(name, model, match["variant"] or "")
 
     def _load(self, spec: str) -> TorchModel:
-        """Load a torch model, once for all scales of guidance."""
+        """Load a torch model once, however many guidance scales use it."""
         if spec not in self._loaded:
             self._loaded[spec] = load_model(spec)
         return self._loaded[spec]
 
     def _served(self, model_id: str) -> Sampler:
-        """Return the sampler of a model folder, which runs in the service's own runtime: what is measured is served."""
+        """Return the sampler of a model folder. It runs in the service's own runtime, as when it is served."""
         model = self.catalogue.resolve(model_id)
         manifest = model.entry.manifest
         variant = "@" in model_id

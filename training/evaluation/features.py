@@ -29,7 +29,7 @@ from training.progress import Progress
 SIDE = 128  # EfficientNet-Lite0's input here; its native 224 costs seven times as much for images of 28 to 64 pixels
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 _SHUFFLE_SEED = 0
-_CPU_BATCH = 8  # images at once on a CPU: their activations fit its caches, which is twice as fast as 50 at once
+_CPU_BATCH = 8  # images at once on a CPU: their activations fit its caches, so it is twice as fast as 50 at once
 
 
 class Features(Protocol):
@@ -46,7 +46,7 @@ class Features(Protocol):
 class EfficientNetLite0:
     """1280 features: the globally pooled last convolution of EfficientNet-Lite0, pixels scaled by (v - 127)/128.
 
-    The scaling is the one it was trained with: MEAN_RGB and STDDEV_RGB of tensorflow/tpu, models/official/efficientnet/lite/
+    The network was trained with this scaling: MEAN_RGB and STDDEV_RGB of tensorflow/tpu, models/official/efficientnet/lite/
     efficientnet_lite_builder.py. The README on PyPI shows ImageNet's mean and deviation, which are those of other networks.
     """
 
@@ -84,7 +84,7 @@ class EfficientNetLite0:
 
 
 class InceptionV3:
-    """2048 features of the 2015 Inception network with torch-fidelity's exact TensorFlow resize: those of FID."""
+    """The 2048 features of FID: the 2015 Inception network with torch-fidelity's exact TensorFlow resize."""
 
     name = "Inception-v3 (FID), 2048 features"
     key = "inception-v3"
@@ -101,7 +101,7 @@ class InceptionV3:
 
 
 def find_inception() -> InceptionV3 | str:
-    """Return the FID network where torch-fidelity and its weights are installed, else one line that says what is missing."""
+    """Return the FID network if torch-fidelity and its weights are installed, else one line that says what is missing."""
     weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -138,7 +138,7 @@ def image_features(
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of real images, float32 [N,D], and a text that says which images."""
+    """The features of real images, float32 [N,D], and a text that names the images."""
 
     features: Float32
     text: str
@@ -164,7 +164,7 @@ def source_features(source: ImageSource, split: str, count: int, extract: Featur
 def _cached(
     title: str, folder: Path, suffix: str, chunks: Sequence[range], read: Callable[[range], UInt8], extract: Features
 ) -> Float32:
-    """Return the features of the images in `chunks`, from disk where they are there: float32 [N,D]."""
+    """Return the features of the images in `chunks`: float32 [N,D]. Those on disk are not computed again."""
     paths = [folder / f"{numbers.start:06d}{suffix}.npy" for numbers in chunks]
     parts: list[Float32] = []
     with Progress(title, sum(map(len, chunks)), enabled=not all(path.exists() for path in paths)) as progress:

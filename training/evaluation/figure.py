@@ -1,4 +1,4 @@
-"""A picture of all models: one row of images a model, one column a noise."""
+"""A picture of all models: one row of images for each model, one column for each noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAD, _FONT = 4, 15  # pixels
 
 
 def draw(cache: ImageCache, samplers: Sequence[Sampler], starts: Starts, columns: int, path: Path) -> None:
-    """Draw the first images of every sampler from the same starting points, the most evaluations on top."""
+    """Draw the first images of every sampler from the same starting points. Most evaluations come first."""
     ordered = sorted(samplers, key=lambda sampler: (sampler.evaluations, sampler.id), reverse=True)
     labelled_rows([(s.id.partition("/")[2] or s.id, cache.first(s, starts, columns)) for s in ordered], path)
 

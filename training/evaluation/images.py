@@ -1,9 +1,9 @@
 """Images of samplers, computed chunk by chunk and kept on disk.
 
-A stopped measurement continues where it was, and memory does not grow with the number of images.
+A stopped measurement continues where it stopped, and memory does not grow with the number of images.
 
 A `Starts` decides where image i starts: from the noise of (seed, i), on a path between two noises, or from another image
-with noise added. Image i asks for class i mod (number of classes) unless the other image has a class.
+with noise added. The class of image i is i mod (number of classes), unless that other image has a class.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class NoiseStarts:
 class NoisedStarts:
     """Starts from noised images: image i starts at teacher step `step` from x0_i with the noise eps of (seed, i).
 
-    x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps. x0: uint8 [N,C,H,W]; name: of this set of images; labels: int64 [N], or
-    None for i mod classes.
+    x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps. x0: uint8 [N,C,H,W]; name: the name of this set of images; labels:
+    int64 [N], or None for i mod classes.
     """
 
     name: str
@@ -104,7 +104,7 @@ def labels_for(numbers: Int64, classes: int) -> Int64 | None:
 
 
 class ImageCache:
-    """Images under a folder, by sampler and starts. It keeps one network loaded at a time."""
+    """Keeps images under a folder, by sampler and starts. Only one network is loaded at a time."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -114,7 +114,7 @@ class ImageCache:
         return self.root / f"{sampler.key}-{starts.key}"
 
     def ensure(self, sampler: Sampler, starts: Starts, count: int, first: int = 0) -> None:
-        """Compute what is missing of `count` images from number `first` on, which is a multiple of CHUNK."""
+        """Compute those of `count` images from number `first` on that are missing. `first` is a multiple of CHUNK."""
         missing = [
             (numbers, path) for numbers, path in self._chunks(sampler, starts, count, first)
             if (kept := load_array(path)) is None or len(kept) < len(numbers)
@@ -167,7 +167,7 @@ def chunk_numbers(first: int, count: int) -> list[range]:
 
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Write an .npy file whole or not at all. Raises TrainingError when the disk refuses."""
+    """Write an .npy file whole or not at all. Raises TrainingError when it cannot be written."""
     try:
         with write_atomically(path) as draft, open(draft, "wb") as file:
             np.save(file, array)
@@ -176,7 +176,7 @@ def save_array(path: Path, array: NDArray[np.generic]) -> None:
 
 
 def load_array(path: Path) -> NDArray[Any] | None:
-    """Map an .npy file; None where it is missing or damaged, so that its images are computed again."""
+    """Map an .npy file into memory. Return None when it is missing or damaged: its images are then computed again."""
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r")
         return array

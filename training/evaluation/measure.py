@@ -1,4 +1,4 @@
-"""One run over one family: it measures every model and collects the facts that the numbers rest on."""
+"""One run over one family: it measures every model, and collects facts such as the data set and the machine."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from training.evaluation.timing import machine, step_seconds, time_per_image
 
 
 class Measurement:
-    """One run: the models of a family, what is wanted of them, and what was measured."""
+    """One run: the models of a family, the measurements wanted, and the images and facts so far."""
 
     def __init__(self, family: Family, wanted: Measurements, cache: Path, data: str | None) -> None:
-        """Open the models and the data. data: data set of the judge and of the distances, None: the teacher's.
+        """Open the models and the data. data: data set of the judge and of the distances; None: the teacher's.
 
         Raises TrainingError, DataError or UnknownModelError before anything is computed.
         """
@@ -91,7 +91,7 @@ class Measurement:
         }
 
     def run(self) -> Report:
-        """Measure every model. Images and features that were computed before come from the cache."""
+        """Measure every model. Take images and features that were computed before from the cache."""
         results = [self._result(sampler) for sampler in self.samplers]
         if "test" in self.real:
             results.append(self._test_result())
@@ -146,7 +146,7 @@ class Measurement:
         )
 
     def _test_result(self) -> Result:
-        """Measure the data set's own test images, which are as close to the training set as a perfect model comes."""
+        """Measure the data set's own test images. A perfect model would be as close to the training images as these."""
         test = self.real["test"]
         metrics, subsets = self._distances(test.features, classes=0)
         facts = {"kind": "data", "data": test.text}
@@ -193,7 +193,7 @@ class Measurement:
         return metrics, decibels
 
     def _pairs(self, sampler: Sampler, starts: Starts, count: int) -> Iterator[tuple[UInt8, UInt8]]:
-        # The reference first and in full, because one network is loaded at a time.
+        # Compute all images of the reference first, because only one network is loaded at a time.
         self.images.ensure(self.reference, starts, count)
         yield from zip(
             self.images.chunks(sampler, starts, count), self.images.chunks(self.reference, starts, count), strict=True

@@ -1,7 +1,8 @@
 """Models measured in parts: results over disjoint images of one seed, from several machines or runs, pooled into one.
 
-Subset i of every part is compared with subset i of the training images (training.evaluation.distances), so the mean of the
-parts' estimates, weighted by images, is an estimate as each of them is, and the interval comes from these means.
+Subset i of every part is compared with subset i of the training images (training.evaluation.distances). The mean over the
+parts of their estimates i, weighted by images, is therefore an estimate for subset i of all images. The interval is computed
+from these means.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from training.evaluation.result import Result
 
 
 def check_one_model(results: Sequence[Result]) -> None:
-    """Raise TrainingError unless results of one name are of one model: the same plan, and no facts that contradict."""
+    """Raise TrainingError unless results of one name belong to one model: same plan, same method, equal known facts."""
     first = results[0]
     for result in results[1:]:
         other = [name for name in result.facts if result.facts[name] != first.facts.get(name, result.facts[name])]
@@ -32,10 +33,10 @@ def check_one_model(results: Sequence[Result]) -> None:
 
 
 def pooled(result: Result, parts: Sequence[Result]) -> Result:
-    """Pool `result` with those of `parts` that follow it one after the other. A result without a KID stays as it is.
+    """Pool `result` with the parts whose images follow its own without a gap. A result without a KID stays as it is.
 
-    Class agreement is weighted like KID. FD, FID, precision and recall cannot be computed from the parts' numbers and are
-    left out. Agreement stays that of `result`, because parts have none.
+    Class agreement is weighted by images too. FD, FID, precision and recall are left out, because they cannot be computed from
+    the numbers of the parts. Agreement with the reference is that of `result`, because parts have none.
     Raises TrainingError where images are missing between two parts.
     """
     if "kid" not in result.metrics:

@@ -1,7 +1,7 @@
-"""Interpolation: images along the spherical path between two noises, and how evenly they change.
+"""Interpolation: images along the spherical path between two noises, and the smoothness of that path.
 
 Frame f of F on path p starts from slerp(z_a, z_b; f/(F - 1)) (models.noise), where z_a and z_b are the noises of (seed, 2p)
-and (seed, 2p + 1). All frames ask for one class, so that the path changes the noise alone.
+and (seed, 2p + 1). All frames of a path have one class, so that only the noise changes along it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,14 @@ class PathStarts:
 
 
 def smoothness(features: Float32, frames: int) -> dict[str, float]:
-    """Return how evenly paths move, from the features [P F, D] of their frames: means over paths, d_f = |v_{f+1} - v_f|.
+    """Measure the smoothness of P paths from the features v [P F, D] of their F frames.
+
+    With d_f = |v_{f+1} - v_f|:
 
     path_length    (F - 1)^2 mean of d^2: the perceptual path length of Karras et al. 2019 (arXiv 1812.04948, section 4.1) with
-                   steps of 1/(F - 1) of the path, not 1e-4, which 8-bit images cannot resolve, and our features for VGG's
-    path_max_step  max d / mean d: 1 is perfectly even, F - 1 a single jump
+                   steps of 1/(F - 1) of the path, because 8-bit images cannot resolve the paper's 1e-4, and with our features
+                   in place of VGG's
+    path_max_step  mean over paths of max d / mean d: 1 is perfectly even, F - 1 is a single jump
     """
     points = features.astype(np.float64).reshape(-1, frames, features.shape[1])
     steps: Float64 = np.linalg.norm(np.diff(points, axis=1), axis=2)

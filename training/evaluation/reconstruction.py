@@ -1,7 +1,7 @@
-"""Images from noised ones, also from images of a kind the model has never seen: the paper's open question on generalisation.
+"""Images made from noised images, also of kinds that the model never saw: the paper's open question on generalisation.
 
-x at teacher step t is made from another image, x = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps. The image that a student
-makes from this x is compared with the image that the teacher makes from the same x.
+x at teacher step t is made from a given image x0: x = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps. The image that a
+student makes from this x is compared with the image that the teacher makes from the same x.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CORRUPTIONS: dict[str, Callable[[UInt8], UInt8]] = {
 
 @dataclass(frozen=True, eq=False)
 class Originals:
-    """Images to start from: uint8 [N,C,H,W], and their classes where they are the model's own."""
+    """Images to start from, uint8 [N,C,H,W]. labels: their classes, if they are from the model's own data set; else None."""
 
     name: str
     images: UInt8
@@ -49,8 +49,7 @@ class Originals:
     def read(spec: str, model: Sampler, count: int) -> Originals:
         """Read images of `DATA` or `DATA:rotated`, fitted to the model's size and channels.
 
-        Test images are taken where the data set has them.
-
+        Takes test images if the data set has them, else training images.
         Raises DataError, or TrainingError for an unknown corruption.
         """
         data, _, corruption = spec.rpartition(":") if spec.rpartition(":")[2] in CORRUPTIONS else (spec, "", "clean")

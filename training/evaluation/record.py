@@ -1,4 +1,4 @@
-"""The places where results are kept: one JSON a run, and the manifests and model cards of the zoo."""
+"""Reading and writing of results: one JSON for each run, and the manifests and model cards of the zoo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.errors import TrainingError
 from training.evaluation.distances import SUBSETS
 from training.evaluation.result import Measurements, Report, Result
 
-# Manifests carry quality only. Times belong to one machine; the estimates behind intervals are in the run's JSON.
+# Manifests hold quality only: times belong to one machine, and the estimates behind intervals are in the run's JSON.
 OF_IMAGES = (
     "kid",
     "kid_low",
@@ -25,25 +25,25 @@ OF_IMAGES = (
     "precision",
     "recall",
     "class_agreement",
-)  # over a result's N images
-OF_PAIRS = ("psnr_db", "psnr_p10_db", "ssim", "rmse", "cosine", "same_noise")  # over pairs with the result's reference
+)  # metrics over the N images of a result
+OF_PAIRS = ("psnr_db", "psnr_p10_db", "ssim", "rmse", "cosine", "same_noise")  # over pairs with the reference's images
 _AND = " && "  # between the commands that a manifest's metrics come from
 
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """One measured run as its JSON holds it. ablation: the heading of its table, empty for a run of the main tables."""
+    """One measured run, as in its JSON. ablation: the heading of its own table; empty for a run of the main tables."""
 
     family: str
     ablation: str
     command: str
-    measurements: dict[str, Any]  # those of the version that wrote the file; "plan" in the JSON
+    measurements: dict[str, Any]  # fields of the version that wrote the file; "plan" in the JSON
     facts: dict[str, Any]
     results: list[Result]  # "rows" in the JSON
 
 
 def write_run(path: Path, family: str, report: Report, measurements: Measurements, command: str, ablation: str = "") -> None:
-    """Write the run's JSON atomically, one line a result. Raises TrainingError when the disk refuses."""
+    """Write the run's JSON atomically, one line a result. Raises TrainingError when it cannot be written."""
     shown = {"family": family, "ablation": ablation, "command": command}
     head = {**shown, "plan": asdict(measurements), "facts": report.facts}
     lines = ",\n  ".join(json.dumps(asdict(result)) for result in report.results)
@@ -56,7 +56,7 @@ def write_run(path: Path, family: str, report: Report, measurements: Measurement
 
 
 def read_run(path: Path) -> EvaluationRun:
-    """Read a run's JSON. Raises TrainingError for any other file."""
+    """Read a run's JSON. Raises TrainingError when the file is no such JSON."""
     try:
         data = json.loads(path.read_text())
         shared = data["facts"].get("reference", "")  # results of older reports do not repeat it
@@ -75,10 +75,10 @@ def read_run(path: Path) -> EvaluationRun:
 
 
 def record(zoo: Path, results: list[Result], command: str) -> None:
-    """Add quality by plan to the manifests and model cards of the zoo. Results of other models are ignored.
+    """Add the results to the manifests and model cards of the zoo, by plan. Results of other models are ignored.
 
-    Agreement in a manifest is with the family's teacher at all of its steps. Agreement with another reference is only in the
-    reports. A family is ranked by KID once every measured model in it has one, until then by RMSE to the teacher.
+    A manifest holds agreement with the family's teacher at all of its steps; agreement with other references is only in the
+    run's JSON. A family is ranked by KID if all of its measured models have one, else by RMSE to the teacher.
     """
     catalogue = discover([zoo])
     before = {owner: entry.manifest for owner, entry in catalogue.entries.items()}
@@ -91,7 +91,7 @@ def record(zoo: Path, results: list[Result], command: str) -> None:
         names = OF_IMAGES if result.reference not in ("", teacher) else (*OF_IMAGES, *OF_PAIRS)
         metrics = {name: float(f"{result.metrics[name]:.6g}") for name in names if name in result.metrics}
         if result.model == teacher:
-            metrics.setdefault("rmse", 0.0)  # to itself
+            metrics.setdefault("rmse", 0.0)  # the teacher agrees with itself
         measured = added(manifest.quality.get(result.plan), Quality(images=result.images, metrics=metrics, command=command))
         plans = dict(sorted({**manifest.quality, result.plan: measured}.items()))
         after[manifest.id] = manifest.model_copy(update={"quality": plans})
@@ -108,7 +108,8 @@ def record(zoo: Path, results: list[Result], command: str) -> None:
 def added(old: Quality | None, new: Quality) -> Quality:
     """Return `new` with those metrics of `old` that it lacks.
 
-    Metrics of N images stay together, so that `images` holds for all of them: those measured with a KID, else the new ones.
+    `images` must hold for all metrics over N images. If `images` differs, only one set of these is kept: the new set, unless
+    only the old set has a KID.
     """
     if old is None or old.metrics.keys() <= new.metrics.keys():
         return new
@@ -126,7 +127,7 @@ def added(old: Quality | None, new: Quality) -> Quality:
 
 
 def _rank(members: list[Manifest], manifests: dict[str, Manifest]) -> None:
-    """Set one ranking metric for all measured models of a family, because values of two metrics cannot be compared."""
+    """Set one ranking metric for all measured models of a family. Models can only be ranked by the same metric."""
     own = (m.quality.get(m.plan_name) for m in members)
     by_kid = all(quality is None or "kid" in quality.metrics for quality in own)
     ranking = Ranking(metric="kid" if by_kid else "rmse", better="lower")

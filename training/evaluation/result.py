@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Measurements:
-    """The choice of what to measure, and on how many images."""
+    """The settings of a run: its models, its measurements, and the numbers of images."""
 
     images: int = 1000
     teacher_images: int = 300
@@ -32,13 +32,14 @@ class Measurements:
 class Result:
     """The result of one model.
 
-    metrics      by name (training.evaluation.tables says what each means); a name that is absent was not measured
-    kid_subsets  the estimates that the KID interval rests on; results with the same seed and images pair them up
-    facts        how the model was made
-    reference    the model that this one is compared with from the same noise; empty for the reference and for real images
-    psnr         PSNR of each seed's image in dB; results with the same seeds and reference pair them up
-    first_index  number of the first image; results of further images (training.evaluation.parts) have no reference
-    parts        number of images of each part that the result was pooled from; empty for a result measured in one piece
+    metrics      metrics by name (training.evaluation.tables explains them); a missing name was not measured
+    kid_subsets  the estimates behind the KID interval; paired between results with the same seed and images
+    facts        facts of how the model was made
+    reference    the model that this one is compared with from the same noise; empty for the reference, for real images, and
+                 for a part that does not start at image 0 (training.evaluation.parts)
+    psnr         PSNR of each image in dB; paired between results with the same seeds and reference
+    first_index  number of the first image
+    parts        number of images of each part that was pooled into this result; empty for a result measured at once
     """
 
     model: str
@@ -58,7 +59,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """All results of a run, and the facts they rest on."""
+    """All results of a run, and facts that hold for all of them: data, features, reference, machine."""
 
     results: list[Result]
     facts: dict[str, Any]

@@ -83,7 +83,7 @@ def _family(family: str, runs: Sequence[EvaluationRun], picture: Path) -> list[s
 
 
 def _comparable(runs: Sequence[EvaluationRun]) -> bool:
-    """Return True where runs share their noises and, if they have distances, the training images and the features."""
+    """Return True when runs have the same seed and, if they have distances, the same training images and features."""
     counts = {run.measurements["data_images"] for run in runs} - {0}
     bases = {tuple(run.facts.get(name) for name in ("data", "features", "resize")) for run in runs if "features" in run.facts}
     return len({run.measurements["seed"] for run in runs}) <= 1 and len(counts) <= 1 and len(bases) <= 1
@@ -92,11 +92,11 @@ def _comparable(runs: Sequence[EvaluationRun]) -> bool:
 def merged(runs: Sequence[EvaluationRun]) -> list[Result]:
     """Return the results of several runs in order, one a model.
 
-    - The best of a model's results is the one with a KID, then from image 0 on, then with a reference that is guided as the
-      model is, then with more images; of equals the later one.
-    - Metrics that it lacks come from the others where they do not rest on its N: times, and with the same reference paths
-      and noised images.
-    - Results of further images are pooled with it.
+    - Of the results of a model, the best one counts. These count most, in this order: a KID, images from 0 on, a reference that
+      is guided exactly if the model is, more images, a later run.
+    - Metrics that the best result lacks are taken from the others if they do not depend on its N. These are the times and, if
+      the reference is the same, the metrics of paths and noised images.
+    - Results of further images are pooled with the best result.
     """
     results = [result for run in runs for result in run.results]
     made = []
@@ -113,7 +113,7 @@ def merged(runs: Sequence[EvaluationRun]) -> list[Result]:
 
 
 def _whole(results: Sequence[Result]) -> list[Result]:
-    """Return the results from image 0 on, pooled with the parts of their models, and parts of models without such a result."""
+    """Pool every result from image 0 on with the parts of its model. Keep the parts of a model without such a result."""
     made = []
     for result in results:
         others = [
@@ -128,7 +128,7 @@ def _whole(results: Sequence[Result]) -> list[Result]:
 
 
 def _alike(result: Result) -> bool:
-    """Return True where model and reference are both guided or both not."""
+    """Return True when model and reference are both guided, or both not guided."""
     return result.method.endswith(", guided") == ("/guided:" in result.reference)
 
 
@@ -159,7 +159,7 @@ def _reconstructions(results: Sequence[Result]) -> list[str]:
 
 
 def _basis(runs: Sequence[EvaluationRun], told: set[str]) -> list[str]:
-    """Return the commands of runs, each with its noises, its reference, and what else it rests on unless `told` has that."""
+    """List the commands of runs. Each is followed by its seed, its reference, and its other facts unless `told` has them."""
     parts = []
     for run in runs:
         facts = run.facts

@@ -1,7 +1,7 @@
-"""Samplers under test: weights that take denoise steps, and the plan they follow.
+"""Samplers under test: weights that take denoise steps, and the plan of these steps.
 
-Model folders run in the service's own runtime (training.evaluation.family), so what is measured is what is served.
-Checkpoints, diffusers pipelines and guided teachers run in torch. Both walk their plan by models.runtime.denoise.
+Model folders run in the service's own runtime (training.evaluation.family), so the images are those that the service makes.
+Checkpoints, diffusers pipelines and guided teachers run in torch. Both take their steps in models.runtime.denoise.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from training.torch_model import TorchModel, load_model
 class Sampler:
     """One way to make images.
 
-    id       its name in tables, as a user would ask for it
-    weights  fingerprint of the weights; an image depends on weights, `name` and where it starts, on nothing else
-    name     the plan within the weights, as manifests call it, e.g. ddim-016
-    method   the curve it belongs to; samplers of one method differ in evaluations
+    id       its name in tables, as a user would write it
+    weights  fingerprint of the weights; an image depends only on `weights`, `name` and its start
+    name     the name of the plan, as in manifests, e.g. ddim-016
+    method   the method whose curve it belongs to; samplers of one method differ in evaluations
     phi      int64 [rows + 1] teacher step at each row's start, in increasing order
-    per_step network evaluations a row costs: 1, or 2 for a guided teacher
-    facts    how it was made, for the tables
+    per_step network evaluations of a row: 1, or 2 for a guided teacher
+    facts    facts of how it was made, for the tables
     """
 
     id: str
@@ -50,7 +50,7 @@ class Sampler:
 
     @property
     def key(self) -> str:
-        """Names the folder of its images: weights and plan."""
+        """The name of the folder of its images: weights and plan."""
         return f"{self.weights}-{self.name.rpartition('-')[0]}-{len(self.plan):04d}"
 
     @property
@@ -59,7 +59,7 @@ class Sampler:
 
 
 def torch_sampler(spec: str) -> Sampler:
-    """Return the sampler of a run folder, diffusers pipeline or hub id, with `@sampler-steps` or by its own plan."""
+    """Return the sampler of a run folder, diffusers pipeline or hub id, with `@sampler-steps`, else by its own plan."""
     base, _, variant = spec.partition("@")
     return model_sampler(base, load_model(base), variant)
 
@@ -90,7 +90,7 @@ def model_sampler(name: str, model: TorchModel, variant: str = "") -> Sampler:
 
 
 def fingerprint(model: TorchModel) -> str:
-    """Return sixteen hex digits of weights, schedule and guidance scale. A guided model's weights are both networks'."""
+    """Return sixteen hex digits of a sha256 over weights (of both networks if guided), schedule and guidance scale."""
     digest = hashlib.sha256(model.alpha_bar.tobytes() + model.labels.tobytes())
     for name, tensor in sorted(model.network.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())

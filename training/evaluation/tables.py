@@ -1,4 +1,4 @@
-"""Results as tables in Markdown, which also read well on a terminal. Every number comes from a result."""
+"""Results as tables in Markdown, which are aligned for a terminal too. Every number comes from a result."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def value(result: Result, name: str, form: str = ".4g", scale: float = 1) -> str:
-    """Show a metric or fact of a result; empty where it was not measured."""
+    """Format a metric or fact of a result. Return an empty text when it was not measured."""
     found = result.metrics.get(name, result.facts.get(name))
     if found is None:
         return ""
@@ -57,7 +57,7 @@ def value(result: Result, name: str, form: str = ".4g", scale: float = 1) -> str
 
 
 def kid(result: Result) -> str:
-    """Show KID times 1000 with its interval."""
+    """Format KID times 1000 with its interval."""
     if "kid" not in result.metrics:
         return ""
     mean, low, high = (value(result, name, ".2f", 1000) for name in ("kid", "kid_low", "kid_high"))
@@ -65,7 +65,7 @@ def kid(result: Result) -> str:
 
 
 def agreement(result: Result) -> str:
-    """Show PSNR to the reference, and SSIM."""
+    """Format PSNR to the reference, and SSIM."""
     return f"{value(result, 'psnr_db', '.1f')} ({value(result, 'ssim', '.3f')})" if "psnr_db" in result.metrics else ""
 
 
@@ -118,14 +118,14 @@ PATHS: list[tuple[str, Cell]] = [
 
 
 def table(results: Sequence[Result], columns: Sequence[tuple[str, Cell]]) -> str:
-    """Render one line a result. Columns in which nothing was measured are left out."""
+    """Render one line for each result. Leave out columns in which nothing was measured."""
     cells = [[cell(result) for _, cell in columns] for result in results]
     kept = [i for i in range(len(columns)) if any(line[i] for line in cells)]
     return markdown([columns[i][0] for i in kept], [[line[i] for i in kept] for line in cells])
 
 
 def quality(results: Sequence[Result]) -> str:
-    """Render everything measured of images, with a column for the reference where there is more than one."""
+    """Render all metrics of images, with a column for the reference if there is more than one."""
     several = len(references(results)) > 1
     return table(results, [*QUALITY, REFERENCE] if several else QUALITY)
 
@@ -156,7 +156,7 @@ def series(results: Sequence[Result]) -> list[tuple[str, str, list[Result]]]:
 
 
 def pivot(results: Sequence[Result], cell: Cell) -> str:
-    """Render evaluations down, series across."""
+    """Render a line for each number of evaluations and a column for each series."""
     columns = series([result for result in results if cell(result)])
     counts = sorted({result.evaluations for _, _, points in columns for result in points})
     lines = [
@@ -167,7 +167,7 @@ def pivot(results: Sequence[Result], cell: Cell) -> str:
 
 
 def varying(results: Sequence[Result]) -> list[str]:
-    """List the facts that differ between results. A fact counts where at least two of them know it."""
+    """List the facts that differ between results. A fact counts if at least two results have it."""
     shown_elsewhere = {"kind", "runtime", "steps", "phi", "concentrate", "weights"}
     shown_elsewhere |= {"training_cost", "training_images", "training_seconds"}
     names = sorted({name for result in results for name in result.facts} - shown_elsewhere)
@@ -180,7 +180,7 @@ def varying(results: Sequence[Result]) -> list[str]:
 
 
 def ablation(results: Sequence[Result]) -> str:
-    """Render the settings that differ, their cost and their quality. Real images have no settings and are left out."""
+    """Render the settings that differ, with cost and quality. Leave out real images, which have no settings."""
     results = [result for result in results if result.method != REAL_IMAGES]
     settings = [(name, _metric(name, "," if name == "parameters" else ".4g")) for name in varying(results)]
     phi: list[tuple[str, Cell]] = [("phi", _metric("phi"))] if len({result.facts.get("phi") for result in results}) > 1 else []
@@ -189,7 +189,7 @@ def ablation(results: Sequence[Result]) -> str:
 
 
 def reconstructions(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Render one table for each set of originals that models started from: (originals, table)."""
+    """Render one table for each set of images that models started from: (name of the set, table)."""
     names = sorted(
         {name.removeprefix("from_").removesuffix("_psnr_db") for result in results for name in result.metrics
          if name.startswith("from_") and name.endswith("_psnr_db")}

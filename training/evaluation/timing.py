@@ -1,4 +1,4 @@
-"""The time that an image takes, alone and in the best batch, and the machine it was measured on."""
+"""The time that an image takes, alone and in the best batch, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _REPEATS = 3
 
 
 def time_per_image(seconds: dict[int, float], steps: int) -> dict[str, float]:
-    """Return the milliseconds an image of so many steps takes, from the seconds of a step by batch size."""
+    """Return the milliseconds of an image of `steps` steps, from the seconds of one step by batch size."""
     best = min(seconds, key=lambda batch: seconds[batch] / batch)
     return {"ms_alone": 1000 * steps * seconds[1], "ms_batched": 1000 * steps * seconds[best] / best, "best_batch": float(best)}
 
 
 def step_seconds(network: StepNetwork, sampler: Sampler) -> dict[int, float]:
-    """Measure the seconds of one step by batch size, the shortest of a few. Every plan of the same weights costs the same."""
+    """Measure the seconds of one step by batch size, the shortest of a few. They hold for every plan of the same weights."""
     return {batch: _step_seconds(network, sampler, batch) for batch in TIMED_BATCHES}
 
 
@@ -44,7 +44,7 @@ def _step_seconds(network: StepNetwork, sampler: Sampler, batch: int) -> float:
         before = time.perf_counter()
         network.step(**inputs)
         durations.append(time.perf_counter() - before)
-    return min(durations[1:])  # the first warms up
+    return min(durations[1:])  # the first step is a warm-up
 
 
 def machine() -> dict[str, Any]:

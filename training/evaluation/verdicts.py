@@ -1,4 +1,4 @@
-"""Verdicts on the paper's claims and our own aims. Each follows from results by a stated rule."""
+"""Verdicts on the paper's claims and on our own aims. Each verdict follows from the results by a fixed rule."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STUDENT, GUIDED, TEACHER = METHODS["rollout"], f"{METHODS['rollout']}, guided", 
 DDIM, DPMPP, DDPM, PROGRESSIVE = (METHODS[name] for name in ("ddim", "dpmpp", "ddpm", "progressive"))
 MANY, FEW = (16, 32, 64, 128), (4, 8)
 MIN_PAIRS = 20  # seeds that a comparison seed by seed needs
-SAME_NOISE = 0.95  # semantic consistency: the nearest teacher image is the one from the same noise
-SMOOTH = 1.1  # an interpolation is as smooth as the teacher's up to this factor
-NO_WORSE = 0.05  # a KID is no worse than another where it is higher by at most this share, with its whole interval
+SAME_NOISE = 0.95  # semantic consistency: least share of images whose nearest teacher image is from the same noise
+SMOOTH = 1.1  # an interpolation counts as smooth as the teacher's up to this factor
+NO_WORSE = 0.05  # a KID is no worse than another if the whole interval of the difference is at most this share above
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Verdict:
 
 
 def difference(a: Result, b: Result) -> ConfidenceInterval:
-    """Return KID of a minus KID of b with its 95 % interval, paired by subset where both have the same noises and parts."""
+    """Return KID of a minus KID of b with its 95 % interval. Pair by subset if both have the same images and parts."""
     noises_a, noises_b = ((result.images, result.first_index, result.parts, len(result.kid_subsets)) for result in (a, b))
     if noises_a == noises_b:
         return confidence_interval(np.asarray(a.kid_subsets) - np.asarray(b.kid_subsets))
@@ -41,13 +41,13 @@ def difference(a: Result, b: Result) -> ConfidenceInterval:
 
 
 def _apart(a: Result, b: Result) -> tuple[float, float, str]:
-    """Return the ends of the interval of their difference in KID, and the evidence in words, times 1000."""
+    """Return (low, high, text) of the difference in KID: the ends of its interval, and all three numbers times 1000."""
     mean, low, high = difference(a, b)
     return low, high, f"{1000 * mean:+.1f} [{1000 * low:+.1f}, {1000 * high:+.1f}]"
 
 
 def verdicts(main: Sequence[Result], every: Sequence[Result]) -> list[Verdict]:
-    """Judge the paper's claims. main: the main table's results; every: those and the ablations'."""
+    """Judge the paper's claims. main: results of the main tables; every: those and the results of the ablations."""
     return [
         _lower_kid("The student is closer to the data (KID) than strided DDIM", main, STUDENT, [DDIM], MANY),
         _lower_kid("The student is closer to the data (KID) than progressive distillation", main, STUDENT, [PROGRESSIVE], MANY),
@@ -58,7 +58,7 @@ def verdicts(main: Sequence[Result], every: Sequence[Result]) -> list[Verdict]:
 
 
 def aims(main: Sequence[Result]) -> list[Verdict]:
-    """Judge what this project aims for."""
+    """Judge this project's own aims."""
     small = "At 4, 8 and 16 the student's KID is below DDIM's and DPM-Solver++'s, beyond the interval"
     few = "At 4 and 8 the student's KID is below that of every training-free sampler, beyond the interval"
     guided = "At 4, 8 and 16 a guided student's KID is below that of every training-free sampler, beyond the interval"
@@ -77,7 +77,7 @@ def aims(main: Sequence[Result]) -> list[Verdict]:
 
 
 def _find(results: Iterable[Result], method: str, evaluations: int, metric: str = "kid") -> Result | None:
-    """Find the best of a method's models at so many evaluations: lowest KID, or highest value of another metric."""
+    """Find the best model of a method at `evaluations`: by lowest KID, or by highest value of another metric."""
     found = [r for r in results if r.method == method and r.evaluations == evaluations and metric in r.metrics]
     return min(found, key=lambda r: r.metrics[metric] if metric == "kid" else -r.metrics[metric], default=None)
 
@@ -92,7 +92,7 @@ def _untested(claim: str, reason: str) -> Verdict:
 
 
 def _decide(claim: str, passed: Sequence[bool], evidence: Sequence[str], wanted: int = 0) -> Verdict:
-    """Decide a claim from its comparisons. With fewer than `wanted` it can only hold where it was measured."""
+    """Decide a claim from its comparisons. With fewer than `wanted` of them, it holds only where measured."""
     verdict = "holds" if all(passed) else "does not hold" if not any(passed) else "holds in part"
     if verdict == "holds" and len(passed) < wanted:
         verdict = "holds where measured"
@@ -100,7 +100,7 @@ def _decide(claim: str, passed: Sequence[bool], evidence: Sequence[str], wanted:
 
 
 def _lower_kid(claim: str, results: Sequence[Result], ours: str, others: Sequence[str], counts: Sequence[int]) -> Verdict:
-    """Judge a claim that holds where the whole interval of the difference in KID lies below zero."""
+    """Judge a claim that ours is lower in KID. It holds at a count if the whole interval of the difference is below zero."""
     passed, evidence = [], []
     for count in counts:
         mine = _find(results, ours, count)
@@ -117,7 +117,7 @@ def _lower_kid(claim: str, results: Sequence[Result], ours: str, others: Sequenc
 
 
 def _agreement(results: Sequence[Result]) -> Verdict:
-    """Judge agreement: it holds where the whole 95 % interval of the mean PSNR difference, seed by seed, lies above zero."""
+    """Judge agreement. It holds at a count if the whole 95 % interval of the mean PSNR difference, by seed, is above zero."""
     claim = "At 16, 32, 64 and 128 the student agrees with the teacher better than DDIM and DPM-Solver++ (PSNR)"
     passed, evidence = [], []
     plain = _with_teacher(results)
@@ -224,7 +224,7 @@ def _fold_cost(results: Sequence[Result]) -> Verdict:
 
 
 def _limit(results: Sequence[Result]) -> Verdict:
-    """Answer the paper's open question, how small T' may be: from this T' on every student's interval meets the teacher's."""
+    """Find the smallest T' (the paper's open question): from it on, every student's interval meets the teacher's."""
     claim = "The smallest T' whose KID interval still meets the teacher's"
     teacher = next((r for r in results if r.method == TEACHER and "kid" in r.metrics), None)
     students = sorted((r for r in results if r.method == STUDENT and "kid" in r.metrics), key=lambda r: r.evaluations)

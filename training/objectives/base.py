@@ -1,7 +1,7 @@
-"""The parts that distillation objectives share: the interface, the loss weight gamma', and the error that counts.
+"""The parts that distillation objectives share: the interface, the loss weight gamma', and the clip-aware error.
 
-An objective is a loss of a student on a batch (training.loop.Loss), and its cost. Cost is counted one way everywhere, in
-network evaluations per training image: 1 for a teacher (2 for a guided one), 3 for a student's forward and backward pass.
+An objective is a loss of a student on a batch (training.loop.Loss), and its cost. All objectives count cost in the same way,
+in network evaluations per training image: 1 for a teacher (2 for a guided one), 3 for a student's forward and backward pass.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def loss_weight(kept: Float64, kind: PredictionType, weight: Weight, cap: float)
     """Return the factor of ||prediction - target||^2 at each student step: float64 [T'] (Salimans & Ho 2022, section 4).
 
     kept: alpha_bar at the student's steps 1 ... T'; cap: bound of the factor in epsilon.
-    SNR = alpha_bar/(1 - alpha_bar). As an error in x0 is 1/noise times
-    as large in v and signal/noise times as large in epsilon, a loss w(SNR) ||x0 - x0*||^2 reads
+    SNR = alpha_bar/(1 - alpha_bar). An error in x0 is 1/noise times as large in v and signal/noise times as large in epsilon.
+    A loss w(SNR) ||x0 - x0*||^2 therefore has these factors:
 
         weight           w(SNR)                        in epsilon: w/SNR     in v: w (1 - alpha_bar)
         simple           SNR (epsilon), SNR + 1 (v)    1                     1
@@ -61,10 +61,10 @@ def reachable_error(
     kind: PredictionType,
     clip: tuple[float, float] | None,
 ) -> Tensor:
-    """Return prediction - target [B,C,H,W], and zero where clipping already makes the student's x0 equal x0*.
+    """Return prediction - target [B,C,H,W], but zero where clipping already makes the student's x0 equal x0*.
 
-    The samplers clip x0. Where x0* lies on a bound and the student's x0 beyond it, the step is right as it is. A loss that
-    pulled the student back onto the bound would replace an exact background by one that is exact on average only.
+    The samplers clip x0. Where x0* lies on a bound and the student's x0 lies beyond it, the step is already exact. A loss that
+    pulled the student back to the bound would replace an exact background by one that is exact only on average.
     """
     error = prediction - target
     if clip is None:

@@ -1,6 +1,6 @@
 """The configuration of each distillation objective: its own fields and no others.
 
-They stand apart from the losses because they are free of torch: the command line shows their defaults without loading it.
+They have a file of their own, which does not import torch: the command line shows their defaults without loading it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class RolloutConfig(_Config):
 
     objective: Literal["rollout"] = "rollout"
     k: int = Field(default=4, gt=0, description="teacher sub-steps for one student step; 1 is the paper's loss")
-    solver: Solver = Field(default="ddim", description="what takes the teacher's sub-steps")
-    sampler: Solver = Field(default="ddim", description="what takes the student's own steps")
+    solver: Solver = Field(default="ddim", description="solver of the teacher's sub-steps")
+    sampler: Solver = Field(default="ddim", description="sampler of the student's own steps")
     weight: Weight = Field(default="auto", description="gamma' (training.objectives.base.loss_weight)")
     max_weight: float = Field(default=1000.0, ge=1, description="cap of gamma' for epsilon students")
-    norm: Norm = Field(default="squared", description="the error of an image enters the loss squared, or as it is (l2)")
+    norm: Norm = Field(default="squared", description="norm of an image's error in the loss: squared, or l2 (its square root)")
 
 
 class ReleasedConfig(_Config):
@@ -67,7 +67,7 @@ _OF_ONE_PHASE: Mapping[str, type[RolloutConfig | ReleasedConfig | ConsistencyCon
 def objective_config(objective: str, options: Mapping[str, Any]) -> RolloutConfig | ReleasedConfig | ConsistencyConfig:
     """Return the configuration of a single-phase objective from the command line's options.
 
-    options: fields of RolloutConfig. Those at their defaults count as not given.
+    options: fields of RolloutConfig. An option at its default counts as not given.
     Raises TrainingError for an objective that does not exist or an option that it does not have, ValidationError for a value
     out of range.
     """
@@ -84,6 +84,6 @@ def objective_config(objective: str, options: Mapping[str, Any]) -> RolloutConfi
 def flat_settings(config: RolloutConfig | ReleasedConfig | ConsistencyConfig | ProgressiveConfig) -> dict[str, Any]:
     """Return the configuration as checkpoints and manifests record it: one flat layout for all objectives.
 
-    Fields that the objective does not have stand at the rollout's defaults, as they do in every manifest so far.
+    Fields that the objective does not have get the rollout's defaults, as in every manifest so far.
     """
     return {**RolloutConfig().model_dump(mode="json"), **config.model_dump(mode="json")}

@@ -4,8 +4,8 @@
 
 x* is one DDIM step of the teacher along phi, whose steps are the paper's discretisation t_1 ... t_N. v-prediction gives the
 boundary condition by itself: x0 = signal x - noise v, the paper's c_skip and c_out, is x where noise = 0. The target network
-is the student itself without gradient (Song & Dhariwal 2023, arXiv 2310.14189, section 3.2: no moving average). So there is
-no state besides the network, and a resumed run continues exactly.
+is the student itself without gradient (Song & Dhariwal 2023, arXiv 2310.14189, section 3.2: no moving average). The network
+is therefore the only state, and a resumed run continues exactly.
 
 The sampler is the paper's stochastic multistep one (algorithm 1; models.plan.consistency): predict x0 from noise, add noise up
 to the next step kept, repeat. With one evaluation it is deterministic.

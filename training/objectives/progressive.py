@@ -1,8 +1,8 @@
 """Progressive distillation, the multi-fold baseline (Salimans & Ho 2022, arXiv 2202.00512, algorithm 2).
 
-Each fold halves the steps: the student's one step learns to land where two DDIM steps of its teacher do, and becomes the next
-fold's teacher. That target is the rollout's with k = 2 (training.walk), so a fold is an ordinary distillation whose teacher
-is the fold before. The budget counts every fold's network evaluations, and every fold gets the same share of it.
+Each fold halves the steps: one step of the student learns to land where two DDIM steps of its teacher land. The student is
+the teacher of the next fold. The target is that of the rollout with k = 2 (training.walk), so a fold is an ordinary
+distillation. The budget counts the network evaluations of all folds, and every fold gets the same share of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def folds(teacher_steps: int, target: int) -> list[int]:
 def progressive(config: FoldsConfig, run: Path, *, resume: bool = False) -> list[Path]:
     """Distil `config.teacher` down to `config.to` steps in folds. Return the run folders `run`/student-NNNN, one a fold.
 
-    With `resume` finished folds are kept and the one that was stopped goes on.
+    resume: keep finished folds and continue the one that was stopped.
     Raises TrainingError when T' is no halving of T, or the budget is below one batch a fold.
     """
     counts = folds(load_model(config.teacher).steps, config.to)
@@ -58,7 +58,7 @@ def progressive(config: FoldsConfig, run: Path, *, resume: bool = False) -> list
 
 
 def _finished(run: Path, fold: DistillConfig) -> bool:
-    """Return True when the checkpoint of a fold is its last. Raises TrainingError when that was made with other settings."""
+    """Return True when a fold has seen all of its images. Raises TrainingError when it was trained with other settings."""
     _, facts = load_run(run / CHECKPOINT)
     if not facts.finished:
         return False

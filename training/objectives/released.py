@@ -3,10 +3,10 @@
     L = E_t [ mean | prediction_student - prediction_teacher |  +  mean | h_student - h_teacher | ]
 
 with h the network's last hidden feature map, the input of its output layers. Both networks see x_{phi_t}. The paper's section
-3.5 has the squared error of the noise alone. Predictions are compared as they are, without clipping. Two things differ from the
-released code:
+3.5 has only the squared error of the noise. Predictions are compared without clipping. Two things differ from the released
+code:
 
-- phi ends at T, where the released mapping never trains at the noisiest step;
+- phi ends at T; the released mapping never trains at the noisiest step;
 - the prediction may be v.
 """
 
@@ -38,7 +38,7 @@ class _LastFeatures:
 def released(teacher: TorchModel, student: UNet2DModel, phi: Int64, noising: Noising) -> Objective:
     """Return the objective for `student` on phi.
 
-    Raises TrainingError when the last feature maps differ in width, or the teacher is guided and so has two of them.
+    Raises TrainingError when the last feature maps differ in width, or when the teacher is guided and therefore has two.
     """
     if teacher.guidance is not None:
         raise TrainingError("the released objective compares feature maps, which a guided teacher does not have; use rollout")

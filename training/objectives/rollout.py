@@ -2,20 +2,21 @@
 
     L = E_t gamma'_t || prediction(x_{phi_t}, t - 1) - prediction*(x0*) ||^2
 
-k = 1 is the paper's loss exactly where clipping is inactive; with clipping its target is the teacher's prediction re-derived
-from the clipped x0. k > 1 matches hidden variables that no walk of the teacher along phi reaches.
+k = 1 is exactly the paper's loss where clipping is inactive. With clipping, its target is the teacher's prediction re-derived
+from the clipped x0. k > 1 matches hidden variables that single steps of the teacher along phi do not reach.
 
-A student may take its own steps by DPM-Solver++(2M) too (models.plan.dpmpp_2m). Its step goes along D = x0 + g (x0 - x0_prev),
-which is x0* where it predicts
+A student may also take its own steps by DPM-Solver++(2M) (models.plan.dpmpp_2m). Its step goes along D = x0 + g (x0 - x0_prev).
+D equals x0* when the student predicts
 
     x0 = (x0* + g x0_prev) / (1 + g),      g = 1 / (2 r) of this step, 0 in the first step and the last,
 
-with x0_prev its own prediction at step t + 1. To have one, the student reaches x_{phi_t} as it does when it samples: by two of
-its own steps without gradient, from the noised image at t + 2, the first in first order. After one step only, x_{phi_t} and
-x0_prev would differ by an error of the order that is to be learned. The DDIM student has g = 0 everywhere and needs neither.
+with x0_prev its own prediction at step t + 1. To get x0_prev, the student reaches x_{phi_t} as it does in sampling: it takes
+two of its own steps without gradient from the noised image at t + 2, the first of them in first order. With one step only,
+x_{phi_t} and x0_prev would differ by an error of the order that is to be learned. The DDIM student has g = 0 and needs no
+such steps.
 
 With norm = l2 an image's error is not squared: mean_i ||e_i|| in place of mean_i ||e_i||^2. With a good solver, most of the
-squared error is in the last step, onto the image, and the loss would neglect the others. Unsquared, every step counts.
+squared error is in the last step, onto the image, and the loss would neglect the other steps. With l2 every step counts.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from training.torch_model import TorchModel
 from training.walk import Walk, multistep_gain
 
 NORM_FLOOR = 1e-4  # keeps the gradient of the square root finite where an image's error is zero
-LEAD = 2  # own steps that a multistep student takes before the step of its loss
+LEAD = 2  # steps that a multistep student takes by itself before the step of its loss
 
 
 def rollout(teacher: TorchModel, phi: Int64, noising: Noising, config: RolloutConfig) -> Objective:
@@ -51,7 +52,7 @@ def rollout(teacher: TorchModel, phi: Int64, noising: Noising, config: RolloutCo
     def arrive(network: nn.Module, draw: Draw) -> tuple[Tensor, Tensor]:
         """Run the student two steps without gradient and without dropout, down to the drawn step t.
 
-        Return (x at t, its x0 at t + 1). Where no step comes before t, they are the noised image and zero.
+        Return (x at t, the student's x0 at t + 1). Where t = T', no step comes before: they are the noised image and zero.
         """
         trained = network.training
         network.eval()

@@ -67,14 +67,14 @@ class Broken:
 def test_the_faster_one_serves_where_its_images_hold_the_bar(
     tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, candidate: Candidate | Broken, gain: float, provider: str
 ) -> None:
-    monkeypatch.setattr("models.runtime.choose._times_faster", lambda *_: [gain])  # a clock would make this a matter of luck
+    monkeypatch.setattr("models.runtime.choose._times_faster", lambda *_: [gain])  # measured times would make this test flaky
     choice = FasterOf(OnnxBackend(threads=1), candidate)
     assert choice.load(tiny_catalogue.entries["tiny/student-004"]).provider == provider
     assert candidate.fingerprint in choice.fingerprint
 
 
 class Starts:
-    """A service that starts several times with one folder. Each start measures another gain."""
+    """Starts of a service with one cache folder. Each start measures the gains that the test gives it."""
 
     def __init__(self, entry: Entry, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entry, self.folder = entry, folder
@@ -82,7 +82,7 @@ class Starts:
         monkeypatch.setattr("models.runtime.choose._times_faster", lambda *_: [self.gains.pop(0)])
 
     def provider(self, *gains: float, candidate: Candidate | Broken | None = None, threads: int = 1) -> str:
-        """Start once and return the chosen provider. Measuring gives `gains`, and all of them must be used."""
+        """Start once and return the chosen provider. The start must use all `gains`; without gains it must not measure."""
         self.gains = list(gains)
         backend = FasterOf(OnnxBackend(threads=threads), candidate or Candidate(0), self.folder)
         chosen = backend.load(self.entry).provider

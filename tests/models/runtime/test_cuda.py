@@ -1,4 +1,4 @@
-"""The GPU path without a GPU: its provider options, and its bound buffers on the CPU."""
+"""The code for GPUs, tested without one: the provider options, and bound buffers on the CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_bound_buffers_give_what_a_plain_run_gives(tiny_catalogue: Catalogue, mo
     entry = tiny_catalogue.entries[model]
     network, plain = bound(entry), OnnxBackend(threads=1).load(entry)
     network.prepare([4, 1])
-    for rows in (1, 2, 3, 4, 3, 6):  # 2 and 3 ride in the buffers of 4; 6 is larger than all that was prepared
+    for rows in (1, 2, 3, 4, 3, 6):  # 2 and 3 use the buffers of 4; 6 is larger than every prepared size
         inputs = probe_inputs(entry, rows)
         for ours, theirs in zip(network.step(**inputs), plain.step(**inputs), strict=True):
             np.testing.assert_array_equal(ours, theirs)

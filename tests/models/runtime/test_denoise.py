@@ -1,4 +1,4 @@
-"""The walk through a plan outside the engine, with a network that only records what it is asked."""
+"""The walk through a plan outside the engine, with a network that records its inputs."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from training.evaluation.classifier import has_test_split, load_classifier, trai
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Write sixty pictures of noise with random classes, which only memory can recognise."""
+    """Write sixty pictures of noise with random classes. A classifier can only learn them by heart."""
     random = np.random.default_rng(0)
     for number in range(60):
         path = tmp_path / "pictures" / ("a", "b")[number % 2] / f"{number:02d}.png"
@@ -55,7 +55,7 @@ def test_a_hub_set_without_test_images_lends_its_validation_images(tmp_path: Pat
 
 
 def test_meaningless_classes_are_not_recognised(folder: Path, tmp_path: Path) -> None:
-    """Measured on its own training images, the judge would be right on most of them."""
+    """On its own training images the judge would be right most of the time, so its accuracy is measured on others."""
     judge = load_classifier(str(folder), tmp_path / "cache", image_size=8, channels=1, classes=2, epochs=100)
     train, _ = train_and_test(str(folder), image_size=8, channels=1)
     learnt = np.stack([train.read(i) for i in range(len(train))])
@@ -75,7 +75,7 @@ def test_the_judge_is_the_same_wherever_it_is_trained(idx_folder: Path, tmp_path
         load_classifier(str(idx_folder), tmp_path / name, image_size=8, channels=1, classes=3) for name in ("one", "other")
     )
     assert one.accuracy == other.accuracy > 0.9
-    (kept,) = (tmp_path / "one").iterdir()  # and nothing half-written beside it
+    (kept,) = (tmp_path / "one").iterdir()  # and no draft beside it
     assert kept.name.startswith("classifier-")
     for name, weight in one.network.state_dict().items():
         assert torch.equal(weight, other.network.state_dict()[name]), name

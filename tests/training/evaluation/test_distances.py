@@ -1,4 +1,4 @@
-"""Distances compared with torchmetrics' own, computed from the same features, and with their definitions."""
+"""Distances compared with those of torchmetrics from the same features, and with their definitions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_kid_is_unbiased_for_sets_of_unequal_size() -> None:
 
 
 def test_kid_is_unbiased_where_every_class_has_its_share() -> None:
-    """Our classes take turns and the real ones are drawn, as in `evaluate`. Treating ours as drawn gives far too low a KID."""
+    """Our classes take turns, the real ones are random, as in `evaluate`. Treating ours as random makes KID far too low."""
     means = 4 * np.random.default_rng(7).standard_normal((5, DIMENSIONS))
 
     def images(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_frechet_is_torchmetrics_own() -> None:
 
 
 def test_frechet_of_few_images_is_mostly_bias() -> None:
-    """Two samples of one distribution, one of them smaller than the number of features."""
+    """The samples are of one distribution, and one sample has fewer points than features."""
     random = np.random.default_rng(0)
     few, many, again = (random.standard_normal((n, 40)).astype(np.float32) for n in (30, 3000, 3000))
     assert frechet(few, many) > 10 * frechet(again, many)

@@ -82,7 +82,7 @@ def test_image_features_are_kept_and_completed(tiny_zoo: Path, tmp_path: Path) -
     assert extract.seen == CHUNK + 2
     np.testing.assert_allclose(first, Mean()(cache.first(sampler, starts, CHUNK + 2)), rtol=1e-6)
     more = image_features(cache, sampler, starts, CHUNK + 5, extract)
-    assert extract.seen == CHUNK + 2 + 5  # the last chunk alone was too short
+    assert extract.seen == CHUNK + 2 + 5  # only the last chunk was too short, and is computed again
     np.testing.assert_allclose(more[: CHUNK + 2], first, rtol=1e-6)
 
 

@@ -30,7 +30,7 @@ def test_what_was_computed_is_not_computed_again(sampler: Sampler, tmp_path: Pat
     assert whole.shape == (2 * CHUNK + 10, 1, 8, 8)
     folder = cache.folder(sampler, starts)
     times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    (folder / f"{CHUNK:06d}.npy").unlink()  # as if it had been stopped
+    (folder / f"{CHUNK:06d}.npy").unlink()  # as after a stopped run
     assert np.array_equal(ImageCache(tmp_path).first(sampler, starts, len(whole)), whole)
     changed = {path.name for path in folder.iterdir() if path.stat().st_mtime_ns != times[path.name]}
     assert changed == {f"{CHUNK:06d}.npy"}
@@ -45,7 +45,7 @@ def test_a_short_chunk_is_completed_and_a_long_one_cut(sampler: Sampler, tmp_pat
 
 
 def test_a_part_is_what_the_whole_has_there(sampler: Sampler, tmp_path: Path) -> None:
-    """A later request for the whole takes the part from the cache."""
+    """A later request for all images takes this part from the cache."""
     cache, starts = ImageCache(tmp_path / "parts"), NoiseStarts(0)
     part = np.concatenate(list(cache.chunks(sampler, starts, CHUNK + 7, CHUNK)))
     folder = cache.folder(sampler, starts)
@@ -101,7 +101,7 @@ def test_noised_starts_are_the_forward_process(sampler: Sampler, tmp_path: Path)
 
 
 def test_almost_clean_starts_come_back_as_they_were(tiny_zoo: Path, tmp_path: Path) -> None:
-    """At teacher step 1 there is hardly any noise, so even a network that knows nothing returns what it was given."""
+    """At teacher step 1 there is hardly any noise, so even an untrained network returns almost the given images."""
     teacher = Family(tiny_zoo, "tiny").sampler("teacher")
     x0 = np.random.default_rng(1).integers(60, 190, (3, 1, 8, 8)).astype(np.uint8)
     back = ImageCache(tmp_path).first(teacher, NoisedStarts("x", x0, None, 1, seed=0), 3)

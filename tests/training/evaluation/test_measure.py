@@ -34,12 +34,12 @@ def test_guided_teachers_stand_in_the_table_at_their_cost(family: Family, idx_fo
     assert (all_steps.evaluations, all_steps.method, all_steps.images) == (128, "teacher, guided", 6)
     assert (few.reference, all_steps.reference) == ("shapes/guided:2", "")
     assert "psnr_db" not in all_steps.metrics
-    assert few.metrics["psnr_db"] > more.metrics["psnr_db"]  # another scale is another picture
+    assert few.metrics["psnr_db"] > more.metrics["psnr_db"]  # another scale gives other images
     assert few.facts["guidance"] == "classifier-free, scale 2"
 
 
 def test_a_part_is_measured_as_the_whole_is(family: Family, idx_folder: Path, tmp_path: Path) -> None:
-    """A part's classes follow its own image numbers. Agreement over seeds is measured with the whole only."""
+    """The classes of a part follow from its image numbers. A part has no agreement with the reference."""
 
     def measured(count: int, first: int = 0) -> Result:
         wanted = Measurements(
@@ -81,6 +81,6 @@ def test_a_model_named_twice_is_one_row(family: Family, idx_folder: Path, tmp_pa
 
 
 def test_time_of_an_image_is_that_of_its_steps() -> None:
-    """The best batch is the one with the least time an image."""
+    """The best batch has the shortest time per image."""
     times = time_per_image({1: 0.010, 4: 0.016, 8: 0.040}, 5)
     assert times == pytest.approx({"ms_alone": 50.0, "ms_batched": 20.0, "best_batch": 4.0})

@@ -1,4 +1,4 @@
-"""Parts of a model as one result, from results made up here."""
+"""Pooling of a model's parts, with made-up results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.evaluation.verdicts import difference
 
 
 def part(kid: float, first: int, images: int, model: str = "student", scatter: int = 0, **metrics: float) -> Result:
-    """Return a result whose estimates have their own scatter."""
+    """Return a result of one part. `scatter` seeds the random scatter of its estimates."""
     subsets = kid + 0.002 * np.random.default_rng(scatter).standard_normal(10)
     mean, low, high = confidence_interval(subsets)
     made = {"kid": mean, "kid_low": low, "kid_high": high, **metrics}
@@ -34,7 +34,7 @@ def test_parts_are_one_row_whichever_report_is_read_first(tmp_path: Path) -> Non
         write_run(tmp_path / f"{name}.json", "tiny", Report([one], FACTS), Measurements(first_index=one.first_index), "command")
     for order in ("abc", "cba"):
         found = {r.method: r for r in merged([read_run(tmp_path / f"{name}.json") for name in order])}
-        assert (found["DDIM"].images, found["DDIM"].first_index) == (100, 200)  # a part with nothing before it stays what it is
+        assert (found["DDIM"].images, found["DDIM"].first_index) == (100, 200)  # not changed: it has no first part
         made = found["student"]
         assert (made.images, made.first_index, made.parts, made.psnr) == (300, 0, [200, 100], first.psnr)
         assert made.metrics["class_agreement"] == pytest.approx(0.8)
@@ -47,7 +47,7 @@ def test_parts_are_one_row_whichever_report_is_read_first(tmp_path: Path) -> Non
 def test_rows_of_the_same_parts_are_paired_and_no_others() -> None:
     ours, theirs = ([part(kid, 0, 100, scatter=1), part(kid, 100, 100, scatter=2)] for kid in (0.01, 0.02))
     a, b = pooled(ours[0], ours[1:]), pooled(theirs[0], theirs[1:])
-    assert difference(b, a) == pytest.approx((0.01, 0.01, 0.01))  # the same scatter falls on both sides
+    assert difference(b, a) == pytest.approx((0.01, 0.01, 0.01))  # the same scatter in both cancels
     for other in (part(0.01, 0, 200, scatter=1), part(0.01, 200, 200, scatter=1)):
         halves = [(r.metrics["kid_high"] - r.metrics["kid_low"]) / 2 for r in (b, other)]
         mean, _, high = difference(b, other)

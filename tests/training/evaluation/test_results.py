@@ -1,4 +1,4 @@
-"""JSON, manifests, tables and verdicts from results made up here."""
+"""JSON, manifests, tables and verdicts, from made-up results."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_family_is_ranked_by_kid_once_all_of_it_has_one(tiny_zoo: Path, tmp_pa
     assert set(manifest_of(zoo, "teacher").quality) == {"ddim-004", "ddim-032"}  # what was measured before stays
     assert "kid" in (zoo / "tiny/student-004/README.md").read_text()
     path = zoo / "tiny/student-008/manifest.json"
-    path.write_text(path.read_text().replace('"kid"', '"rmse"'))  # one model is left without
+    path.write_text(path.read_text().replace('"kid"', '"rmse"'))  # now one model has no KID
     record(zoo, [result("student", 4, 0.01)], "again")
     assert {metric(zoo, name) for name in ("teacher", "student-004", "student-008")} == {"rmse"}
 
@@ -151,7 +151,7 @@ def test_verdicts_follow_the_numbers() -> None:
 
 
 def test_agreement_is_compared_seed_by_seed() -> None:
-    """0.2 dB between models is significant where it is the same for every image, although the images differ by 10 dB."""
+    """A difference of 0.2 dB in every image is significant, although the images differ from each other by 10 dB."""
     results = [result("student", 32, 0.01, psnr=40.2), result("DDIM", 32, 0.01, psnr=40.0)]
     found = find(aims(results), "At 16, 32")
     assert (found.verdict, found.evidence) == ("holds where measured", "32: +0.2 dB [+0.2, +0.2] over DDIM")
@@ -178,7 +178,7 @@ def test_aims_follow_the_numbers() -> None:
     results = [teacher, result("student", 4, 0.02), result("student", 8, 0.010), result("student, guided", 16, 0.005)]
     found = aims(results)
     assert find(found, "The smallest").verdict == "T' = 8"
-    assert find(aims([*results, result("student", 16, 0.02)]), "The smallest").verdict == "none"  # a larger T' that does not
+    assert find(aims([*results, result("student", 16, 0.02)]), "The smallest").verdict == "none"  # 16 does not meet it
     assert find(found, "A guided").verdict == "holds"
     assert find(found, "At 4, 8 and 16 a guided").verdict == "could not be tested"
     assert find(found, "Single fold").verdict == "could not be tested"
@@ -289,7 +289,7 @@ def test_reports_from_before_rows_told_their_reference_still_read(tmp_path: Path
 
 
 def test_guided_and_plain_rows_are_not_compared_in_agreement(tmp_path: Path) -> None:
-    """Each pivot has one reference, and the verdict on agreement uses results against the plain teacher only."""
+    """Each table has one reference. The verdict on agreement uses only results against the plain teacher."""
     plain = [
         result(name, 16, 0.01, psnr=psnr) for name, psnr in (("student", 40.0), ("DDIM", 30.0), ("DPM-Solver++(2M)", 30.0))
     ]

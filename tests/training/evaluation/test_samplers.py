@@ -56,7 +56,7 @@ def shapes(teacher_zoo: Path) -> Family:
 
 
 def test_a_classifier_free_teacher_costs_two_evaluations_a_step(shapes: Family) -> None:
-    """Compare with the formula. The images' key holds the scale, and a scale of one is the teacher itself."""
+    """Compare with the formula. The cache key includes the scale, and scale 1 is the teacher itself."""
     plain, guided = shapes.sampler("teacher@ddim-008"), shapes.sampler("guided:4@ddim-008")
     assert (guided.id, guided.method, guided.evaluations) == ("shapes/guided:4@ddim-008", "DDIM, guided", 16)
     assert guided.facts["guidance"] == "classifier-free, scale 4"

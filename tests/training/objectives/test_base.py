@@ -44,7 +44,7 @@ def _config(teacher_run: Path, idx_folder: Path, **changes: object) -> DistillCo
     ("weight", "of_snr"), [("snr", lambda snr: snr), ("truncated-snr", lambda snr: np.maximum(snr, 1)), ("simple", None)]
 )
 def test_weights_are_the_same_in_x0_whatever_is_predicted(kind: PredictionType, weight: str, of_snr: object) -> None:
-    """w(SNR) ||x0 - x0*||^2, measured on two predictions 0.01 apart in x0."""
+    """Compare the loss with w(SNR) ||x0 - x0*||^2, for two predictions that differ by 0.01 in x0."""
     kept = alpha_bar_table("linear", 64)[PHI[1:]]
     snr = kept / (1 - kept)
     x = torch.randn(len(kept), 1, 2, 2, dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_what_clipping_makes_right_is_no_error() -> None:
 def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     sampler: str, norm: str, teacher: TorchModel, teacher_run: Path, idx_folder: Path
 ) -> None:
-    """By the rows of the plan that the service follows; a multistep student comes from two steps above."""
+    """Compare with the rows of the plan that the service runs. A multistep student first takes the two steps before t."""
     config = _config(
         teacher_run, idx_folder, objective={"objective": "rollout", "sampler": sampler, "norm": norm, "solver": "dpmpp", "k": 3}
     )
@@ -93,7 +93,7 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     batch = Noising(teacher, PHI, batch=16, flip=False)(x0, label, step_generator(0, 0), slice(None))
 
     def rows(make: str, t: torch.Tensor) -> torch.Tensor:
-        """signal, noise, a, b, c of student steps t: [5, B, 1, 1, 1]."""
+        """Return signal, noise, a, b, c of student steps t: [5, B, 1, 1, 1]."""
         table = SAMPLERS[make](teacher.alpha_bar, PHI).coefficients[::-1].copy()
         return torch.from_numpy(table[t - 1]).float().T[:, :, None, None, None]
 
@@ -115,7 +115,7 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     assert bool(c.any()) == (sampler == "dpmpp")
     _, landed = Walk(teacher, PHI, 3, "dpmpp")(x, batch.t, label)
     wanted = (landed - a * x - c * previous) / b
-    wanted = torch.where(wanted.abs() > 1 - 1e-5, wanted.sign(), wanted)  # clipped, rounding or not
+    wanted = torch.where(wanted.abs() > 1 - 1e-5, wanted.sign(), wanted)  # values within rounding of a bound are on it
     target = prediction_from_x0(wanted, x=x, signal=signal, noise=noise, kind=teacher.prediction_type)
     batch = NoisedBatch(x=x, t=batch.t, signal=signal, noise=noise, label=label)
     error = reachable_error(

@@ -1,4 +1,4 @@
-"""Progressive distillation: folds, budget, going on after a stop; and consistency students as model folders."""
+"""Progressive distillation: folds, budget, resuming. And consistency students as model folders."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def consistency_run(teacher_run: Path, idx_folder: Path, tmp_path_factory: pytes
 
 @pytest.mark.parametrize("evaluations", [1, 2, 4])
 def test_consistency_students_are_served_by_their_own_sampler(consistency_run: Path, tmp_path: Path, evaluations: int) -> None:
-    """x0, then noise again: the plan in the exported folder, against the algorithm written out."""
+    """Compare the plan of the exported folder with the algorithm written out: predict x0, add noise, repeat."""
     export(str(consistency_run), tmp_path / "zoo", "shapes", f"consistency-{evaluations:03d}", steps=evaluations)
     resolved = discover([tmp_path / "zoo"]).resolve(f"shapes/consistency-{evaluations:03d}")
     manifest, plan = resolved.entry.manifest, resolved.plan
