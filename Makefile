@@ -12,11 +12,12 @@ INPUTS = pyproject.toml constraints.txt
 # that its servers start once; tests/markers.py puts the slowest first.
 PYTEST = .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test test-fast pytest lint docs constraints clean
+.PHONY: help run train-env test test-fast pytest lint docs constraints clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run          serve the shipped models on http://127.0.0.1:8000 (PORT=, HOST=)"
+	@echo "make train-env    create .venv-test, which holds sfddm-train, torch and what the tests need"
 	@echo "make test         lint, check types and run every test"
 	@echo "make test-fast    the tests that start no other program and train nothing (under two minutes)"
 	@echo "make pytest       every test, without lint and types"
@@ -27,6 +28,8 @@ help:
 
 run: .venv/.stamp
 	@exec .venv/bin/sfddm serve --host $(HOST) --port $(PORT)
+
+train-env: .venv-test/.stamp
 
 test: lint
 	$(PYTEST)

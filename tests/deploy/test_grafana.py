@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -17,12 +17,8 @@ FILES = sorted((GRAFANA / "dashboards").glob("*.json"))
 
 def test_the_files_are_what_the_generator_makes() -> None:
     pytest.importorskip("grafana_foundation_sdk", reason="pip install grafana-foundation-sdk")
-    spec = importlib.util.spec_from_file_location("generate", GRAFANA / "generate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert {path.name: path.read_text() for path in FILES} == module.render(), "run deploy/grafana/generate.py"
+    module = importlib.import_module("deploy.grafana.generate")
+    assert {path.name: path.read_text() for path in FILES} == module.render(), "run python -m deploy.grafana.generate"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

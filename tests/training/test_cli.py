@@ -69,13 +69,23 @@ def workshop(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return here
 
 
-def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path) -> None:
-    arguments = ("evaluate", "zoo", "--family", "shapes", "--data", idx_folder, "--images", "66", "--teacher-images", "60",
-                 "--seeds", "12", "--data-images", "20", "--paths", "2", "--frames", "3", "--reconstruct",
-                 f"{idx_folder}:rotated", "--reconstruct-images", "6", "--cache", "cache", "--out", "results/main.json",
-                 "--record", "--figure", "figure.png", "--path-figure", "paths.png")  # fmt: skip
-    first = succeed(*arguments, cwd=workshop)
-    assert any(line.startswith("| shapes/teacher@dpmpp-004 ") and len(line) > 100 for line in first.splitlines())  # not cut
+@pytest.fixture(scope="module")
+def evaluation(idx_folder: Path) -> tuple[str | Path, ...]:
+    """Return the command that measures the workshop's models and writes results/main.json."""
+    return ("evaluate", "zoo", "--family", "shapes", "--data", idx_folder, "--images", "66", "--teacher-images", "60",
+            "--seeds", "12", "--data-images", "20", "--paths", "2", "--frames", "3", "--reconstruct",
+            f"{idx_folder}:rotated", "--reconstruct-images", "6", "--cache", "cache", "--out", "results/main.json",
+            "--record", "--figure", "figure.png", "--path-figure", "paths.png")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(workshop: Path, evaluation: tuple[str | Path, ...]) -> str:
+    """Measure the workshop's models once, and return what the command printed."""
+    return succeed(*evaluation, cwd=workshop)
+
+
+def test_evaluate_measures_records_and_resumes(workshop: Path, evaluation: tuple[str | Path, ...], measured: str) -> None:
+    assert any(line.startswith("| shapes/teacher@dpmpp-004 ") and len(line) > 100 for line in measured.splitlines())  # not cut
     report = json.loads((workshop / "results/main.json").read_text())
     rows = {row["model"]: row for row in report["rows"]}
     models = {"shapes/teacher", "shapes/student-004", "shapes/teacher@ddim-004", "shapes/teacher@dpmpp-004"}
@@ -96,8 +106,8 @@ def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path)
     assert "from_" in "".join(rows["shapes/teacher@dpmpp-004"]["metrics"])  # a multistep plan too can start in the middle
     with Image.open(workshop / "figure.png") as figure:
         assert figure.height == 4 * (2 * 8 + 4) + 4  # one row a model
-    second = succeed(*arguments, cwd=workshop)
-    assert "shapes/student-004: " in first  # progress of what was computed
+    second = succeed(*evaluation, cwd=workshop)
+    assert "shapes/student-004: " in measured  # progress of what was computed
     assert "shapes/student-004: " not in second  # nothing was computed again
     again = json.loads((workshop / "results/main.json").read_text())["rows"]
     assert [quality_of(row) for row in again] == [quality_of(row) for row in report["rows"]]
@@ -114,8 +124,8 @@ def test_evaluate_measures_records_and_resumes(workshop: Path, idx_folder: Path)
     assert "| ddim-004 | 66 |" in (workshop / "zoo/shapes/student-004/README.md").read_text()
 
 
+@pytest.mark.usefixtures("measured")
 def test_report_renders_what_was_measured(workshop: Path) -> None:
-    """Render the JSON of the measurement above."""
     succeed_here("report", "results", "--out", "docs/results.md", cwd=workshop)
     text = (workshop / "docs/results.md").read_text()
     row = next(r for r in json.loads((workshop / "results/main.json").read_text())["rows"] if r["method"] == "student")
