@@ -19,7 +19,7 @@ from service.engine.admission import Admission
 from service.engine.costs import StepCosts
 from service.engine.forecast import Forecast
 from service.engine.request import EngineError
-from service.engine.scheduler import Batch, Scheduler
+from service.engine.scheduler import Batch, Scheduler, StepReport
 
 BURST, BURST_S, CALM_S = 2.0, 5.0, 35.0
 LIMIT_S, LEAVES, NOISE = 60.0, 0.01, 0.05
@@ -126,7 +126,7 @@ class Replica:
         tally = self._tally
         tally.busy_s += self._seconds
         tally.steps += len(self.batch.rows)
-        self.scheduler.charge(self.batch, self._seconds, now_s=now_s)
+        self.scheduler.charge(self.batch, StepReport(self._seconds, now_s=now_s))
         for number in self.scheduler.advance(self.batch):
             request = self._requests.pop(number)
             request.left -= 1

@@ -7,7 +7,7 @@ remembered beside the calibrations. A restart therefore gives the same bytes as 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,12 +109,37 @@ class Choice:
         return max(self.times_faster) <= _MAX_SPREAD * min(self.times_faster)
 
 
+def times_faster(candidate: Network, reference: Network, entry: Entry) -> list[float]:
+    """Return seconds of the reference over the candidate's for one batch, in several rounds of one step each."""
+    inputs = probe_inputs(entry, ROWS)
+
+    def seconds(network: Network) -> float:
+        start_s = time.perf_counter()
+        network.step(**inputs)
+        return time.perf_counter() - start_s
+
+    for network in (candidate, reference):  # the first step of a size takes longer
+        network.step(**inputs)
+    return [seconds(reference) / seconds(candidate) for _ in range(_ROUNDS)]
+
+
 class FasterOf:
     """A backend that loads a model into the candidate if that is faster and its images agree, else into the reference."""
 
-    def __init__(self, reference: Backend, candidate: Backend, cache_dir: Path | None = None) -> None:
-        """Choose between a reference and a candidate. cache_dir: folder that keeps choices; None: measure at each start."""
+    def __init__(
+        self,
+        reference: Backend,
+        candidate: Backend,
+        cache_dir: Path | None = None,
+        measure: Callable[[Network, Network, Entry], list[float]] = times_faster,
+    ) -> None:
+        """Choose between a reference and a candidate.
+
+        cache_dir: folder that keeps choices; None: measure at each start. measure: returns the ratios of a Choice for the
+        candidate, the reference and an entry.
+        """
         self._reference, self._candidate, self._cache_dir = reference, candidate, cache_dir
+        self._measure = measure
 
     @property
     def fingerprint(self) -> str:
@@ -142,7 +167,8 @@ class FasterOf:
             return _chosen(entry, candidate, f"remembered: {choice.reason}")
         reference = self._reference.load(entry)
         try:
-            choice = _measured(candidate, reference, entry)
+            ratios = self._measure(candidate, reference, entry)
+            choice = _choose(candidate, reference, entry, ratios)
         except Exception as error:
             return _chosen(entry, reference, f"the other runtime failed: {error}")
         if choice.steady:
@@ -152,8 +178,8 @@ class FasterOf:
         return _chosen(entry, candidate if choice.candidate else reference, choice.reason)
 
 
-def _measured(candidate: Network, reference: Network, entry: Entry) -> Choice:
-    ratios = _times_faster(candidate, reference, entry)
+def _choose(candidate: Network, reference: Network, entry: Entry, ratios: list[float]) -> Choice:
+    """Choose by the measured ratios of times_faster, and where the candidate is faster, by its images."""
     gain = median(ratios)
     if gain < _MIN_GAIN:
         return Choice(False, f"{candidate.provider} takes {1 / gain:.2f} times as long", ratios)
@@ -172,17 +198,3 @@ def _choice_of(stored: Mapping[str, Any]) -> Choice:
 def _chosen(entry: Entry, network: Network, reason: str) -> Network:
     log.info("model_provider_chosen", model=entry.id, provider=network.provider, reason=reason)
     return network
-
-
-def _times_faster(candidate: Network, reference: Network, entry: Entry) -> list[float]:
-    """Return seconds of the reference over the candidate's for one batch, in several rounds of one step each."""
-    inputs = probe_inputs(entry, ROWS)
-
-    def seconds(network: Network) -> float:
-        start_s = time.perf_counter()
-        network.step(**inputs)
-        return time.perf_counter() - start_s
-
-    for network in (candidate, reference):  # the first step of a size takes longer
-        network.step(**inputs)
-    return [seconds(reference) / seconds(candidate) for _ in range(_ROUNDS)]

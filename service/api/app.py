@@ -24,15 +24,19 @@ from service.features.reload import Reloader
 from service.features.service import assemble, check_experiments, open_catalogue
 from service.observability.tracing import open_tracing
 from service.settings.model import Settings
+from service.store.base import Store
 
 _GIVE_BACK_S = 1.0  # longest wait for the release of jobs: a store that cannot be reached must not delay the exit
 _log = structlog.get_logger("service.api")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the application for these settings. Raises StartupError with one sentence when there is nothing to serve."""
+def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
+    """Build the application for these settings. Raises StartupError with one sentence when there is nothing to serve.
+
+    store: used instead of the one that the settings name.
+    """
     config = settings.service_config()
-    service = assemble(config, open_catalogue(config.zoos))
+    service = assemble(config, open_catalogue(config.zoos), store)
     check_experiments(config.experiments, service.catalogue)
     arriving = Arriving(settings.body_timeout_s)
     runner = JobRunner(service.store.jobs, service.catalogue, service.engine, service.metrics)

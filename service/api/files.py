@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
@@ -10,9 +11,7 @@ from service.api.answers import IMAGE_FILES, images_of
 from service.api.dependencies import ServiceOf
 from service.api.outcome import recorded
 from service.api.record import current_record
-from service.engine.request import Generation
-from service.features.encode import encode_all
-from service.features.generation import check_maker
+from service.features.remade import remade_file
 
 router = APIRouter(tags=["images"])
 
@@ -33,9 +32,6 @@ async def fetch(token: str, request: Request, service: ServiceOf) -> Response:
     if file is None:
         model = service.resolve(link.model)
         with recorded(service.metrics, model.id):
-            finished = await images_of(service, request, Generation(model, [link.spec]))
-            check_maker(link, model, finished[0])
-            with current_record().encoding():
-                (file,) = await encode_all(finished, link.style)
+            file = await remade_file(link, model, partial(images_of, service, request), current_record().encoding)
     left_s = max(0, int(link.expires - time.time()))
     return Response(file, media_type=link.style.media_type, headers={"cache-control": f"private, max-age={left_s}, immutable"})

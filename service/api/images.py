@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
@@ -15,10 +14,11 @@ from service.api.negotiate import check_stream, requested_file
 from service.api.outcome import Outcome, outcome_of, recorded
 from service.api.record import current_record
 from service.api.stream import EVENT_STREAM, stream_generation
-from service.engine.request import EngineError, Generation
+from service.engine.request import EngineError
 from service.features.encode import FileStyle, ImageFormat, encode_all
 from service.features.errors import InvalidRequestError
-from service.features.generation import AUTO, ImagesAsked, plan_generation
+from service.features.experiments import Assignment
+from service.features.generation import ImagesAsked, PlannedGeneration, plan
 from service.features.service import Service
 from service.schema.images import GenerationRequest, GenerationResponse, generation_response
 
@@ -46,23 +46,16 @@ async def generate(
     """
     started_s = time.perf_counter()
     direct = _file_format(body, request)
-    assignment = service.experiments.assign(body.model, body.user, body.seed)
-    if assignment:
-        current_record().experiment = assignment.experiment
-    asked = body.asked()
-    generation = _plan(replace(asked, model=assignment.arm) if assignment else asked, service)
+    planned = _plan(body.asked(), service)
+    generation, assignment = planned.generation, planned.assignment
     style = FileStyle(direct or body.output_format, generation.scale, body.output_compression)
     if body.stream:
-        return stream_generation(service, request, generation, style, assignment, started_s)
-    # Compute anew without a seed (new images are wanted), for an experiment (it measures), and for auto (its promise is of
-    # computed images).
-    fresh = body.seed is None or assignment is not None or body.model == AUTO
-    with recorded(service.metrics, generation.model.id):
-        finished = await images_of(service, request, generation, fresh=fresh)
-        with current_record().encoding():
-            files = await encode_all(finished, style)
-    if assignment:
-        await service.experiments.record(assignment, time.perf_counter() - started_s)
+        return stream_generation(service, request, planned, style, started_s)
+    async with service.experiments.measured(assignment, started_s):
+        with recorded(service.metrics, generation.model.id):
+            finished = await images_of(service, request, generation, fresh=planned.fresh)
+            with current_record().encoding():
+                files = await encode_all(finished, style)
     if direct:
         headers = file_headers(generation.model, finished, assignment)
         return Response(files[0], media_type=style.media_type, headers=headers)
@@ -90,10 +83,19 @@ def _file_format(body: GenerationRequest, request: Request) -> ImageFormat | Non
     return requested_file(accept, body, body.n)
 
 
-def _plan(asked: ImagesAsked, service: Service) -> Generation:
-    """Call plan_generation. Counts a latency that cannot be promised as a request of the model that was asked for."""
+def _plan(asked: ImagesAsked, service: Service) -> PlannedGeneration:
+    """Plan a request, and name its experiment in the record, even when planning fails.
+
+    Counts a latency that cannot be promised as a request of the model that was asked for, or of the experiment's arm.
+    """
+    model = asked.model
+
+    def note(assignment: Assignment) -> None:
+        nonlocal model
+        model, current_record().experiment = assignment.arm, assignment.experiment
+
     try:
-        return plan_generation(asked, service)
+        return plan(asked, service, note)
     except EngineError as error:
-        Outcome(service.metrics, asked.model or service.default_model).end(outcome_of(error))
+        Outcome(service.metrics, model or service.default_model).end(outcome_of(error))
         raise

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.catalogue import Resolved
+from service import __version__
 from service.api.errors import Problem, problem_of
 from service.api.record import RequestRecord, outcome_of_status, recording
 from service.engine.engine import Engine
@@ -20,6 +21,7 @@ from service.observability.metrics import Metrics
 from service.observability.tracing import RequestSpan, Tracing
 
 REQUEST_ID = "x-request-id"
+VERSION = "x-sfddm-version"
 _SANE_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
 _QUIET = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})  # polled by machines
 
@@ -29,8 +31,9 @@ _log = structlog.get_logger("service.api")
 class RequestContext:
     """Gives every response an x-request-id, logs the request, traces it, and answers 500 without a traceback.
 
-    The id is the client's own if it is well-formed. A POST that was refused before its model was known is counted under the
-    model `none`. Requests to the paths that machines poll (_QUIET) are not traced.
+    The id is the client's own if it is well-formed. Responses under /v1 also name the version of the service. A POST that was
+    refused before its model was known is counted under the model `none`. Requests to the paths that machines poll (_QUIET) are
+    not traced.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
@@ -55,7 +58,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                answered = MutableHeaders(scope=message)
+                answered[REQUEST_ID] = request_id
+                if scope["path"].startswith("/v1/"):
+                    answered[VERSION] = __version__
             await send(message)
 
         with structlog.contextvars.bound_contextvars(**bound), recording() as record:

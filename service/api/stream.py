@@ -7,7 +7,6 @@ event of the stream, `data: {"error": {...}}`. A comment every few seconds keeps
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -23,10 +22,9 @@ from service.api.answers import admit
 from service.api.errors import problem_of
 from service.api.outcome import Outcome, outcome_of
 from service.api.record import current_record
-from service.engine.request import EngineError, Generation
+from service.engine.request import EngineError
 from service.features.encode import FileStyle
-from service.features.experiments import Assignment
-from service.features.generation import encoded_events
+from service.features.generation import PlannedGeneration, encoded_events
 from service.features.service import Service
 from service.schema.image_events import image_event
 
@@ -78,17 +76,13 @@ async def _encoded(events: AsyncIterator[BaseModel], outcome: Outcome) -> AsyncI
 
 
 def stream_generation(
-    service: Service,
-    request: Request,
-    generation: Generation,
-    style: FileStyle,
-    assignment: Assignment | None,
-    started_s: float,
+    service: Service, request: Request, planned: PlannedGeneration, style: FileStyle, started_s: float
 ) -> EventStream:
     """Admit a request and stream its images, never from the cache. started_s: when it arrived, for its experiment.
 
     The first image that cannot be computed ends the stream. Raises what Engine.submit raises.
     """
+    generation, assignment = planned.generation, planned.assignment
     outcome = Outcome(service.metrics, generation.model.id)
     try:
         ticket = admit(service, request, generation)
@@ -97,10 +91,11 @@ def stream_generation(
         raise
 
     async def events() -> AsyncIterator[BaseModel]:
-        async with aclosing(encoded_events(ticket, style, current_record().encoding)) as made:
+        async with (
+            service.experiments.measured(assignment, started_s),
+            aclosing(encoded_events(ticket, style, current_record().encoding)) as made,
+        ):
             async for event, file in made:
                 yield image_event(generation, style, event, file, assignment)
-        if assignment:
-            await service.experiments.record(assignment, time.perf_counter() - started_s)
 
     return EventStream(events(), outcome, ticket.cancel)

@@ -10,17 +10,25 @@ import typer
 from rich.markup import escape
 
 from service.cli.console import stderr, stdout
-from service.cli.options import Scale, Url, Zoo, given, settings_for_one_user
+from service.cli.options import DefaultOf, Scale, Url, Zoo, given, settings_for_one_user
+
+
+def _default(field: str) -> DefaultOf:
+    return DefaultOf("comparisons", "ComparisonRequest", field)
 
 
 def compare(
     models: Annotated[list[str], typer.Argument(help="Two or more model ids or variants.", metavar="MODEL...")],
+    *,
     prompt: Annotated[str, typer.Option(help="A class name; default: a class per image.")] = "",
     reference: Annotated[str | None, typer.Option(help="The reference of the others; default: the one of most steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noises and the order; default: random.")] = None,
-    n: Annotated[int, typer.Option("-n", help="Images of each model.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Measured rounds.")] = 6,
-    mode: Annotated[str, typer.Option(metavar="concurrent|isolated", help="Beside other traffic, or alone.")] = "concurrent",
+    n: Annotated[int, typer.Option("-n", default_factory=_default("n"), help="Images of each model.")],
+    repeats: Annotated[int, typer.Option(default_factory=_default("repeats"), help="Measured rounds.")],
+    mode: Annotated[
+        str,
+        typer.Option(default_factory=_default("mode"), metavar="concurrent|isolated", help="Beside other traffic, or alone."),
+    ],
     png: Annotated[Path | None, typer.Option(help="Write the images as a grid, one row per model.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report as one HTML file that loads nothing else.")] = None,
     scale: Scale = 1,

@@ -10,16 +10,22 @@ import typer
 from rich.markup import escape
 
 from service.cli.console import stderr
-from service.cli.options import Scale, Url, Zoo, given, settings_for_one_user
+from service.cli.options import DefaultOf, Scale, Url, Zoo, given, settings_for_one_user
 from service.observability.masking import mask_credentials
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="A class name, or nothing for a class per image.")] = "",
-    model: Annotated[str | None, typer.Option(help="Model id or variant; default: student-016.")] = None,
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model id or variant; default: SFDDM_DEFAULT_MODEL, else the first student of 16 steps, else the first model."
+        ),
+    ] = None,
     label: Annotated[int | None, typer.Option(help="Class label, instead of a prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same bytes; default: random.")] = None,
-    n: Annotated[int, typer.Option("-n", help="Images.")] = 1,
+    n: Annotated[int, typer.Option("-n", default_factory=DefaultOf("images", "GenerationRequest", "n"), help="Images.")],
     out: Annotated[Path, typer.Option(help="A file for one image or a grid, or an existing folder for single files.")] = Path(
         "sfddm.png"
     ),

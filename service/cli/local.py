@@ -16,7 +16,7 @@ from service.engine.request import Failed, Finished, Generation, ModelFailedErro
 from service.features.comparison.plan import begin_comparison, plan_comparison
 from service.features.comparison.progress import progress_of
 from service.features.config import ServiceConfig
-from service.features.generation import plan_generation
+from service.features.generation import plan
 from service.features.models import known_models
 from service.features.service import Service, assemble, choose_default, open_catalogue
 from service.schema.comparisons import ComparisonEvent, ComparisonRequest, comparison_event
@@ -42,7 +42,7 @@ async def generate(settings: Settings, request: GenerationRequest, console: Cons
     catalogue = open_catalogue(config.zoos)
     model = request.model or choose_default(catalogue, config.default_model)
     async with _ready(config, catalogue, [model], console) as service:
-        generation = plan_generation(replace(request.asked(), model=model), service)
+        generation = plan(replace(request.asked(), model=model), service).generation
         return generation, await _run(service, generation, console)
 
 

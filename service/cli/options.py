@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +27,22 @@ Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="S
 _UNLIMITED_S = 1e9  # 30 years; these settings take no infinity
 _MAX_IMAGES = 1024  # the largest max_n that the settings allow
 _MAX_ISOLATED_S = 60.0  # seconds a minute: all the time there is
+
+
+@dataclass(frozen=True)
+class DefaultOf:
+    """The default of a field of a request body, which typer calls or shows. Imports the schema, which is slow, only then."""
+
+    module: str
+    body: str
+    field: str
+
+    def __call__(self) -> Any:
+        schema = import_module(f"service.schema.{self.module}")
+        return getattr(schema, self.body).model_fields[self.field].default
+
+    def __str__(self) -> str:
+        return str(self())
 
 
 def read_settings(config: Path | None = None, **options: Any) -> Settings:

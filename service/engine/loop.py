@@ -24,7 +24,7 @@ from service.engine.lifecycle import Lifecycle
 from service.engine.load import Loaded
 from service.engine.request import EngineError, Event, Failed, Finished
 from service.engine.row import Row
-from service.engine.scheduler import Batch, Scheduler
+from service.engine.scheduler import Batch, Scheduler, StepReport
 from service.engine.ticket import Ticket, hand_over
 from service.observability.metrics import Metrics
 
@@ -110,24 +110,20 @@ class StepLoop:
         beside = [(other, future.result()) for other, future in zip(others, running, strict=True)]
         seconds = self._clock() - start_s
         for other, result in beside:
-            self._deliver(other, result, seconds, charged=False)
-        self._deliver(first, evaluation, seconds, alone=not others)
+            self._deliver(other, result, seconds, charge=None)
+        charge = partial(self._charge, first.batch, clean=evaluation.clean, alone=not others)
+        self._deliver(first, evaluation, seconds, charge)
 
-    def _deliver(
-        self, work: _Work, evaluation: Evaluation, seconds: float, *, charged: bool = True, alone: bool = False
-    ) -> None:
+    def _deliver(self, work: _Work, evaluation: Evaluation, seconds: float, charge: Callable[[], None] | None) -> None:
         """Advance the rows and hand over their events.
 
-        charged: False for a batch that ran beside the one that is charged. alone: no other batch ran at the same time.
+        charge: charges the batch, called with the lock held. None for a batch that ran beside the one that is charged.
         """
         self._observe(work, seconds)
         events = self._events(work, evaluation, seconds)
         with self._changed:
-            if charged:
-                now_s = self._clock()  # includes the engine's own work since the last step, which delays other rows as well
-                charged_s = now_s - self._boundary_s
-                self._scheduler.charge(work.batch, charged_s, learn=evaluation.clean, alone=alone, now_s=now_s)
-                self._boundary_s = now_s
+            if charge is not None:
+                charge()
             self._scheduler.advance(work.batch)
             told = self._settle(work, events)
             if evaluation.fits is not None:
@@ -138,6 +134,12 @@ class StepLoop:
         self._dead_batches = self._dead_batches + 1 if evaluation.dead else 0
         if self._dead_batches >= DEVICE_LOST:
             raise DeviceLostError(f"the runtime raised for every row of {DEVICE_LOST} batches in a row")
+
+    def _charge(self, batch: Batch, *, clean: bool, alone: bool) -> None:
+        """Charge a batch for the time since the last boundary, and begin the next step. With the lock held."""
+        now_s = self._clock()  # includes the engine's own work since the last step, which delays other rows as well
+        self._scheduler.charge(batch, StepReport(now_s - self._boundary_s, clean, alone, now_s))
+        self._boundary_s = now_s
 
     def _observe(self, work: _Work, seconds: float) -> None:
         """Count a step in the metrics."""

@@ -60,6 +60,22 @@ class Batch:
     flex: bool = False
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """What the step of a batch took.
+
+    seconds   device time
+    clean     the batch did not fail, so the cost model can learn from the time
+    alone     no other batch ran at the same time. Only then is the time the cost of such a batch
+    now_s     clock reading at the end; with it the demand is updated
+    """
+
+    seconds: float
+    clean: bool = True
+    alone: bool = True
+    now_s: float | None = None
+
+
 class Scheduler:
     """Decides at every step boundary. The caller repeats: schedule, run the batch, charge, advance."""
 
@@ -170,28 +186,23 @@ class Scheduler:
                 taken += len(rows)
         return found
 
-    def charge(
-        self, batch: Batch, seconds: float, *, learn: bool = True, alone: bool = True, now_s: float | None = None
-    ) -> None:
+    def charge(self, batch: Batch, report: StepReport) -> None:
         """Charge a lane for the device time that its batch took, whatever became of the rows.
 
         A step that stalled because the machine was busy elsewhere is charged a few times its estimate and no more. Otherwise
         its lane would be in debt and stand still while the others catch up.
-        learn: update the cost model with this time. False for a batch that failed.
-        alone: no other batch ran at the same time. Only then is the time the cost of such a batch.
-        now_s: clock reading; with it the demand is updated.
         """
         lane = self._lanes[batch.model, batch.flex]
-        charged_s = lane.costs.fair(len(batch.rows), seconds) if learn else seconds
+        charged_s = lane.costs.fair(len(batch.rows), report.seconds) if report.clean else report.seconds
         lane.credit_s -= charged_s
-        if now_s is not None:
-            self.demand.ran(lane, charged_s if alone else 0.0, now_s)  # beside others it took no time from them
+        if report.now_s is not None:
+            self.demand.ran(lane, charged_s if report.alone else 0.0, report.now_s)  # beside others it took no time from them
         if not set(batch.rows).isdisjoint(self._exclusive):
-            self._exclusive_s -= seconds
+            self._exclusive_s -= report.seconds
             if self._exclusive_s <= 0:
                 self._exclusive = []
-        if learn and alone:
-            lane.costs.observe(len(batch.rows), seconds, now_s)
+        if report.clean and report.alone:
+            lane.costs.observe(len(batch.rows), report.seconds, report.now_s)
             lane.recover()
         self._running = None
 

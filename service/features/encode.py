@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.manifest import ImageShape
-from models.pictures import channels_last
+from models.pictures import channels_last, contact_sheet
 from service.engine.request import Finished
 from service.features.errors import InvalidRequestError
 
@@ -87,5 +87,5 @@ def check_strip(image: ImageShape, frames: int, style: FileStyle) -> None:
 
 async def encode_strip(images: Sequence[Finished], style: FileStyle) -> bytes:
     """Encode images of one shape as one file, side by side from left to right."""
-    strip = np.concatenate([image.pixels for image in images], axis=2)
+    strip = contact_sheet([image.pixels for image in images], columns=len(images), gap=0)
     return await asyncio.to_thread(style.encode, strip)

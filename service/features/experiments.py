@@ -16,8 +16,9 @@ import asyncio
 import hashlib
 import math
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,6 +86,16 @@ class Experiments:
         if model_id is None or (arms := self.configured.get(model_id)) is None:
             return None
         return assign(model_id, arms, user, seed)
+
+    @asynccontextmanager
+    async def measured(self, assignment: Assignment | None, started_s: float) -> AsyncIterator[None]:
+        """Record the latency of an answer that is made inside, unless that fails. Does nothing for None.
+
+        started_s: when the request arrived, a reading of time.perf_counter().
+        """
+        yield
+        if assignment:
+            await self.record(assignment, time.perf_counter() - started_s)
 
     async def record(self, assignment: Assignment, seconds: float) -> None:
         """Record the seconds that an answer took. While the store cannot be reached, only the metrics count them."""

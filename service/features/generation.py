@@ -19,8 +19,8 @@ from models.noise import MAX_SEED
 from service.engine.request import Failed, Finished, Generation, ImageSpec, LatencyError, Preview
 from service.engine.ticket import Ticket
 from service.features.encode import FileStyle
-from service.features.errors import GoneError, InvalidRequestError
-from service.features.links import Link, maker
+from service.features.errors import InvalidRequestError
+from service.features.experiments import Assignment
 from service.features.prompts import class_of_prompt, default_class
 from service.features.service import Service
 
@@ -33,12 +33,13 @@ _SIZE = re.compile(r"^([1-9][0-9]{0,4})x([1-9][0-9]{0,4})$")
 class ImagesAsked:
     """Images of one model, as a caller asks for them.
 
-    model           an id, a variant, or AUTO: the best model within max_latency_s; None: the default model
+    model           an id, a variant, an experiment, or AUTO: the best model within max_latency_s; None: the default model
     seed            None: a random one
     first_index     index of the first image under the seed
     previews        mid-denoise predictions of each image
     max_latency_s   the request is refused unless all images are expected within this time
     flex            work that can wait
+    user            decides the arm where `model` is an experiment
     """
 
     model: str | None
@@ -51,6 +52,20 @@ class ImagesAsked:
     previews: int = 0
     max_latency_s: float | None = None
     flex: bool = False
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class PlannedGeneration:
+    """A request for images that was decided and is not admitted yet.
+
+    assignment: the arm that the request belongs to; None when no experiment was asked for.
+    fresh: the images must be computed, not recalled from the cache.
+    """
+
+    generation: Generation
+    assignment: Assignment | None
+    fresh: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +89,25 @@ class RowsAsked:
     labels: Sequence[int] | None
 
 
-def plan_generation(asked: ImagesAsked, service: Service) -> Generation:
+def plan(asked: ImagesAsked, service: Service, on_assignment: Callable[[Assignment], None] | None = None) -> PlannedGeneration:
     """Decide everything about a request; Engine.submit checks max_latency_s again.
 
+    on_assignment: called with the arm as soon as it is known, so that the caller knows it even when planning fails.
     Raises UnknownModelError and InvalidRequestError, which name the field, and the engine's UnavailableError and
     OverloadedError for a latency that cannot be promised now.
     """
+    assignment = service.experiments.assign(asked.model, asked.user, asked.seed)
+    if assignment and on_assignment:
+        on_assignment(assignment)
+    # Compute anew without a seed (new images are wanted), for an experiment (it measures), and for auto (its promise is of
+    # computed images).
+    fresh = asked.seed is None or assignment is not None or asked.model == AUTO
+    generation = _plan(replace(asked, model=assignment.arm) if assignment else asked, service)
+    return PlannedGeneration(generation, assignment, fresh)
+
+
+def _plan(asked: ImagesAsked, service: Service) -> Generation:
+    """Decide the model, the images and their size. Raises what `plan` raises."""
     model = _model(asked, service)
     manifest = model.entry.manifest
     most = service.config.max_n
@@ -140,7 +168,7 @@ def by_quality(catalogue: Catalogue, family: str) -> list[Resolved]:
 
 
 def plan_interpolation(asked: InterpolationAsked, service: Service) -> Generation:
-    """Plan the frames of a walk between two seeds, at index 0 and of one class. Raises what plan_generation raises."""
+    """Plan the frames of a walk between two seeds, at index 0 and of one class. Raises what `plan` raises."""
     model = service.resolve(asked.model)
     manifest = model.entry.manifest
     most = service.config.max_n
@@ -256,13 +284,6 @@ async def recall_or_compute(
 
     with service.engine.hold([model]):  # a reload may unload the model while the cache is read
         return await service.cache.images(model, generation.images, compute_missing)
-
-
-def check_maker(link: Link, model: Resolved, image: Finished) -> None:
-    """Raise GoneError unless an image that was made again for a url has the bytes that the url promised."""
-    if maker(model, image) != link.made_by:
-        message = "The model or the runtime behind this url has changed; request the image again."
-        raise GoneError(message, None, "url_expired")
 
 
 async def encoded_events(

@@ -145,8 +145,11 @@ def measured_variants(catalogue: Catalogue) -> set[str]:
     }
 
 
-def assemble(config: ServiceConfig, catalogue: Catalogue) -> Service:
-    """Put the parts together; nothing is started or connected yet. Raises StartupError with one sentence."""
+def assemble(config: ServiceConfig, catalogue: Catalogue, store: Store | None = None) -> Service:
+    """Put the parts together; nothing is started or connected yet. Raises StartupError with one sentence.
+
+    store: used instead of the one that the configuration names.
+    """
     metrics = Metrics(variants=measured_variants(catalogue), models=catalogue.entries)
     unknown = config.engine.weights.keys() - catalogue.entries.keys()
     if unknown:
@@ -158,7 +161,8 @@ def assemble(config: ServiceConfig, catalogue: Catalogue) -> Service:
     )
     engine = Engine(catalogue, backend, config.engine, metrics)
     choose_default(catalogue, config.default_model)
-    store = open_store(config)
+    if store is None:
+        store = open_store(config)
     metrics.max_backlog_seconds.set(config.engine.max_backlog_s)
     metrics.ready.set_function(lambda: engine.ready)
     metrics.store_up.set_function(lambda: store.up)

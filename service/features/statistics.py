@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-RESAMPLES = 1000  # the ends of the interval move little from run to run, and a call stays in milliseconds
+RESAMPLES = 1000  # the ends of an interval move little from run to run, and a call stays in milliseconds
 CONFIDENCE = 0.95
 # Fewest units of an arm for an interval. A percentile bootstrap is too narrow for few units: it uses the spread of the n units
 # as if it were the true spread, and a normal distribution instead of Student's t. Its 95 % interval holds the true difference
@@ -47,6 +47,17 @@ class ConfidenceInterval:
     low: float | None
     high: float | None
 
+    @classmethod
+    def of(cls, value: float, resampled: NDArray[np.float64] | None) -> ConfidenceInterval:
+        """Return a value with its CONFIDENCE percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
+
+        resampled: the value in each resample, [R]; None: no interval.
+        """
+        if resampled is None:
+            return cls(value, None, None)
+        low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return cls(value, float(low), float(high))
+
 
 def units_of(side: Latencies) -> int:
     """Count the distinct units of a sample."""
@@ -68,11 +79,11 @@ def differences_between_arms(arm: Latencies, *, reference: Latencies) -> Mapping
     found = {}
     for name, statistic in (("mean", _weighted_means), ("median", _weighted_medians)):
         value, baseline = (float(statistic(side.seconds, np.ones((1, len(side.seconds))))[0]) for side in sides)
-        low = high = None
+        resampled = None
         if weights is not None:
             drawn, drawn_baseline = (statistic(side.seconds, w) for side, w in zip(sides, weights, strict=True))
-            low, high = map(float, np.quantile(drawn - drawn_baseline, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
-        found[name] = ConfidenceInterval(value - baseline, low, high)
+            resampled = drawn - drawn_baseline
+        found[name] = ConfidenceInterval.of(value - baseline, resampled)
     return found
 
 

@@ -62,6 +62,7 @@ class GenerationRequest(ImageRequest):
             previews=self.partial_images,
             max_latency_s=None if self.max_latency_ms is None else self.max_latency_ms / 1000,
             flex=self.service_tier == "flex",
+            user=self.user,
         )
 
 

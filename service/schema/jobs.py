@@ -34,8 +34,9 @@ class JobRequest(ImageRequest):
             n=self.n,
             seed=self.seed,
             first_index=self.first_index,
+            user=self.user,
         )
-        return JobAsked(images=images, user=self.user, image_format=self.output_format, quality=self.output_compression)
+        return JobAsked(images=images, image_format=self.output_format, quality=self.output_compression)
 
 
 class JobBody(BaseModel):

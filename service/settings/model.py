@@ -32,7 +32,10 @@ class Settings(BaseSettings):
         default_factory=lambda: (default_zoo(),),
         description="folders that contain model folders, separated by commas; the first that has a model id wins",
     )
-    default_model: str | None = Field(default=None, description="model of requests that name none; default: student-016")
+    default_model: str | None = Field(
+        default=None,
+        description="model of requests that name none; default: the first student of 16 steps, else the first model",
+    )
     max_n: int = Field(default=ServiceConfig.max_n, ge=1, le=1024, description="most images in one request")
     max_side: int = Field(
         default=ServiceConfig.max_side,

@@ -19,7 +19,7 @@ from typing import cast
 
 from service.store.base import BlobGroup
 from service.store.redis_jobs import RedisJobs
-from service.store.redis_link import Link
+from service.store.redis_link import RedisLink
 
 _PREFIX = "sfddm:"
 
@@ -34,7 +34,7 @@ class RedisStore:
 
         clock: in seconds; times the pause after a failure of Redis.
         """
-        self._link = Link(url, f"{_PREFIX}probe", clock)
+        self._link = RedisLink(url, f"{_PREFIX}probe", clock)
         self.jobs = RedisJobs(self._link, _PREFIX, max_jobs=max_jobs, ttl_s=job_ttl_s, lease_s=lease_s)
         self.blobs = RedisBlobs(self._link)
         self.samples = RedisSamples(self._link)
@@ -76,7 +76,7 @@ return 1
 class RedisBlobs:
     """Blobs in Redis. A deleted blob counts towards its group's bytes until it would have expired."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._put = link.client.register_script(_PUT)
 
@@ -116,7 +116,7 @@ def _blob(group: BlobGroup, key: str) -> str:
 class RedisSamples:
     """Samples in Redis: a capped list and a counter for each series."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: RedisLink) -> None:
         self._link = link
 
     async def append(self, series: str, value: bytes, keep: int) -> None:

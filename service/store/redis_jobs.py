@@ -31,7 +31,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from service.store.base import UNFINISHED, Chunk, Job, Status, StoreFullError, StoreUnavailableError
-from service.store.redis_link import Link
+from service.store.redis_link import RedisLink
 
 GROUP: Final = "workers"
 
@@ -118,7 +118,7 @@ return found
 class RedisJobs:
     """Jobs in Redis, for all replicas."""
 
-    def __init__(self, link: Link, prefix: str, *, max_jobs: int, ttl_s: float, lease_s: float) -> None:
+    def __init__(self, link: RedisLink, prefix: str, *, max_jobs: int, ttl_s: float, lease_s: float) -> None:
         self._link = link
         self._prefix = prefix
         self._stream = f"{prefix}jobs"

@@ -32,7 +32,7 @@ _OOM = "command not allowed when used memory > 'maxmemory'"  # in the error of a
 _log = structlog.get_logger(__name__)
 
 
-class Link:
+class RedisLink:
     """The connection pool of Redis. `up` is False while Redis does not answer or refuses writes."""
 
     def __init__(self, url: str, probe: str, clock: Callable[[], float] = time.monotonic) -> None:

@@ -14,10 +14,9 @@ from models.manifest import Quality
 from service.engine.request import Finished, Timing
 from service.features.comparison.run import Comparison, Measured
 from service.features.errors import InvalidRequestError
-from service.features.statistics import ConfidenceInterval
+from service.features.statistics import RESAMPLES, ConfidenceInterval
 
 LEAST_ROUNDS = 6  # n measurements enclose the true median with probability 1 - 2/2**n: 97 % for 6, 94 % for 5
-_RESAMPLES = 2000  # the ends of the interval move little from run to run, and a call stays in milliseconds
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,8 @@ def _compared(
     totals_s = [timing.total_s for timing in timings]
     faster = agreement = None
     if model.id != reference:
-        value, interval = speed_up(
-            reference_s=[timing.total_s for timing in samples[reference]], model_s=totals_s, seed=comparison.seed
-        )
-        faster = ConfidenceInterval(value, *(interval or (None, None)))
+        reference_s = [timing.total_s for timing in samples[reference]]
+        faster = speed_up(reference_s=reference_s, model_s=totals_s, seed=comparison.seed)
         agreement = _agreement([image for image, _ in images[model.id]], [image for image, _ in images[reference]])
     return ComparedModel(
         model=model,
@@ -161,18 +158,17 @@ def device_s(step_ms: Mapping[int, float], steps: int, images: int) -> float:
     return steps * (full * step_ms[max(step_ms)] + rest_ms) / 1000
 
 
-def speed_up(*, reference_s: Sequence[float], model_s: Sequence[float], seed: int) -> tuple[float, tuple[float, float] | None]:
-    """Return median(reference) / median(model), and its 95 % bootstrap interval, from the seconds of the same rounds.
+def speed_up(*, reference_s: Sequence[float], model_s: Sequence[float], seed: int) -> ConfidenceInterval:
+    """Return median(reference) / median(model) from the seconds of the same rounds.
 
-    Percentile bootstrap (Efron & Tibshirani 1993, chapter 13) over rounds: the two times of a round are drawn together,
-    because a disturbance that slowed one of them slowed the other. The interval is None for fewer than LEAST_ROUNDS rounds.
+    The interval is a bootstrap over rounds: the two times of a round are drawn together, because a disturbance that slowed one
+    of them slowed the other. There is no interval for fewer than LEAST_ROUNDS rounds.
     """
     pairs: NDArray[np.float64] = np.array([reference_s, model_s], dtype=np.float64)
     middle = np.median(pairs, axis=1)
     ratio = float(middle[0] / middle[1])
     if pairs.shape[1] < LEAST_ROUNDS:
-        return ratio, None
-    draws = np.random.default_rng(seed).integers(0, pairs.shape[1], (_RESAMPLES, pairs.shape[1]))
+        return ConfidenceInterval.of(ratio, None)
+    draws = np.random.default_rng(seed).integers(0, pairs.shape[1], (RESAMPLES, pairs.shape[1]))
     medians = np.median(pairs[:, draws], axis=2)
-    low, high = np.quantile(medians[0] / medians[1], [0.025, 0.975])
-    return ratio, (float(low), float(high))
+    return ConfidenceInterval.of(ratio, medians[0] / medians[1])

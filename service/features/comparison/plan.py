@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +45,11 @@ def plan_comparison(asked: ComparisonAsked, service: Service) -> Comparison:
     models = [_resolve(service, name, "models") for name in asked.models]
     reference = _reference(asked, models, service)
     _check(asked, models, reference, service)
-    _check_work(asked, models, service)
+
+    def round_s(images: int) -> float:
+        return sum(device_s(service.engine.models[m.entry.id].step_ms, len(m.plan), images) for m in models)
+
+    check_work(asked, models, round_s=round_s, limit_s=service.config.max_comparison_s)
     manifest = reference.entry.manifest
     scale = scale_of(asked.size, manifest.image, service.config.max_side)
     label = class_label_of(manifest, prompt=asked.prompt, class_label=asked.class_label)
@@ -111,13 +115,12 @@ def _check(asked: ComparisonAsked, models: Sequence[Resolved], reference: Resolv
         )
 
 
-def _check_work(asked: ComparisonAsked, models: Sequence[Resolved], service: Service) -> None:
-    """Raise InvalidRequestError, naming the field that helps most, for more device seconds than a comparison may take."""
+def check_work(asked: ComparisonAsked, models: Sequence[Resolved], *, round_s: Callable[[int], float], limit_s: float) -> None:
+    """Raise InvalidRequestError, naming the field that helps most, for more device seconds than a comparison may take.
 
-    def round_s(images: int) -> float:
-        return sum(device_s(service.engine.models[m.entry.id].step_ms, len(m.plan), images) for m in models)
-
-    limit_s, all_s = service.config.max_comparison_s, (1 + asked.repeats) * round_s(asked.n)
+    round_s: images of each model -> device seconds of a round.
+    """
+    all_s = (1 + asked.repeats) * round_s(asked.n)
     if all_s <= limit_s:
         return
     most = int(limit_s / round_s(asked.n)) - 1

@@ -15,7 +15,7 @@ from service.engine.request import Generation
 from service.features.encode import ImageFormat
 from service.features.errors import ConflictError, InvalidRequestError, NotFoundError, shown_name
 from service.features.experiments import Assignment
-from service.features.generation import AUTO, ImagesAsked, plan_generation
+from service.features.generation import AUTO, ImagesAsked, plan
 from service.features.jobs.document import JobDocument, chunk_size
 from service.features.prompts import default_class
 from service.features.service import Service
@@ -31,10 +31,9 @@ class RemovedJobError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class JobAsked:
-    """A job, as a caller asks for it. user: decides the arm where images.model is an experiment."""
+    """A job, as a caller asks for it."""
 
     images: ImagesAsked
-    user: str | None
     image_format: ImageFormat
     quality: int | None
 
@@ -75,15 +74,14 @@ class JobState:
 
 
 def plan_job(asked: JobAsked, service: Service) -> PlannedJob:
-    """Decide everything about a job. Raises what plan_generation raises."""
+    """Decide everything about a job. Raises what `plan` raises."""
     images, most = asked.images, service.config.max_job_images
     if images.n > most:
         raise InvalidRequestError(f"n: at most {most} images in one job, got {images.n}; post several jobs.", "n")
     if images.model == AUTO:
         raise InvalidRequestError("model: auto is for requests with max_latency_ms; name a model for a job.", "model")
-    assignment = service.experiments.assign(images.model, asked.user, images.seed)
-    model = assignment.arm if assignment else images.model
-    return PlannedJob(asked, plan_generation(replace(images, model=model, n=1), service), assignment)
+    first = plan(replace(images, n=1), service)
+    return PlannedJob(asked, first.generation, first.assignment)
 
 
 async def queue_job(planned: PlannedJob, service: Service) -> JobState:

@@ -13,7 +13,7 @@ import pytest
 
 from models.catalogue import Catalogue, Entry
 from models.runtime.base import BackendError, Float32, Network, Precision, StepInputs
-from models.runtime.choose import CUDA, FasterOf, _times_faster, choose_backend
+from models.runtime.choose import CUDA, FasterOf, choose_backend, times_faster
 from models.runtime.cuda import find_gpu
 from models.runtime.onnx import CPU, OnnxBackend
 
@@ -65,10 +65,9 @@ class Broken:
     ],
 )
 def test_the_faster_one_serves_where_its_images_hold_the_bar(
-    tiny_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, candidate: Candidate | Broken, gain: float, provider: str
+    tiny_catalogue: Catalogue, candidate: Candidate | Broken, gain: float, provider: str
 ) -> None:
-    monkeypatch.setattr("models.runtime.choose._times_faster", lambda *_: [gain])  # measured times would make this test flaky
-    choice = FasterOf(OnnxBackend(threads=1), candidate)
+    choice = FasterOf(OnnxBackend(threads=1), candidate, measure=lambda *_: [gain])  # measured times would make this flaky
     assert choice.load(tiny_catalogue.entries["tiny/student-004"]).provider == provider
     assert candidate.fingerprint in choice.fingerprint
 
@@ -76,23 +75,21 @@ def test_the_faster_one_serves_where_its_images_hold_the_bar(
 class Starts:
     """Starts of a service with one cache folder. Each start measures the gains that the test gives it."""
 
-    def __init__(self, entry: Entry, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, entry: Entry, folder: Path) -> None:
         self.entry, self.folder = entry, folder
-        self.gains: list[float] = []
-        monkeypatch.setattr("models.runtime.choose._times_faster", lambda *_: [self.gains.pop(0)])
 
     def provider(self, *gains: float, candidate: Candidate | Broken | None = None, threads: int = 1) -> str:
-        """Start once and return the chosen provider. The start must use all `gains`; without gains it must not measure."""
-        self.gains = list(gains)
-        backend = FasterOf(OnnxBackend(threads=threads), candidate or Candidate(0), self.folder)
+        """Start once and return the chosen provider. `gains` are the rounds it measures; without gains it must not measure."""
+        measurements = [list(gains)] if gains else []
+        backend = FasterOf(OnnxBackend(threads=threads), candidate or Candidate(0), self.folder, lambda *_: measurements.pop())
         chosen = backend.load(self.entry).provider
-        assert not self.gains
+        assert not measurements
         return chosen
 
 
 @pytest.fixture
-def starts(tiny_catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Starts:
-    return Starts(tiny_catalogue.entries["tiny/student-004"], tmp_path, monkeypatch)
+def starts(tiny_catalogue: Catalogue, tmp_path: Path) -> Starts:
+    return Starts(tiny_catalogue.entries["tiny/student-004"], tmp_path)
 
 
 @pytest.mark.parametrize(("gain", "provider"), [(1.5, "Candidate"), (0.7, CPU)])
@@ -123,17 +120,15 @@ def test_a_damaged_choice_is_measured_anew(starts: Starts, damage: str) -> None:
     assert starts.provider() == CPU
 
 
-def test_what_a_busy_machine_measures_is_not_remembered(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as busy:
-        busy.setattr("models.runtime.choose._times_faster", lambda *_: [0.3, 0.9, 1.6])
-        assert starts.provider() == CPU
+def test_what_a_busy_machine_measures_is_not_remembered(starts: Starts) -> None:
+    assert starts.provider(0.3, 0.9, 1.6) == CPU
     assert starts.provider(1.5) == "Candidate"
 
 
 def test_two_runtimes_alike_are_about_as_fast(tiny_catalogue: Catalogue) -> None:
     entry = tiny_catalogue.entries["tiny/student-004"]
     network = OnnxBackend(threads=1).load(entry)
-    ratios = _times_faster(network, network, entry)
+    ratios = times_faster(network, network, entry)
     assert len(ratios) > 1
     assert min(ratios) > 0
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from service.api.app import create_app
 from service.settings.model import Settings
+from service.store.base import Store
 
 READY_WITHIN_S = 60
 
@@ -46,8 +47,9 @@ async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def tiny_app(zoo: Path, **changes: Any) -> FastAPI:
-    return create_app(Settings(threads=1, **({"zoos": (zoo,), "default_model": "tiny/student-008", "max_n": 16} | changes)))
+def tiny_app(zoo: Path, store: Store | None = None, **changes: Any) -> FastAPI:
+    fields = {"zoos": (zoo,), "default_model": "tiny/student-008", "max_n": 16}
+    return create_app(Settings(threads=1, **(fields | changes)), store)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from models.catalogue import Catalogue
+from service.features.comparison.plan import check_work
+from service.features.errors import InvalidRequestError
+from service.schema.comparisons import ComparisonRequest
 from tests.service.api.conftest import serving, tiny_app
 from tests.service.api.test_stream import events_of
 
@@ -150,7 +154,8 @@ async def test_isolated_where_it_is_allowed(tiny_zoo: Path) -> None:
         assert events_of(streamed.text)[-1][0] == "comparison.completed"
 
 
-async def test_seconds_are_written_out(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.features.comparison.plan.device_s", lambda *_: 28.5)
-    refused = await client.post(URL, json={"models": ["tiny/teacher", "tiny/student-004"], "repeats": 49})
-    assert "take about 2850 s of the device" in refused.json()["error"]["message"]
+async def test_seconds_are_written_out(tiny_catalogue: Catalogue) -> None:
+    body = ComparisonRequest(models=["tiny/teacher", "tiny/student-004"], repeats=49)
+    models = [tiny_catalogue.resolve(name) for name in body.models]
+    with pytest.raises(InvalidRequestError, match="take about 2850 s of the device"):
+        check_work(body.asked(), models, round_s=lambda _: 57.0, limit_s=60.0)

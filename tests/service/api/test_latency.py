@@ -91,7 +91,7 @@ async def test_a_dead_engine_is_not_alive(tiny_zoo: Path) -> None:
     app = tiny_app(tiny_zoo)
     async with serving(app) as client:
         assert (await client.get("/livez")).status_code == 200
-        app.state.service.engine._scheduler.charge = None  # a bug: the engine's thread raises at its next batch
+        app.state.service.metrics.observe_step = None  # a bug: the engine's thread raises at its next batch
         answer = await post(client)
         assert answer.status_code == 503
         with anyio.fail_after(30):

@@ -74,6 +74,11 @@ async def test_an_experiment_is_its_arm(client: httpx.AsyncClient) -> None:
     assert (said["experiment"], said["model"]) == ("tiny/steps", answer.json()["experiment"]["arm"])
 
 
+async def test_an_experiment_is_named_when_planning_fails(client: httpx.AsyncClient) -> None:
+    _, said = await line(client, "POST", URL, json={"model": "tiny/steps", "prompt": "a house"})
+    assert (said["experiment"], said["code"]) == ("tiny/steps", "unknown_class")
+
+
 async def test_images_from_the_cache_have_no_engine_time(client: httpx.AsyncClient) -> None:
     body = {"json": {"model": "tiny/student-004", "seed": 77, "n": 3}}
     await client.post(URL, **body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from service.engine.costs import StepCosts
-from service.engine.scheduler import Batch, Scheduler
+from service.engine.scheduler import Batch, Scheduler, StepReport
 
 costs = st.floats(0.001, 1.0)
 
@@ -22,5 +22,5 @@ def run(scheduler: Scheduler, *seconds: float) -> tuple[Batch, tuple[int, ...]]:
     """Run one step that takes its model's `seconds`, 1 each by default. Return the batch and the rows that finished."""
     batch = scheduler.schedule()
     assert batch is not None
-    scheduler.charge(batch, seconds[int(batch.model[1:])] if seconds else 1.0)
+    scheduler.charge(batch, StepReport(seconds[int(batch.model[1:])] if seconds else 1.0))
     return batch, scheduler.advance(batch)

@@ -14,7 +14,7 @@ from service.engine.admission import Admission, undominated
 from service.engine.costs import StepCosts
 from service.engine.forecast import Forecast
 from service.engine.request import LatencyError, OverloadedError
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import Scheduler, StepReport
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Device:
         while self.now_s < until_s and (batch := self.scheduler.schedule()) is not None:
             seconds = self.costs.calibrated(len(batch.rows))
             self.now_s += seconds
-            self.scheduler.charge(batch, seconds, now_s=self.now_s)
+            self.scheduler.charge(batch, StepReport(seconds, now_s=self.now_s))
             self.done_s.update(dict.fromkeys(self.scheduler.advance(batch), self.now_s))
 
 
@@ -319,7 +319,7 @@ def test_a_busy_second_shuts_no_model_out(tiny_catalogue: Catalogue, device: Dev
     device.scheduler.admit(student.id, [0], steps=60)
     while (batch := device.scheduler.schedule()) is not None:
         device.now_s += 0.03
-        device.scheduler.charge(batch, 0.03, now_s=device.now_s)
+        device.scheduler.charge(batch, StepReport(0.03, now_s=device.now_s))
         device.scheduler.advance(batch)
 
     def ask(now_s: float) -> Resolved:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.engine.costs import StepCosts
 from service.engine.forecast import Forecast
-from service.engine.scheduler import Scheduler
+from service.engine.scheduler import Scheduler, StepReport
 from tests.service.engine.scheduling import costs, lanes, run
 
 
@@ -65,7 +65,7 @@ def test_estimates_expect_what_keeps_arriving(every_s: float, expected_s: float)
             batch = scheduler.schedule()
             assert batch is not None
             now_s += 0.01
-            scheduler.charge(batch, 0.01, now_s=now_s)
+            scheduler.charge(batch, StepReport(0.01, now_s=now_s))
             scheduler.advance(batch)
         else:
             now_s = next_s
@@ -89,7 +89,7 @@ def test_rows_that_run_beside_a_batch_add_nothing_to_estimates() -> None:
         assert batch is not None
         beside = scheduler.beside(batch)
         now_s += 0.01
-        scheduler.charge(batch, 0.01, alone=not beside, now_s=now_s)
+        scheduler.charge(batch, StepReport(0.01, alone=not beside, now_s=now_s))
         for each in (batch, *beside):
             scheduler.advance(each)
             ran += 1

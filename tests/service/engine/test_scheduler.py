@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.engine.costs import StepCosts
 from service.engine.forecast import Forecast
-from service.engine.scheduler import FLEX_SHARE, Batch, Scheduler
+from service.engine.scheduler import FLEX_SHARE, Batch, Scheduler, StepReport
 from tests.service.engine.scheduling import costs, lanes, run
 
 
@@ -47,7 +47,7 @@ def test_a_row_removed_while_it_runs_does_not_finish() -> None:
     assert batch == Batch("m0", (0, 1))
     assert scheduler.remove(0) == 1
     assert scheduler.remove(0) == 0
-    scheduler.charge(batch, 1.0)
+    scheduler.charge(batch, StepReport(1.0))
     assert scheduler.advance(batch) == (1,)
     assert len(scheduler) == 0
 
@@ -72,7 +72,7 @@ def test_every_row_takes_its_steps_and_finishes_once_unless_removed(data: st.Dat
             row for row, model in model_of.items() if model == batch.model and row not in removed and row not in finished
         ]
         assert list(batch.rows) == waiting[:limit], "the oldest rows of the model, and nothing else"
-        scheduler.charge(batch, jitter * seconds[int(batch.model[1:])])
+        scheduler.charge(batch, StepReport(jitter * seconds[int(batch.model[1:])]))
         taken.update(batch.rows)
         finished.extend(scheduler.advance(batch))
 
@@ -154,7 +154,7 @@ def test_the_bound_on_waiting(models: list[tuple[float, float, bool]], data: st.
         runs = int(batch.model[1:])
         took = seconds[runs] * data.draw(st.floats(0.5, 2))
         longest[runs] = max(longest[runs], took)  # type: ignore[assignment]
-        scheduler.charge(batch, took)
+        scheduler.charge(batch, StepReport(took))
         for number, others in waited.items():
             if number != runs:
                 others[runs] += took  # type: ignore[assignment]
@@ -211,7 +211,7 @@ def test_flex_rows_take_the_places_of_padding() -> None:
     scheduler.admit("m0", range(10, 15), steps=1)
     batch = scheduler.schedule()
     while batch is not None and batch.flex:
-        scheduler.charge(batch, 2.0)
+        scheduler.charge(batch, StepReport(2.0))
         scheduler.advance(batch)
         batch = scheduler.schedule()
     assert batch == Batch("m0", (10, 11, 12, 13, 14, 0, 1, 2))
@@ -253,7 +253,7 @@ def test_a_stalled_step_keeps_its_lane_waiting_for_a_few_steps_only(alone: bool)
     scheduler.admit("m1", [1], steps=1000)
     batch = scheduler.schedule()
     assert batch == Batch("m0", (0,))
-    scheduler.charge(batch, 1.0, alone=alone)  # a thousand times as long as it should have taken
+    scheduler.charge(batch, StepReport(1.0, alone=alone))  # a thousand times as long as it should have taken
     scheduler.advance(batch)
     assert "m0" in {run(scheduler, *seconds)[0].model for _ in range(6)}
 
@@ -265,7 +265,7 @@ def test_a_large_debt_is_paid_back_without_counting_the_rounds() -> None:
     scheduler.admit("m1", [1], steps=5)
     batch = scheduler.schedule()
     assert batch == Batch("m0", (0,))
-    scheduler.charge(batch, 1e9, learn=False)  # 10^12 rounds of debt
+    scheduler.charge(batch, StepReport(1e9, clean=False))  # 10^12 rounds of debt
     scheduler.advance(batch)
     assert [run(scheduler, *seconds)[0].model for _ in range(5)] == ["m1"] * 5
     assert run(scheduler, *seconds)[0].model == "m0", "alone, it runs on at once"
@@ -283,7 +283,7 @@ def test_idle_places_beside_a_batch_go_to_the_earliest_rows_of_other_lanes() -> 
     batch = scheduler.schedule()
     assert batch == Batch("m0", (0,))
     assert scheduler.beside(batch) == [Batch("m3", (4, 2)), Batch("m1", (5,))]
-    scheduler.charge(batch, 1.0)
+    scheduler.charge(batch, StepReport(1.0))
     assert scheduler.beside(Batch("m2", (1,))) == []
     assert scheduler.beside(Batch("m3", (2, 3, 4))) == [], "its runtime is full at three"
     assert scheduler.beside(Batch("m1", (5, 6))) == [Batch("m3", (4,)), Batch("m0", (0,))]
@@ -303,7 +303,7 @@ def test_rows_beside_a_batch_are_not_charged() -> None:
         assert batch is not None
         beside = scheduler.beside(batch)
         assert {batch.model, *(each.model for each in beside)} == {"m0", "m1"}
-        scheduler.charge(batch, 1.0)
+        scheduler.charge(batch, StepReport(1.0))
         for each in (batch, *beside):
             scheduler.advance(each)
     assert {scheduler.remove(0), scheduler.remove(1)} == {50}

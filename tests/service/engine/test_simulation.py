@@ -16,7 +16,7 @@ import pytest
 
 from service.engine.costs import StepCosts
 from service.engine.forecast import Forecast
-from service.engine.scheduler import FLEX_SHARE, Batch, Scheduler
+from service.engine.scheduler import FLEX_SHARE, Batch, Scheduler, StepReport
 
 REQUESTS = int(os.environ.get("SFDDM_SIMULATED_REQUESTS", "20000"))
 STEPS = {"student-004": 4, "student-016": 16, "dpmpp-032": 32, "teacher": 64}
@@ -88,7 +88,7 @@ def test_many_requests_in_bursts(abreast: int) -> None:
                 bound_s = longest[runs] + share(runs) * (longest[lane] / share(lane) + 2 * quantum_s)
                 assert waits[lane][runs] <= bound_s + 1e-9, (lane, runs)
         waits.pop(runs, None)
-        scheduler.charge(batch, took_s)
+        scheduler.charge(batch, StepReport(took_s))
         for each in (batch, *beside):
             waits.pop((each.model, each.flex), None)
             _count_steps(each, steps_left)
@@ -118,6 +118,6 @@ def test_rows_of_one_lane_run_in_order_of_deadline_and_age() -> None:
     while len(done) < 1000:
         batch = scheduler.schedule()
         assert batch is not None
-        scheduler.charge(batch, CURVE[32])
+        scheduler.charge(batch, StepReport(CURVE[32]))
         done.extend(row for row in scheduler.advance(batch) if row < 10_000)
     assert all(earlier < later for earlier, later in pairwise(done))

@@ -16,7 +16,7 @@ from service.features.generation import (
     InterpolationAsked,
     RowsAsked,
     by_quality,
-    plan_generation,
+    plan,
     plan_interpolation,
     plan_rows,
 )
@@ -38,14 +38,14 @@ def asked(**changes: Any) -> ImagesAsked:
 
 
 def test_a_plan_of_plain_values(service: Service) -> None:
-    generation = plan_generation(asked(prompt="a dog", n=2, seed=7, first_index=3, size="16x16"), service)
+    generation = plan(asked(prompt="a dog", n=2, seed=7, first_index=3, size="16x16"), service).generation
     assert generation.model.id == NAME
     assert generation.images == (ImageSpec(7, 3, 1), ImageSpec(7, 4, 1))
     assert (generation.scale, generation.size) == (2, "16x16")
 
 
 def test_without_a_prompt_each_image_has_a_class_of_its_own(service: Service) -> None:
-    images = plan_generation(asked(n=3, seed=1), service).images
+    images = plan(asked(n=3, seed=1), service).generation.images
     assert [spec.class_label for spec in images] == [1, 2, 0]
 
 
@@ -62,7 +62,7 @@ def test_without_a_prompt_each_image_has_a_class_of_its_own(service: Service) ->
 )
 def test_a_plan_that_makes_no_sense_names_the_field(service: Service, changes: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
-        plan_generation(asked(**changes), service)
+        plan(asked(**changes), service)
     assert refused.value.param == param
 
 
