@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-RESAMPLES = 1000  # the ends of an interval move little from run to run, and a call stays in milliseconds
+_RESAMPLES = 1000  # the ends of an interval move little from run to run, and a call stays in milliseconds
 CONFIDENCE = 0.95
 # Fewest units of an arm for an interval. A percentile bootstrap is too narrow for few units: it uses the spread of the n units
 # as if it were the true spread, and a normal distribution instead of Student's t. Its 95 % interval holds the true difference
@@ -88,9 +88,9 @@ def differences_between_arms(arm: Latencies, *, reference: Latencies) -> Mapping
 
 
 def _unit_weights(side: Latencies, random: np.random.Generator) -> NDArray[np.float64]:
-    """Draw resamples of units. Return the count of each sample in each resample: [RESAMPLES, N]."""
+    """Draw resamples of units. Return the count of each sample in each resample: [_RESAMPLES, N]."""
     units = units_of(side)
-    drawn = random.multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
+    drawn = random.multinomial(units, np.full(units, 1 / units), size=_RESAMPLES)
     return drawn[:, side.units].astype(np.float64)
 
 
