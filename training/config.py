@@ -1,6 +1,6 @@
 """The configurations of a run: the loop, a teacher, a student, and progressive distillation.
 
-Defaults are set here, in training.objectives.config and in training.unet, and nowhere else. None of them imports torch, so
+Defaults are set here, in training.objective_config and in training.unet, and nowhere else. None of them imports torch, so
 that the command line can show the defaults without loading it.
 """
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.schedule import ScheduleName
 from models.subsequence import Int64, check_phi, concentrated_phi, uniform_phi
-from training.objectives.config import ObjectiveConfig, ProgressiveConfig, RolloutConfig, flat_settings
+from training.objective_config import ObjectiveConfig, ProgressiveConfig, RolloutConfig, flat_settings
 from training.unet import UNetShape
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from training.checkpoint import CHECKPOINT
@@ -22,16 +22,13 @@ from training.config import LoopConfig
 from training.data import ImageSource, StepSampler, batches, to_unit
 from training.ema import PowerEMA
 from training.errors import CheckpointError, TrainingError
+from training.loss import Loss
 from training.pictures import write_losses
 from training.progress import Progress
 from training.resume import TrainingState, check_space, restore, write_checkpoint, write_snapshot
 from training.run_facts import RunFacts
 
 _REPORT_STEPS = 20  # updates averaged into one entry of the loss curve
-
-# loss(network, x0 float [B,C,H,W] in [-1,1], class int64 [B], generator, share) -> scalar. It draws for the global batch from
-# `generator` and keeps `share` of what it drew.
-Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator, slice], Tensor]
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

@@ -18,7 +18,8 @@ from training.accelerator import make_accelerator
 from training.config import TeacherConfig
 from training.data import open_source
 from training.errors import TrainingError
-from training.loop import Loss, fit
+from training.loop import fit
+from training.loss import Loss
 from training.noising import mirrored, stratified_timesteps
 from training.pictures import sample_writer
 from training.run_facts import ModelFacts, RunFacts, RunProvenance

@@ -27,7 +27,7 @@ from torch import Tensor
 from models.network import predict, x0_from_prediction
 from models.schedule import Float64
 from models.subsequence import Int64
-from training.objectives.config import Solver
+from training.objective_config import Solver
 from training.torch_model import TorchModel
 
 

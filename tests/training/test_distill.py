@@ -20,7 +20,7 @@ from training.config import DistillConfig
 from training.distill import distill, make_objective, make_student
 from training.errors import TrainingError
 from training.loop import step_generator
-from training.objectives.config import RolloutConfig
+from training.objective_config import RolloutConfig
 from training.torch_model import TorchModel, load_model
 
 

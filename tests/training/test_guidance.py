@@ -16,7 +16,7 @@ from training.config import DistillConfig
 from training.distill import distill
 from training.errors import CheckpointError, TrainingError
 from training.guidance import guided_model, load_guided
-from training.objectives.config import RolloutConfig
+from training.objective_config import RolloutConfig
 from training.torch_model import TorchModel, load_model
 
 

@@ -9,7 +9,7 @@ import typer
 from training import options
 from training.config import DistillConfig
 from training.config_file import Config
-from training.objectives.config import RolloutConfig, objective_config
+from training.objective_config import RolloutConfig, objective_config
 from training.unet import UNetShape
 
 _DEFAULT = DistillConfig(teacher="")

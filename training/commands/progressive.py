@@ -9,7 +9,7 @@ import typer
 from training import options
 from training.config import FoldsConfig
 from training.config_file import Config
-from training.objectives.config import ProgressiveConfig
+from training.objective_config import ProgressiveConfig
 
 _DEFAULT = FoldsConfig(teacher="", to=1, budget=1)
 _LOOP = _DEFAULT.loop
@@ -37,7 +37,7 @@ def progressive(
     config: Config = None,  # noqa: ARG001 - its callback sets the defaults of the other options
 ) -> None:
     """Distil by halving, fold after fold (Salimans & Ho 2022): the multi-fold baseline. Each fold can be exported."""
-    from training.objectives.progressive import progressive as run
+    from training.folds import progressive as run
 
     loop = {
         "images": batch,  # a placeholder: the budget decides the length of each fold

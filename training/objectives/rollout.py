@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from models.network import predict, prediction_from_x0, x0_from_prediction
 from models.subsequence import Int64
 from training.noising import Draw, NoisedBatch, Noising
+from training.objective_config import RolloutConfig
 from training.objectives.base import STUDENT_EVALUATIONS, Objective, loss_weight, reachable_error
-from training.objectives.config import RolloutConfig
 from training.torch_model import TorchModel
 from training.walk import Walk, multistep_gain
 

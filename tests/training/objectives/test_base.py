@@ -20,8 +20,8 @@ from training.distill import distill, make_objective, make_student
 from training.errors import TrainingError
 from training.loop import step_generator
 from training.noising import NoisedBatch, Noising
+from training.objective_config import ConsistencyConfig, ProgressiveConfig, ReleasedConfig, RolloutConfig, objective_config
 from training.objectives.base import loss_weight, reachable_error
-from training.objectives.config import ConsistencyConfig, ProgressiveConfig, ReleasedConfig, RolloutConfig, objective_config
 from training.run_facts import Cost
 from training.torch_model import TorchModel, load_model
 from training.walk import Walk

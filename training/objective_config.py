@@ -46,7 +46,7 @@ class ConsistencyConfig(_Config):
 
 
 class ProgressiveConfig(_Config):
-    """One fold of progressive distillation (training.objectives.progressive): the rollout of two DDIM steps."""
+    """One fold of progressive distillation (training.folds): the rollout of two DDIM steps."""
 
     objective: Literal["progressive"] = "progressive"
     weight: Weight = Field(default="auto", description="gamma' (training.objectives.base.loss_weight)")
