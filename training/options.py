@@ -32,8 +32,6 @@ Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror images at r
 StudentLr = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate; it falls linearly to zero.")]
 GammaPrime = Annotated[str, typer.Option("--weight", help="Loss weight gamma': auto, simple, snr or truncated-snr.")]
 
-STUDENT_WARMUP_BATCHES = 10  # linear warm-up of distillations, which start from trained weights
-
 
 def integers(text: str, name: str) -> tuple[int, ...]:
     """Parse whole numbers such as `1,2,3`. Raises BadParameter with the option's name for anything else."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from training import options
-from training.config import DistillConfig
+from training.config import DistillConfig, student_loop
 from training.config_file import Config
 from training.objective_config import RolloutConfig, objective_config
 from training.unet import UNetShape
@@ -73,20 +73,18 @@ def distill(
             "init": "scratch" if from_scratch else "teacher",
             "unet": None if widths is None else _as_wide(teacher, options.integers(widths, "--widths")),
             "flip": flip,
-            "loop": {
-                "images": images,
-                "batch": batch,
-                "lr": lr,
-                "anneal": True,
-                "warmup_images": min(options.STUDENT_WARMUP_BATCHES * batch, images),
-                "seed": seed,
-                "precision": precision,
-                "compile": compile_,
-                "workers": workers,
-                "accumulate": accumulate,
-                "checkpoint_images": checkpoint_images,
-                "sample_images": sample_images,
-            },
+            "loop": student_loop(
+                images=images,
+                batch=batch,
+                lr=lr,
+                seed=seed,
+                precision=precision,
+                compile=compile_,
+                workers=workers,
+                accumulate=accumulate,
+                checkpoint_images=checkpoint_images,
+                sample_images=sample_images,
+            ),
         }
     )
     run(settings, out, resume=resume)

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from training import options
-from training.config import FoldsConfig
+from training.config import FoldsConfig, student_loop
 from training.config_file import Config
 from training.objective_config import ProgressiveConfig
 
@@ -39,19 +39,17 @@ def progressive(
     """Distil by halving, fold after fold (Salimans & Ho 2022): the multi-fold baseline. Each fold can be exported."""
     from training.folds import progressive as run
 
-    loop = {
-        "images": batch,  # a placeholder: the budget decides the length of each fold
-        "batch": batch,
-        "lr": lr,
-        "anneal": True,
-        "warmup_images": options.STUDENT_WARMUP_BATCHES * batch,
-        "seed": seed,
-        "precision": precision,
-        "compile": compile_,
-        "workers": workers,
-        "accumulate": accumulate,
-        "sample_images": _NO_GRIDS,
-    }
+    loop = student_loop(
+        images=budget,  # more than any fold has: the budget decides their length
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        precision=precision,
+        compile=compile_,
+        workers=workers,
+        accumulate=accumulate,
+        sample_images=_NO_GRIDS,
+    )
     settings = FoldsConfig.model_validate(
         {
             "teacher": teacher,
