@@ -24,7 +24,7 @@ def progressive(
         int, typer.Option("--budget-evaluations", min=1, help="Network evaluations of all folds together; 5 an image.")
     ],
     data: options.Data = _DEFAULT.data,
-    weight: options.GammaPrime = _DEFAULT.objective.weight,
+    weight: Annotated[str, typer.Option(help=options.GAMMA_PRIME)] = _DEFAULT.objective.weight,
     batch: options.Batch = _LOOP.batch,
     lr: options.StudentLr = _LOOP.lr,
     flip: options.Flip = _DEFAULT.flip,
