@@ -17,9 +17,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from training.batches import BatchOrder, batches, to_unit
 from training.checkpoint import CHECKPOINT
 from training.config import LoopConfig
-from training.data import ImageSource, StepSampler, batches, to_unit
+from training.data import ImageSource
 from training.ema import PowerEMA
 from training.errors import CheckpointError, TrainingError
 from training.loss import Loss
@@ -68,8 +69,8 @@ def fit(
     wrapped, optimizer = accelerator.prepare(raw, optimizer)
     if config.compile:
         wrapped = torch.compile(wrapped)
-    sampler = StepSampler(len(source), config.batch, seed=config.seed, first=state.step, share=share)
-    stream = batches(source, sampler, workers=config.workers)
+    order = BatchOrder(len(source), config.batch, seed=config.seed, first=state.step, share=share)
+    stream = batches(source, order, workers=config.workers)
     if main:
         check_space(run, raw)
     board = SummaryWriter(str(run / "tensorboard"), purge_step=state.step * config.batch) if main else None
