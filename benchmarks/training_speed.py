@@ -41,9 +41,10 @@ from models.subsequence import uniform_phi
 from training.accelerator import make_accelerator
 from training.config import LoopConfig, TeacherConfig
 from training.data import ImageSource
-from training.loop import Loss, fit
+from training.loop import fit
+from training.loss import Loss
 from training.noising import Noising
-from training.objectives.config import RolloutConfig
+from training.objective_config import RolloutConfig
 from training.objectives.rollout import rollout
 from training.run_facts import ModelFacts, ModelProvenance, RunFacts, RunProvenance
 from training.teacher import teacher_loss

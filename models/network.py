@@ -68,7 +68,7 @@ def unet_config(network: UNet2DModel) -> dict[str, Any]:
     return {key: value for key, value in network.config.items() if not key.startswith("_")}
 
 
-def predict(network: nn.Module, x: Tensor, timestep: Tensor, class_label: Tensor | None) -> Tensor:
+def predict(network: nn.Module, x: Tensor, *, timestep: Tensor, class_label: Tensor | None) -> Tensor:
     """Evaluate a network once. x [B,C,H,W], timestep int64 [B], class_label int64 [B] or None -> [B,C,H,W]."""
     if class_label is None:
         return network(x, timestep, return_dict=False)[0]  # type: ignore[no-any-return]
@@ -95,7 +95,7 @@ class StepGraph(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Take one denoise step: (x_next, x0)."""
         signal, noise, a, b, c = (coefficients[:, i].reshape(-1, 1, 1, 1) for i in range(len(COEFFICIENTS)))
-        prediction = predict(self.network, x, timestep, class_label if self.conditional else None)
+        prediction = predict(self.network, x, timestep=timestep, class_label=class_label if self.conditional else None)
         x0 = x0_from_prediction(prediction, x=x, signal=signal, noise=noise, kind=self.prediction_type, clip=self.clip)
         return a * x + b * x0 + c * x0_prev, x0
 

@@ -1,18 +1,18 @@
 """The configurations of a run: the loop, a teacher, a student, and progressive distillation.
 
-Defaults are set here, in training.objectives.config and in training.unet, and nowhere else. None of them imports torch, so
+Defaults are set here, in training.objective_config and in training.unet, and nowhere else. None of them imports torch, so
 that the command line can show the defaults without loading it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.schedule import ScheduleName
 from models.subsequence import Int64, check_phi, concentrated_phi, uniform_phi
-from training.objectives.config import ObjectiveConfig, ProgressiveConfig, RolloutConfig, flat_settings
+from training.objective_config import ObjectiveConfig, ProgressiveConfig, RolloutConfig, flat_settings
 from training.unet import UNetShape
 
 
@@ -51,7 +51,21 @@ class LoopConfig(_Config):
         return rate / max(images / self.lr_decay_images, 1.0) ** 0.5 if self.lr_decay_images else rate
 
 
-_STUDENT_LOOP = LoopConfig(images=16_000, lr=1e-4, warmup_images=640, anneal=True, precision="no")
+_STUDENT_WARMUP_BATCHES: Final = 10  # few, because a student starts from trained weights
+
+
+def teacher_loop(**settings: Any) -> LoopConfig:
+    """Return the loop of a teacher. settings: fields of LoopConfig. Raises ValidationError for a value out of range."""
+    return LoopConfig.model_validate({"images": 1_000_000, "lr_decay_images": 150_000, **settings})
+
+
+def student_loop(**settings: Any) -> LoopConfig:
+    """Return the loop of a student: a short warm-up, then a learning rate that falls linearly to zero.
+
+    settings: fields of LoopConfig, but not its warm-up. Raises ValidationError for a value out of range.
+    """
+    loop = LoopConfig.model_validate({"images": 16_000, "lr": 1e-4, "anneal": True, "precision": "no", **settings})
+    return loop.model_copy(update={"warmup_images": min(_STUDENT_WARMUP_BATCHES * loop.batch, loop.images)})
 
 
 class TeacherConfig(_Config):
@@ -67,7 +81,7 @@ class TeacherConfig(_Config):
     label_dropout: float = Field(default=0.1, ge=0, le=1)
     init: str | None = Field(default=None, description="start from the weights of this model, of the same shape")
     unet: UNetShape = UNetShape()
-    loop: LoopConfig = LoopConfig(images=1_000_000, lr_decay_images=150_000)
+    loop: LoopConfig = teacher_loop()
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that checkpoints and manifests record: all but the loop, which they record apart."""
@@ -88,7 +102,7 @@ class DistillConfig(_Config):
     init: Literal["teacher", "scratch"] = "teacher"
     unet: UNetShape | None = Field(default=None, description="a size other than the teacher's; implies init=scratch")
     flip: bool = False
-    loop: LoopConfig = _STUDENT_LOOP
+    loop: LoopConfig = student_loop()
 
     def student_phi(self, teacher_steps: int) -> Int64:
         """Return phi of this student: int64 [T' + 1]. Raises ValueError when the teacher's steps do not allow it."""
@@ -120,7 +134,7 @@ class FoldsConfig(_Config):
     data: str = "fashion-mnist"
     objective: ProgressiveConfig = ProgressiveConfig()
     flip: bool = False
-    loop: LoopConfig = _STUDENT_LOOP  # its `images` is ignored: the budget decides the length of a fold
+    loop: LoopConfig = student_loop()  # its `images` is ignored: the budget decides the length of a fold
 
     def fold(self, *, teacher: str, steps: int, images: int) -> DistillConfig:
         """Return the configuration of one fold: `teacher` halved to `steps`, trained on `images` images."""

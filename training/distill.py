@@ -22,8 +22,8 @@ from training.errors import TrainingError
 from training.guidance import load_guided, unguided
 from training.loop import fit
 from training.noising import Noising
+from training.objective_config import ConsistencyConfig, ProgressiveConfig, ReleasedConfig, RolloutConfig
 from training.objectives.base import Objective
-from training.objectives.config import ConsistencyConfig, ProgressiveConfig, ReleasedConfig, RolloutConfig
 from training.objectives.consistency import consistency
 from training.objectives.released import released
 from training.objectives.rollout import rollout

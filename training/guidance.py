@@ -43,13 +43,13 @@ class GuidedNetwork(nn.Module):
     ) -> tuple[Tensor]:
         """Return (eps_weak + w (eps - eps_weak),) for sample [B,C,H,W]."""
         assert not return_dict
-        strong = predict(self.network, sample, timestep, class_labels)
+        strong = predict(self.network, sample, timestep=timestep, class_label=class_labels)
         if self.weak is not None:
-            weak = predict(self.weak, sample, timestep, class_labels)
+            weak = predict(self.weak, sample, timestep=timestep, class_label=class_labels)
         else:
             assert class_labels is not None
             assert self.null_label is not None
-            weak = predict(self.network, sample, timestep, torch.full_like(class_labels, self.null_label))
+            weak = predict(self.network, sample, timestep=timestep, class_label=torch.full_like(class_labels, self.null_label))
         return (torch.lerp(weak, strong, self.scale),)
 
 

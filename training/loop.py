@@ -14,24 +14,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from training.batches import BatchOrder, batches, to_unit
 from training.checkpoint import CHECKPOINT
 from training.config import LoopConfig
-from training.data import ImageSource, StepSampler, batches, to_unit
+from training.data import ImageSource
 from training.ema import PowerEMA
 from training.errors import CheckpointError, TrainingError
+from training.loss import Loss
 from training.pictures import write_losses
 from training.progress import Progress
 from training.resume import TrainingState, check_space, restore, write_checkpoint, write_snapshot
 from training.run_facts import RunFacts
 
 _REPORT_STEPS = 20  # updates averaged into one entry of the loss curve
-
-# loss(network, x0 float [B,C,H,W] in [-1,1], class int64 [B], generator, share) -> scalar. It draws for the global batch from
-# `generator` and keeps `share` of what it drew.
-Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator, slice], Tensor]
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -71,8 +69,8 @@ def fit(
     wrapped, optimizer = accelerator.prepare(raw, optimizer)
     if config.compile:
         wrapped = torch.compile(wrapped)
-    sampler = StepSampler(len(source), config.batch, seed=config.seed, first=state.step, share=share)
-    stream = batches(source, sampler, workers=config.workers)
+    order = BatchOrder(len(source), config.batch, seed=config.seed, first=state.step, share=share)
+    stream = batches(source, order, workers=config.workers)
     if main:
         check_space(run, raw)
     board = SummaryWriter(str(run / "tensorboard"), purge_step=state.step * config.batch) if main else None

@@ -30,9 +30,8 @@ Guide = Annotated[
 ]
 Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror images at random.")]
 StudentLr = Annotated[float, typer.Option("--lr", min=0, help="Peak learning rate; it falls linearly to zero.")]
-GammaPrime = Annotated[str, typer.Option("--weight", help="Loss weight gamma': auto, simple, snr or truncated-snr.")]
 
-STUDENT_WARMUP_BATCHES = 10  # linear warm-up of distillations, which start from trained weights
+GAMMA_PRIME = "Loss weight gamma': auto, simple, snr or truncated-snr."  # the help of --weight
 
 
 def integers(text: str, name: str) -> tuple[int, ...]:

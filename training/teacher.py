@@ -18,7 +18,8 @@ from training.accelerator import make_accelerator
 from training.config import TeacherConfig
 from training.data import open_source
 from training.errors import TrainingError
-from training.loop import Loss, fit
+from training.loop import fit
+from training.loss import Loss
 from training.noising import mirrored, stratified_timesteps
 from training.pictures import sample_writer
 from training.run_facts import ModelFacts, RunFacts, RunProvenance
@@ -41,7 +42,8 @@ def teacher_loss(config: TeacherConfig, alpha_bar: Float64, null_label: int | No
             x0 = mirrored(x0, torch.rand(batch, generator=generator)[share])
         signal, noise = (table[t].to(x0)[:, None, None, None] for table in (signal_table, noise_table))
         given = None if null_label is None else torch.where(dropped, null_label, label)
-        prediction = predict(network, noised(x0, eps=eps, signal=signal, noise=noise), (t - 1).to(x0.device), given).float()
+        x = noised(x0, eps=eps, signal=signal, noise=noise)
+        prediction = predict(network, x, timestep=(t - 1).to(x0.device), class_label=given).float()
         target = training_target(x0, eps=eps, signal=signal, noise=noise, kind=config.prediction_type)
         return torch.nn.functional.mse_loss(prediction, target)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from models.network import predict, x0_from_prediction
 from models.schedule import Float64
 from models.subsequence import Int64
-from training.objectives.config import Solver
+from training.objective_config import Solver
 from training.torch_model import TorchModel
 
 
@@ -102,13 +102,13 @@ class Walk:
         return self.k * self.teacher.evaluations
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, *, t: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """Walk from x = x_{phi_t} [B,C,H,W] to (x0*, x*_{phi_{t-1}}) for student steps t in 1 ... T', int64 [B]."""
         row, columns, kind = t - 1, self._columns.to(x), self.teacher.prediction_type
         target, previous = torch.zeros_like(x), torch.zeros_like(x)
         for i in range(self.k):
             signal, noise, a, b, gain, weight = columns[:, row, i, None, None, None]
-            prediction = predict(self.teacher.network, x, self._labels[row, i].to(x.device), label).float()
+            prediction = predict(self.teacher.network, x, timestep=self._labels[row, i].to(x.device), class_label=label).float()
             x0 = x0_from_prediction(prediction, x=x, signal=signal, noise=noise, kind=kind, clip=self.teacher.clip)
             direction = x0 + gain * (x0 - previous)
             target = target + weight * direction

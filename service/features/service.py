@@ -12,9 +12,9 @@ from models.runtime.choose import choose_backend
 from service.engine.engine import Engine
 from service.engine.load import ModelStatus, without_folders
 from service.engine.request import ModelFailedError, UnavailableError
-from service.features.comparison.run import Isolation
 from service.features.config import Arms, ServiceConfig
 from service.features.experiments import Experiments
+from service.features.isolation import Isolation
 from service.features.links import ImageLinks
 from service.observability.metrics import Metrics
 from service.store.base import Store

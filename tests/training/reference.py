@@ -34,7 +34,7 @@ def run_plan(
     x0_prev = torch.zeros_like(x)
     for row in range(len(plan)):
         signal, noise, a, b, c = (float(value) for value in plan.coefficients[row])
-        prediction = predict(network, x, torch.full((len(pairs),), int(plan.label[row])), class_label)
+        prediction = predict(network, x, timestep=torch.full((len(pairs),), int(plan.label[row])), class_label=class_label)
         x0 = signal * x - noise * prediction if prediction_type == "v_prediction" else (x - noise * prediction) / signal
         x0 = x0 if clip is None else x0.clamp(*clip)
         x = a * x + b * x0 + c * x0_prev

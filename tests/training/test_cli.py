@@ -197,6 +197,10 @@ def test_sample_draws_a_grid(workshop: Path, model: str) -> None:
             ("distill", "--out", "x", "--teacher", "teacher", "--data", "DATA"),
             "either the student's number of steps or its phi",
         ),
+        (
+            ("distill", "--out", "x", "--teacher", "teacher", "--objective", "released", "--k", "4"),
+            "--k needs --objective rollout; leave it out for released",
+        ),
         (("export", "nowhere", "--family", "f", "--name", "n"), "cannot load 'nowhere'"),
         (("export", "teacher", "--family", "F F", "--name", "n"), "family"),
         (("evaluate", "zoo", "--family", "other"), "needs exactly one teacher"),

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import zipfile
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ from PIL import Image
 
 from tests.training.conftest import shapes, write_idx
 from training import data
-from training.data import StepSampler, batches, open_source, to_square
+from training.batches import BatchOrder, batches
+from training.data import open_source, to_square
 from training.errors import DataError
 
 
@@ -87,7 +87,7 @@ def test_zip_of_images_read_by_worker_processes(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "pictures.zip"))
     assert (source.classes, source.shape) == (("blue", "red"), (3, 8, 8))
     for workers in (0, 2):
-        images, labels = next(batches(source, StepSampler(len(source), 8, seed=0), workers=workers))
+        images, labels = next(batches(source, BatchOrder(len(source), 8, seed=0), workers=workers))
         assert images[labels == 0].float().mean((0, 2, 3)).tolist() == [0, 0, 255]
         assert images[labels == 1].float().mean((0, 2, 3)).tolist() == [255, 0, 0]
 
@@ -159,13 +159,3 @@ def test_empty_folder_and_bad_zip(tmp_path: Path) -> None:
 def test_to_square_crops_the_centre() -> None:
     image = Image.fromarray(np.tile(np.repeat([0, 255, 0], 8).astype(np.uint8), (8, 1)))
     assert to_square(image, 8, 1).min() == 255
-
-
-def test_sampler_visits_everything_once_an_epoch_and_resumes() -> None:
-    whole = list(islice(StepSampler(10, 4, seed=3), 10))
-    flat = [index for batch in whole for index in batch]
-    assert all(sorted(flat[epoch * 10 : (epoch + 1) * 10]) == list(range(10)) for epoch in range(4))
-    assert flat[:10] != flat[10:20]
-    assert list(islice(StepSampler(10, 4, seed=3, first=6), 4)) == whole[6:]
-    halves = [list(islice(StepSampler(10, 4, seed=3, share=part), 10)) for part in (slice(0, 2), slice(2, 4))]
-    assert [a + b for a, b in zip(*halves, strict=True)] == whole

@@ -20,7 +20,7 @@ from training.config import DistillConfig
 from training.distill import distill, make_objective, make_student
 from training.errors import TrainingError
 from training.loop import step_generator
-from training.objectives.config import RolloutConfig
+from training.objective_config import RolloutConfig
 from training.torch_model import TorchModel, load_model
 
 
@@ -49,7 +49,8 @@ def test_k1_is_the_papers_loss(teacher: TorchModel, teacher_run: Path, idx_folde
     loss = make_objective(config, free, student, phi).loss(student, x0, label, step_generator(0, 0), slice(None))
     x, t = seen[0]
     with torch.no_grad():
-        difference = predict(free.network, x, torch.from_numpy(phi)[t + 1] - 1, label) - predict(student, x, t, label)
+        theirs = predict(free.network, x, timestep=torch.from_numpy(phi)[t + 1] - 1, class_label=label)
+        difference = theirs - predict(student, x, timestep=t, class_label=label)
     assert loss.item() == pytest.approx(float(difference.square().mean()), rel=2e-3 if kind == "epsilon" else 1e-4)
 
 
@@ -72,8 +73,8 @@ def test_student_embedding_survives_save_pretrained(teacher: TorchModel, tmp_pat
     x, label = starting_noise([(0, 0), (0, 1)], teacher.shape), torch.tensor([0, 1])
     for step, kept in enumerate((3, 20, 63)):
         with torch.no_grad():
-            ours = predict(again.eval(), x, torch.full((2,), step), label)
-            theirs = predict(teacher.network, x, torch.full((2,), kept), label)
+            ours = predict(again.eval(), x, timestep=torch.full((2,), step), class_label=label)
+            theirs = predict(teacher.network, x, timestep=torch.full((2,), kept), class_label=label)
         assert torch.allclose(ours, theirs, atol=1e-6)
 
 

@@ -36,3 +36,18 @@ def test_the_first_step_forgets_the_start() -> None:
         network.weight.fill_(3.0)
     ema.update(network, 1)
     assert torch.equal(ema.average["weight"], network.weight.detach())
+
+
+def test_every_parameter_is_averaged_in_float32_from_any_precision() -> None:
+    """One call of torch._foreach_lerp_ equals Tensor.lerp of each parameter."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)).to(torch.bfloat16)
+    ema = PowerEMA(network, 0.1)
+    before = {name: average.clone() for name, average in ema.average.items()}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.ones_like(parameter))
+    ema.update(network, 4)
+    weight = 1 - (1 - 1 / 4) ** (gamma_of(0.1) + 1)
+    for name, parameter in network.named_parameters():
+        assert ema.average[name].dtype == torch.float32
+        assert torch.allclose(ema.average[name], before[name].lerp(parameter.detach().float(), weight))

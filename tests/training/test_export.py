@@ -27,7 +27,7 @@ from training.distill import distill
 from training.errors import TrainingError
 from training.evaluation.samplers import torch_sampler
 from training.export import TOLERANCE, export
-from training.objectives.config import RolloutConfig
+from training.objective_config import RolloutConfig
 from training.torch_model import load_model
 
 

@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 from tests.training.conftest import tiny_loop, tiny_teacher_config
 from tests.training.test_cli import TINY
 from training import checkpoint
+from training.batches import BatchOrder, batches
 from training.cli import app
-from training.data import StepSampler, batches, open_source
+from training.data import open_source
 from training.errors import DataError, TrainingError
 from training.teacher import train_teacher
 from training.torch_model import load_model
@@ -57,7 +58,7 @@ def test_a_corrupt_image_is_named(tmp_path: Path, workers: int) -> None:
         Image.new("L", (8, 8)).save(tmp_path / f"{index}.png")
     broken = tmp_path / "2.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    stream = batches(open_source(str(tmp_path)), StepSampler(3, 3, seed=0), workers=workers)
+    stream = batches(open_source(str(tmp_path)), BatchOrder(3, 3, seed=0), workers=workers)
     with pytest.raises(DataError) as caught:
         next(stream)
     assert str(caught.value).startswith(f"{broken} is not a readable image")

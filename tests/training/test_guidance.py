@@ -16,7 +16,7 @@ from training.config import DistillConfig
 from training.distill import distill
 from training.errors import CheckpointError, TrainingError
 from training.guidance import guided_model, load_guided
-from training.objectives.config import RolloutConfig
+from training.objective_config import RolloutConfig
 from training.torch_model import TorchModel, load_model
 
 
@@ -33,8 +33,9 @@ def _inputs(teacher: TorchModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 def test_classifier_free_extrapolates_from_the_null_label(teacher: TorchModel) -> None:
     x, t, label = _inputs(teacher)
     with torch.no_grad():
-        guided = predict(guided_model(teacher, 2.5).network, x, t, label)
-        strong, weak = predict(teacher.network, x, t, label), predict(teacher.network, x, t, torch.full_like(label, 3))
+        guided = predict(guided_model(teacher, 2.5).network, x, timestep=t, class_label=label)
+        strong = predict(teacher.network, x, timestep=t, class_label=label)
+        weak = predict(teacher.network, x, timestep=t, class_label=torch.full_like(label, 3))
     assert torch.allclose(guided, weak + 2.5 * (strong - weak), atol=1e-5)
 
 
@@ -43,8 +44,8 @@ def test_autoguidance_extrapolates_from_the_weak_network(teacher: TorchModel, sn
     weak_model = load_model(str(snapshot))
     model = guided_model(teacher, 2.0, weak_model)
     with torch.no_grad():
-        guided = predict(model.network, x, t, label)
-        strong, weak = (predict(m.network, x, t, label) for m in (teacher, weak_model))
+        guided = predict(model.network, x, timestep=t, class_label=label)
+        strong, weak = (predict(m.network, x, timestep=t, class_label=label) for m in (teacher, weak_model))
     assert torch.allclose(guided, 2 * strong - weak, atol=1e-5)
     assert (model.evaluations, model.guidance) == (2, "autoguidance, scale 2, weak network of 160 images")
 

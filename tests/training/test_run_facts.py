@@ -13,7 +13,7 @@ from training import checkpoint
 from training.config import DistillConfig
 from training.distill import distill
 from training.errors import CheckpointError
-from training.objectives.config import RolloutConfig
+from training.objective_config import RolloutConfig
 from training.run_facts import Cost, FirstTeacher, RunFacts
 from training.teacher import train_teacher
 from training.torch_model import load_model

@@ -61,7 +61,7 @@ def test_one_student_step_lands_where_the_walk_does(teacher: TorchModel, k: int)
     """Compare x_{phi_{t-1}} = a x + b x0* with diffusers' own DDIM steps of the teacher."""
     phi = uniform_phi(64, 8)
     x, t, label = _batch(teacher, phi)
-    target, _ = Walk(teacher, phi, k)(x, t, label)
+    target, _ = Walk(teacher, phi, k)(x, t=t, label=label)
     scheduler = DDIMScheduler(
         num_train_timesteps=64,
         trained_betas=(1 - teacher.alpha_bar[1:] / teacher.alpha_bar[:-1]).tolist(),
@@ -74,7 +74,7 @@ def test_one_student_step_lands_where_the_walk_does(teacher: TorchModel, k: int)
         state = x[i : i + 1]
         for here, following in itertools.pairwise(walk):
             with torch.no_grad():
-                prediction = predict(teacher.network, state, torch.tensor([here - 1]), label[i : i + 1])
+                prediction = predict(teacher.network, state, timestep=torch.tensor([here - 1]), class_label=label[i : i + 1])
             # diffusers derives the destination from the number of inference steps; give it the exact stride.
             scheduler.num_inference_steps = 1
             scheduler.config.num_train_timesteps = int(here - following)
@@ -90,10 +90,10 @@ def test_k1_with_clipping_rederives_from_the_clipped_x0(teacher: TorchModel) -> 
     x = x * 3  # pushes predictions outside [-1, 1]
     level = torch.from_numpy(teacher.alpha_bar[phi])[t].float()[:, None, None, None]
     with torch.no_grad():
-        v = predict(teacher.network, x, torch.from_numpy(phi)[t] - 1, label)
+        v = predict(teacher.network, x, timestep=torch.from_numpy(phi)[t] - 1, class_label=label)
     x0 = level.sqrt() * x - (1 - level).sqrt() * v
     assert (x0.abs() > 1).any()
-    assert torch.allclose(Walk(teacher, phi, 1)(x, t, label)[0], x0.clamp(-1, 1), atol=1e-5)
+    assert torch.allclose(Walk(teacher, phi, 1)(x, t=t, label=label)[0], x0.clamp(-1, 1), atol=1e-5)
 
 
 # diffusers 0.42 builds its sigmas by np.array(tensor), which numpy 2 warns of
@@ -103,7 +103,7 @@ def test_multistep_walk_is_dpm_solver(teacher: TorchModel, k: int) -> None:
     """A walk ends where diffusers' DPM-Solver++(2M) does over the same sub-steps, first order at the start of each walk."""
     phi = uniform_phi(64, 8)
     x, t, label = _batch(teacher, phi)
-    target, landed = Walk(teacher, phi, k, "dpmpp")(x, t, label)
+    target, landed = Walk(teacher, phi, k, "dpmpp")(x, t=t, label=label)
     plan = ddim(teacher.alpha_bar, phi)
     for i in range(len(x)):
         walk = walk_table(phi, k)[int(t[i]) - 1]
@@ -125,7 +125,7 @@ def test_multistep_walk_is_dpm_solver(teacher: TorchModel, k: int) -> None:
         state = x[i : i + 1]
         for step in scheduler.timesteps:
             with torch.no_grad():
-                prediction = predict(teacher.network, state, step[None], label[i : i + 1])
+                prediction = predict(teacher.network, state, timestep=step[None], class_label=label[i : i + 1])
             state = scheduler.step(prediction, step, state).prev_sample
         assert torch.allclose(landed[i : i + 1], state, atol=5e-5)
         _, _, a, b, _ = plan.coefficients[len(phi) - 1 - int(t[i])]
@@ -151,6 +151,6 @@ def test_no_clean_image_leaves_the_range(teacher: TorchModel, solver: str) -> No
     """x0* stays in the range also at the noisiest step, where the signal is almost zero."""
     phi = uniform_phi(64, 8)
     x, t, label = _batch(teacher, phi)
-    target, _ = Walk(teacher, phi, 4, solver)(x * 2, t, label)  # type: ignore[arg-type]
+    target, _ = Walk(teacher, phi, 4, solver)(x * 2, t=t, label=label)  # type: ignore[arg-type]
     assert target.abs().max() <= 1
     assert torch.isfinite(target).all()

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from training import options
-from training.config import DistillConfig
+from training.config import DistillConfig, student_loop
 from training.config_file import Config
-from training.objectives.config import RolloutConfig, objective_config
+from training.objective_config import RolloutConfig, objective_config
 from training.unet import UNetShape
 
 _DEFAULT = DistillConfig(teacher="")
 _LOOP = _DEFAULT.loop
-_ROLLOUT = RolloutConfig()
+
+
+def _of_rollout(field: str, description: str, minimum: int | None = None) -> Any:
+    """Return an option of the rollout alone: None unless given, so that another objective can refuse it.
+
+    Its help shows the default of RolloutConfig.
+    """
+    default = str(RolloutConfig.model_fields[field].default)
+    return typer.Option(f"--{field}", help=description, show_default=default, min=minimum)
 
 
 def distill(
@@ -27,15 +35,13 @@ def distill(
     objective: Annotated[
         str, typer.Option(help="Loss: rollout, released (the authors' code) or consistency.")
     ] = _DEFAULT.objective.objective,
-    k: Annotated[
-        int, typer.Option("--k", min=1, help="Teacher sub-steps per student step; 1 is the paper's loss.")
-    ] = _ROLLOUT.k,
-    solver: Annotated[str, typer.Option(help="Solver of the teacher's sub-steps: ddim or dpmpp.")] = _ROLLOUT.solver,
-    sampler: Annotated[str, typer.Option(help="Sampler of the student's own steps: ddim or dpmpp.")] = _ROLLOUT.sampler,
-    weight: options.GammaPrime = _ROLLOUT.weight,
+    k: Annotated[int | None, _of_rollout("k", "Teacher sub-steps per student step; 1 is the paper's loss.", minimum=1)] = None,
+    solver: Annotated[str | None, _of_rollout("solver", "Solver of the teacher's sub-steps: ddim or dpmpp.")] = None,
+    sampler: Annotated[str | None, _of_rollout("sampler", "Sampler of the student's own steps: ddim or dpmpp.")] = None,
+    weight: Annotated[str | None, _of_rollout("weight", options.GAMMA_PRIME)] = None,
     norm: Annotated[
-        str, typer.Option(help="Norm of an image's error in the loss: squared, or l2 (its square root).")
-    ] = _ROLLOUT.norm,
+        str | None, _of_rollout("norm", "Norm of an image's error in the loss: squared, or l2 (its square root).")
+    ] = None,
     guidance: options.Guidance = None,
     guide: options.Guide = None,
     from_scratch: Annotated[bool, typer.Option(help="Do not start from the teacher's weights.")] = False,
@@ -59,7 +65,8 @@ def distill(
 
     if objective == "progressive":
         raise typer.BadParameter("progressive distillation is a command of its own: sfddm-train progressive")
-    rollout_options = {"k": k, "solver": solver, "sampler": sampler, "weight": weight, "norm": norm}
+    of_rollout = {"k": k, "solver": solver, "sampler": sampler, "weight": weight, "norm": norm}
+    given = {name: value for name, value in of_rollout.items() if value is not None}
     settings = DistillConfig.model_validate(
         {
             "teacher": teacher,
@@ -67,26 +74,24 @@ def distill(
             "steps": steps,
             "phi": None if phi is None else options.integers(phi, "--phi"),
             "concentrate": None if concentrate is None else options.share(concentrate),
-            "objective": objective_config(objective, rollout_options),
+            "objective": objective_config(objective, given),
             "guidance": guidance,
             "guide": guide,
             "init": "scratch" if from_scratch else "teacher",
             "unet": None if widths is None else _as_wide(teacher, options.integers(widths, "--widths")),
             "flip": flip,
-            "loop": {
-                "images": images,
-                "batch": batch,
-                "lr": lr,
-                "anneal": True,
-                "warmup_images": min(options.STUDENT_WARMUP_BATCHES * batch, images),
-                "seed": seed,
-                "precision": precision,
-                "compile": compile_,
-                "workers": workers,
-                "accumulate": accumulate,
-                "checkpoint_images": checkpoint_images,
-                "sample_images": sample_images,
-            },
+            "loop": student_loop(
+                images=images,
+                batch=batch,
+                lr=lr,
+                seed=seed,
+                precision=precision,
+                compile=compile_,
+                workers=workers,
+                accumulate=accumulate,
+                checkpoint_images=checkpoint_images,
+                sample_images=sample_images,
+            ),
         }
     )
     run(settings, out, resume=resume)

@@ -7,9 +7,9 @@ from typing import Annotated, Final
 import typer
 
 from training import options
-from training.config import FoldsConfig
+from training.config import FoldsConfig, student_loop
 from training.config_file import Config
-from training.objectives.config import ProgressiveConfig
+from training.objective_config import ProgressiveConfig
 
 _DEFAULT = FoldsConfig(teacher="", to=1, budget=1)
 _LOOP = _DEFAULT.loop
@@ -24,7 +24,7 @@ def progressive(
         int, typer.Option("--budget-evaluations", min=1, help="Network evaluations of all folds together; 5 an image.")
     ],
     data: options.Data = _DEFAULT.data,
-    weight: options.GammaPrime = _DEFAULT.objective.weight,
+    weight: Annotated[str, typer.Option(help=options.GAMMA_PRIME)] = _DEFAULT.objective.weight,
     batch: options.Batch = _LOOP.batch,
     lr: options.StudentLr = _LOOP.lr,
     flip: options.Flip = _DEFAULT.flip,
@@ -37,21 +37,19 @@ def progressive(
     config: Config = None,  # noqa: ARG001 - its callback sets the defaults of the other options
 ) -> None:
     """Distil by halving, fold after fold (Salimans & Ho 2022): the multi-fold baseline. Each fold can be exported."""
-    from training.objectives.progressive import progressive as run
+    from training.folds import progressive as run
 
-    loop = {
-        "images": batch,  # a placeholder: the budget decides the length of each fold
-        "batch": batch,
-        "lr": lr,
-        "anneal": True,
-        "warmup_images": options.STUDENT_WARMUP_BATCHES * batch,
-        "seed": seed,
-        "precision": precision,
-        "compile": compile_,
-        "workers": workers,
-        "accumulate": accumulate,
-        "sample_images": _NO_GRIDS,
-    }
+    loop = student_loop(
+        images=budget,  # more than any fold has: the budget decides their length
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        precision=precision,
+        compile=compile_,
+        workers=workers,
+        accumulate=accumulate,
+        sample_images=_NO_GRIDS,
+    )
     settings = FoldsConfig.model_validate(
         {
             "teacher": teacher,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from training import options
-from training.config import LoopConfig, TeacherConfig
+from training.config import TeacherConfig, teacher_loop
 from training.config_file import Config
 from training.unet import UNetShape
 
@@ -63,21 +63,19 @@ def teacher(
         groups=groups,
         dropout=dropout,
     )
-    loop = LoopConfig.model_validate(
-        {
-            "images": images,
-            "batch": batch,
-            "lr": lr,
-            "lr_decay_images": lr_decay_images,
-            "seed": seed,
-            "precision": precision,
-            "compile": compile_,
-            "workers": workers,
-            "accumulate": accumulate,
-            "checkpoint_images": checkpoint_images,
-            "sample_images": sample_images,
-            "snapshot_images": snapshot_images,
-        }
+    loop = teacher_loop(
+        images=images,
+        batch=batch,
+        lr=lr,
+        lr_decay_images=lr_decay_images,
+        seed=seed,
+        precision=precision,
+        compile=compile_,
+        workers=workers,
+        accumulate=accumulate,
+        checkpoint_images=checkpoint_images,
+        sample_images=sample_images,
+        snapshot_images=snapshot_images,
     )
     settings = TeacherConfig.model_validate(
         {

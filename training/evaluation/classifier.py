@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training import checkpoint
-from training.data import ImageSource, StepSampler, batches, held_out_split, open_source, to_unit
+from training.batches import BatchOrder, batches, to_unit
+from training.data import ImageSource, held_out_split, open_source
 from training.errors import DataError, TrainingError
 from training.progress import Progress
 
@@ -109,7 +110,7 @@ def _train(network: nn.Module, source: ImageSource, epochs: int) -> None:
     steps = max(1, epochs * len(source) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps + 1)
-    stream = batches(source, StepSampler(len(source), BATCH, seed=1))
+    stream = batches(source, BatchOrder(len(source), BATCH, seed=1))
     network.train()
     with Progress("classifier", steps * BATCH) as progress:
         for _ in range(steps):

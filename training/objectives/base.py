@@ -1,6 +1,6 @@
 """The parts that distillation objectives share: the interface, the loss weight gamma', and the clip-aware error.
 
-An objective is a loss of a student on a batch (training.loop.Loss), and its cost. All objectives count cost in the same way,
+An objective is a loss of a student on a batch (training.loss.Loss), and its cost. All objectives count cost in the same way,
 in network evaluations per training image: 1 for a teacher (2 for a guided one), 3 for a student's forward and backward pass.
 """
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from models.network import PredictionType, x0_from_prediction
 from models.schedule import Float64
-from training.loop import Loss
+from training.loss import Loss
 from training.noising import NoisedBatch
-from training.objectives.config import Weight
+from training.objective_config import Weight
 
 STUDENT_EVALUATIONS = 3  # forward 1, backward 2
 

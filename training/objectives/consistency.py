@@ -43,11 +43,11 @@ def consistency(teacher: TorchModel, phi: Int64, noising: Noising) -> Objective:
         def clean(x: Tensor, t: Tensor) -> Tensor:
             """Return f(x, t) for t = 1 ... T', not clipped."""
             signal, noise = noising.levels(t, x)
-            prediction = predict(network, x, (t - 1).to(device), batch.label).float()
+            prediction = predict(network, x, timestep=(t - 1).to(device), class_label=batch.label).float()
             return x0_from_prediction(prediction, x=x, signal=signal, noise=noise, kind="v_prediction", clip=None)
 
         with torch.no_grad():
-            _, landed = walk(batch.x, batch.t, batch.label)
+            _, landed = walk(batch.x, t=batch.t, label=batch.label)
             target = clean(landed, before.clamp(min=1))
             target = torch.where((before == 0).to(device)[:, None, None, None], landed, target)
             if teacher.clip is not None:

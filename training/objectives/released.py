@@ -55,8 +55,8 @@ def released(teacher: TorchModel, student: UNet2DModel, phi: Int64, noising: Noi
         batch = noising(x0, label, generator, share)
         device = batch.x.device
         with torch.no_grad():
-            target = predict(teacher.network, batch.x, labels[batch.t - 1].to(device), batch.label).float()
-        prediction = predict(network, batch.x, (batch.t - 1).to(device), batch.label).float()
+            target = predict(teacher.network, batch.x, timestep=labels[batch.t - 1].to(device), class_label=batch.label).float()
+        prediction = predict(network, batch.x, timestep=(batch.t - 1).to(device), class_label=batch.label).float()
         hidden = (features.value.float() - teacher_features.value.float()).abs().mean()
         return (prediction - target).abs().mean() + hidden
 

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from models.network import predict, prediction_from_x0, x0_from_prediction
 from models.subsequence import Int64
 from training.noising import Draw, NoisedBatch, Noising
+from training.objective_config import RolloutConfig
 from training.objectives.base import STUDENT_EVALUATIONS, Objective, loss_weight, reachable_error
-from training.objectives.config import RolloutConfig
 from training.torch_model import TorchModel
 from training.walk import Walk, multistep_gain
 
@@ -46,7 +46,7 @@ def rollout(teacher: TorchModel, phi: Int64, noising: Noising, config: RolloutCo
     gains = torch.from_numpy(multistep_gain(teacher.alpha_bar, phi[None, ::-1])[0, ::-1].copy()).float()  # g at t = 1 ... T'
 
     def predicted(network: nn.Module, batch: NoisedBatch) -> Tensor:
-        return predict(network, batch.x, (batch.t - 1).to(batch.x.device), batch.label).float()
+        return predict(network, batch.x, timestep=(batch.t - 1).to(batch.x.device), class_label=batch.label).float()
 
     @torch.no_grad()
     def arrive(network: nn.Module, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def rollout(teacher: TorchModel, phi: Int64, noising: Noising, config: RolloutCo
             x, previous = arrive(network, draw)
             batch = replace(batch, x=x)
             gain = gains[draw.t - 1].to(x0)[:, None, None, None]
-        x0_target, _ = walk(batch.x, batch.t, batch.label)
+        x0_target, _ = walk(batch.x, t=batch.t, label=batch.label)
         x0_target = (x0_target + gain * previous) / (1 + gain)
         if clip is not None:
             x0_target = x0_target.clamp(*clip)

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 
 from models.catalogue import Resolved
@@ -22,9 +21,9 @@ from service.engine.engine import Engine
 from service.engine.request import Failed, Finished, Generation, ImageSpec, OverloadedError, Timing
 from service.engine.ticket import Ticket
 from service.features.encode import FileStyle
+from service.features.isolation import Isolation
 from service.features.timing import slowest
 
-_MINUTE_S = 60.0
 _POLL_S = 0.05  # shortest pause between two attempts to be admitted
 
 
@@ -60,24 +59,6 @@ class Measured:
     round: int
     place: int
     timing: Timing
-
-
-class Isolation:
-    """Limits the device seconds per minute in which isolated comparisons run alone, so that they cannot halt the service."""
-
-    def __init__(self, seconds_a_minute: float) -> None:
-        """Take the device seconds that all isolated comparisons together may have alone in a minute."""
-        self.seconds = seconds_a_minute
-        self._turn = asyncio.Lock()
-        self._last_s = -_MINUTE_S
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[float]:
-        """Wait for a turn and yield its device seconds. Turns begin a minute apart at least, and never overlap."""
-        async with self._turn:
-            await asyncio.sleep(max(0.0, self._last_s + _MINUTE_S - time.monotonic()))
-            self._last_s = time.monotonic()
-            yield self.seconds
 
 
 class ComparisonRun:

@@ -70,8 +70,8 @@ def test_a_classifier_free_teacher_costs_two_evaluations_a_step(shapes: Family) 
     t = np.repeat(guided.plan.label[:1], 6)
     x, label = torch.from_numpy(start.x), torch.from_numpy(start.label)
     with torch.no_grad():
-        strong = predict(model.network, x, torch.from_numpy(t), label)
-        weak = predict(model.network, x, torch.from_numpy(t), torch.full_like(label, 3))
+        strong = predict(model.network, x, timestep=torch.from_numpy(t), class_label=label)
+        weak = predict(model.network, x, timestep=torch.from_numpy(t), class_label=torch.full_like(label, 3))
     x0 = (row[0] * x - row[1] * (weak + 4 * (strong - weak))).clamp(-1, 1)
     table = np.repeat(guided.plan.coefficients[:1].astype(np.float32), 6, axis=0)
     made = guided.load().step(x=start.x, x0_prev=zero, timestep=t, class_label=start.label, coefficients=table)[1]

@@ -20,8 +20,8 @@ from training.distill import distill, make_objective, make_student
 from training.errors import TrainingError
 from training.loop import step_generator
 from training.noising import NoisedBatch, Noising
+from training.objective_config import ConsistencyConfig, ProgressiveConfig, ReleasedConfig, RolloutConfig, objective_config
 from training.objectives.base import loss_weight, reachable_error
-from training.objectives.config import ConsistencyConfig, ProgressiveConfig, ReleasedConfig, RolloutConfig, objective_config
 from training.run_facts import Cost
 from training.torch_model import TorchModel, load_model
 from training.walk import Walk
@@ -113,7 +113,7 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     assert torch.allclose(at, x, atol=1e-5)
     signal, noise, a, b, c = rows(sampler, batch.t)
     assert bool(c.any()) == (sampler == "dpmpp")
-    _, landed = Walk(teacher, PHI, 3, "dpmpp")(x, batch.t, label)
+    _, landed = Walk(teacher, PHI, 3, "dpmpp")(x, t=batch.t, label=label)
     wanted = (landed - a * x - c * previous) / b
     wanted = torch.where(wanted.abs() > 1 - 1e-5, wanted.sign(), wanted)  # values within rounding of a bound are on it
     target = prediction_from_x0(wanted, x=x, signal=signal, noise=noise, kind=teacher.prediction_type)
@@ -128,14 +128,13 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
 
 
 def test_only_a_rollout_has_its_options() -> None:
-    defaults = {"k": 4, "solver": "ddim", "sampler": "ddim", "weight": "auto", "norm": "squared"}
-    assert objective_config("released", defaults) == ReleasedConfig()
-    assert objective_config("rollout", {**defaults, "k": 7}) == RolloutConfig(k=7)
-    for option, value in (("sampler", "dpmpp"), ("norm", "l2"), ("k", 7)):
+    assert objective_config("released", {}) == ReleasedConfig()
+    assert objective_config("rollout", {"k": 7}) == RolloutConfig(k=7)
+    for option, value in (("sampler", "dpmpp"), ("norm", "l2"), ("k", 7), ("k", RolloutConfig().k)):
         with pytest.raises(TrainingError, match=f"--{option} needs --objective rollout"):
-            objective_config("released", {**defaults, option: value})
+            objective_config("released", {option: value})
     with pytest.raises(TrainingError, match="--objective must be rollout, released, consistency, got 'other'"):
-        objective_config("other", defaults)
+        objective_config("other", {})
 
 
 def test_released_is_l1_on_prediction_and_last_features(teacher: TorchModel, teacher_run: Path, idx_folder: Path) -> None:
@@ -157,8 +156,8 @@ def test_released_is_l1_on_prediction_and_last_features(teacher: TorchModel, tea
         for network in (student, teacher.network)
     ]
     with torch.no_grad():
-        ours = predict(student, batch.x, batch.t - 1, batch.label)
-        theirs = predict(teacher.network, batch.x, torch.from_numpy(PHI)[batch.t] - 1, batch.label)
+        ours = predict(student, batch.x, timestep=batch.t - 1, class_label=batch.label)
+        theirs = predict(teacher.network, batch.x, timestep=torch.from_numpy(PHI)[batch.t] - 1, class_label=batch.label)
     for hook in hooks:
         hook.remove()
     expected = (ours - theirs).abs().mean() + (seen[0] - seen[1]).abs().mean()
@@ -184,7 +183,7 @@ def test_consistency_target_is_the_student_one_teacher_step_on(
 
     def clean(network: nn.Module, x: torch.Tensor, t: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
         level = alpha_bar[t][:, None, None, None]
-        prediction = predict(network, x, number, label)
+        prediction = predict(network, x, timestep=number, class_label=label)
         return x0_from_prediction(
             prediction, x=x, signal=level.sqrt(), noise=(1 - level).sqrt(), kind=teacher.prediction_type, clip=None
         )

@@ -11,7 +11,8 @@ import pytest
 from models.catalogue import Catalogue
 from models.runtime.base import Float32, Int64
 from service.engine.request import Generation, ImageSpec, OverloadedError, RowFailedError
-from service.features.comparison.run import Arrived, Comparison, ComparisonRun, Isolation, Measured
+from service.features.comparison.run import Arrived, Comparison, ComparisonRun, Measured
+from service.features.isolation import Isolation
 from tests.service.engine.support import Gate, Watched, running, until
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +126,7 @@ async def test_turns_alone_begin_a_minute_apart(monkeypatch: pytest.MonkeyPatch)
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("service.features.comparison.run.asyncio.sleep", sleep)
+    monkeypatch.setattr("service.features.isolation.asyncio.sleep", sleep)
     isolation = Isolation(5)
     for _ in range(2):
         async with isolation.turn() as seconds:

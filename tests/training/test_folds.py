@@ -16,8 +16,8 @@ from training.config import DistillConfig, FoldsConfig
 from training.distill import distill
 from training.errors import TrainingError
 from training.export import export
-from training.objectives.config import ConsistencyConfig, RolloutConfig
-from training.objectives.progressive import folds, progressive
+from training.folds import folds, progressive
+from training.objective_config import ConsistencyConfig, RolloutConfig
 from training.torch_model import load_model
 
 

@@ -46,7 +46,7 @@ class ConsistencyConfig(_Config):
 
 
 class ProgressiveConfig(_Config):
-    """One fold of progressive distillation (training.objectives.progressive): the rollout of two DDIM steps."""
+    """One fold of progressive distillation (training.folds): the rollout of two DDIM steps."""
 
     objective: Literal["progressive"] = "progressive"
     weight: Weight = Field(default="auto", description="gamma' (training.objectives.base.loss_weight)")
@@ -64,17 +64,16 @@ _OF_ONE_PHASE: Mapping[str, type[RolloutConfig | ReleasedConfig | ConsistencyCon
 }
 
 
-def objective_config(objective: str, options: Mapping[str, Any]) -> RolloutConfig | ReleasedConfig | ConsistencyConfig:
-    """Return the configuration of a single-phase objective from the command line's options.
+def objective_config(objective: str, given: Mapping[str, Any]) -> RolloutConfig | ReleasedConfig | ConsistencyConfig:
+    """Return the configuration of a single-phase objective from the options given on the command line.
 
-    options: fields of RolloutConfig. An option at its default counts as not given.
+    given: fields of RolloutConfig, without those that were not given.
     Raises TrainingError for an objective that does not exist or an option that it does not have, ValidationError for a value
     out of range.
     """
     if objective not in _OF_ONE_PHASE:
         raise TrainingError(f"--objective must be {', '.join(_OF_ONE_PHASE)}, got {objective!r}")
     kind = _OF_ONE_PHASE[objective]
-    given = {name: value for name, value in options.items() if value != RolloutConfig.model_fields[name].default}
     for name in given:
         if name not in kind.model_fields:
             raise TrainingError(f"--{name} needs --objective rollout; leave it out for {objective}")
