@@ -18,7 +18,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, StreamingResponse
 from starlette.routing import Route
 
-server = httpx.AsyncClient(base_url=os.environ.get("SFDDM_URL", "http://127.0.0.1:8000"), timeout=None)
+server = httpx.AsyncClient(base_url=os.environ.get("SERVER_URL", "http://127.0.0.1:8000"), timeout=None)
 port = int(sys.argv[1]) if len(sys.argv) > 1 else 8080
 
 

@@ -8,7 +8,7 @@ import os
 
 import httpx
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 BODY = {
     "models": ["fashion-mnist/teacher@ddim-032", "fashion-mnist/student-016", "fashion-mnist/student-004"],
     "reference": "fashion-mnist/teacher@ddim-032",  # the teacher with 32 of its 1024 steps

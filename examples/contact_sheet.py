@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from openai import OpenAI
 from PIL import Image
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 MODEL, COLUMNS, SIDE = "fashion-mnist/student-004", 8, 56
 
 client = OpenAI(base_url=f"{SERVER}/v1", api_key="unused")

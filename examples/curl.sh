@@ -4,7 +4,7 @@
 # Run:     sh examples/curl.sh
 # Prints:  the ids of the models, the file written, the names of the stream's events, and an error's status and body.
 set -eu
-server=${SFDDM_URL:-http://127.0.0.1:8000}
+server=${SERVER_URL:-http://127.0.0.1:8000}
 
 echo "Models:"
 curl --silent --show-error --fail "$server/v1/models" | grep --only-matching '"id": *"[^"]*"'

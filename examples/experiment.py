@@ -11,7 +11,7 @@ import os
 import httpx
 from openai import OpenAI
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 EXPERIMENT, USERS = "fashion/steps", 40
 
 client = OpenAI(base_url=f"{SERVER}/v1", api_key="unused")

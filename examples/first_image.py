@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openai import OpenAI
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 
 client = OpenAI(base_url=f"{SERVER}/v1", api_key="unused")
 answer = client.images.generate(prompt="sneaker", size="280x280")  # ten times the model's own 28x28

@@ -11,7 +11,7 @@ import uuid
 
 import httpx
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 
 key = {"Idempotency-Key": str(uuid.uuid4())}  # a new one for every new request
 with httpx.Client(base_url=SERVER, headers=key, timeout=60) as client:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 
 client = OpenAI(base_url=f"{SERVER}/v1", api_key="unused")
 answer = client.images.generate(prompt="bag", response_format="url", output_format="webp", extra_body={"seed": 3})

@@ -11,7 +11,7 @@ import os
 import httpx
 from PIL import Image
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 BODY = {"model": "fashion-mnist/student-016", "prompt": "dress", "seeds": [3, 9], "frames": 8, "size": "112x112"}
 
 answer = httpx.post(f"{SERVER}/v1/images/interpolations", json=BODY, timeout=60).raise_for_status().json()

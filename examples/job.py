@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 
 with httpx.Client(base_url=SERVER, timeout=60) as client:
     body = {"model": "fashion-mnist/student-004", "n": 100, "seed": 7}

@@ -8,7 +8,7 @@ import os
 
 from openai import BadRequestError, OpenAI, RateLimitError
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 
 client = OpenAI(base_url=f"{SERVER}/v1", api_key="unused", max_retries=0)
 for budget_ms in (0.01, 100, 400, 2000):

@@ -13,7 +13,7 @@ from collections import defaultdict
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 
 text = httpx.get(f"{SERVER}/metrics").raise_for_status().text
 totals = defaultdict(float)  # (name, model) -> value, summed over the other labels

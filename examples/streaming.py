@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openai import OpenAI
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 
 client = OpenAI(base_url=f"{SERVER}/v1", api_key="unused")
 with client.images.generate(

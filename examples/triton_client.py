@@ -10,7 +10,7 @@ import numpy as np
 import tritonclient.http as triton
 from PIL import Image
 
-SERVER = os.environ.get("SFDDM_URL", "http://127.0.0.1:8000")
+SERVER = os.environ.get("SERVER_URL", "http://127.0.0.1:8000")
 MODEL = "fashion-mnist/student-016"
 
 

@@ -33,8 +33,8 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def environment(server: Server) -> dict[str, str]:
-    """Return the environment without SFDDM_ variables except SFDDM_URL, the server's address."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("SFDDM_")} | {"SFDDM_URL": server.url}
+    """Return the environment without settings of the server, and with SERVER_URL, its address."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SFDDM_")} | {"SERVER_URL": server.url}
 
 
 def start(name: str, server: Server, folder: Path, *arguments: str) -> subprocess.Popen[str]:
