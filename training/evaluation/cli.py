@@ -106,9 +106,9 @@ def evaluate(
     if out is not None:
         write_run(out, family, report, wanted, command, ablation)
     if figure is not None:
-        draw(measurement.images, measurement.samplers, NoiseStarts(seed), 12, figure)
+        draw(measurement.images, measurement.candidates, NoiseStarts(seed), 12, figure)
     if path_figure is not None:
-        draw(measurement.images, measurement.samplers, PathStarts(seed, frames), frames, path_figure)
+        draw(measurement.images, measurement.candidates, PathStarts(seed, frames), frames, path_figure)
     if write_manifests:
         record(zoo, report.results, command)
     for name, fact in report.facts.items():

@@ -72,16 +72,16 @@ def test_imagenet_features_tell_pictures_from_noise() -> None:
 
 
 def test_image_features_are_kept_and_completed(tiny_zoo: Path, tmp_path: Path) -> None:
-    sampler, cache, starts, extract = (
-        Family(tiny_zoo, "tiny").sampler("student-004"),
+    candidate, cache, starts, extract = (
+        Family(tiny_zoo, "tiny").candidate("student-004"),
         ImageCache(tmp_path),
         NoiseStarts(0),
         Mean(),
     )
-    first = image_features(cache, sampler, starts, CHUNK + 2, extract)
+    first = image_features(cache, candidate, starts, CHUNK + 2, extract)
     assert extract.seen == CHUNK + 2
-    np.testing.assert_allclose(first, Mean()(cache.first(sampler, starts, CHUNK + 2)), rtol=1e-6)
-    more = image_features(cache, sampler, starts, CHUNK + 5, extract)
+    np.testing.assert_allclose(first, Mean()(cache.first(candidate, starts, CHUNK + 2)), rtol=1e-6)
+    more = image_features(cache, candidate, starts, CHUNK + 5, extract)
     assert extract.seen == CHUNK + 2 + 5  # only the last chunk was too short, and is computed again
     np.testing.assert_allclose(more[: CHUNK + 2], first, rtol=1e-6)
 
