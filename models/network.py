@@ -76,7 +76,7 @@ def predict(network: nn.Module, x: Tensor, timestep: Tensor, class_label: Tensor
 
 
 class StepGraph(nn.Module):
-    """The denoise step as a torch module: one network evaluation and one row of a plan (models.plan).
+    """The denoise step as a torch module: one network evaluation and one step of a plan (models.plan).
 
         x0     = clip(x0 from the prediction)
         x_next = a x + b x0 + c x0_prev

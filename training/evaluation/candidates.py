@@ -31,8 +31,8 @@ class Candidate:
     weights  fingerprint of the weights; an image depends only on `weights`, `name` and its start
     name     the name of the plan, as in manifests, e.g. ddim-016
     method   the method whose curve it belongs to; candidates of one method differ in evaluations
-    phi      int64 [rows + 1] teacher step at each row's start, in increasing order
-    per_step network evaluations of a row: 1, or 2 for a guided teacher
+    phi      int64 [steps + 1] teacher step at each step's start, in increasing order
+    per_step network evaluations of a step: 1, or 2 for a guided teacher
     facts    facts of how it was made, for the tables
     """
 

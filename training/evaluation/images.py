@@ -31,12 +31,12 @@ CHUNK = 50  # images computed, kept and resumed together
 
 @dataclass(frozen=True)
 class Start:
-    """The start of a batch: x float32 [B,C,H,W] before plan row `first_row`, and the images' keys and classes [B]."""
+    """The start of a batch: x float32 [B,C,H,W] before the plan's step `first_step`, and the images' keys and classes [B]."""
 
     x: Float32
     keys: list[ImageKey]
     label: Int64 | None
-    first_row: int = 0
+    first_step: int = 0
 
 
 class Starts(Protocol):
@@ -87,15 +87,15 @@ class NoisedStarts:
         kept = np.flatnonzero(candidate.phi == self.step)
         if not len(kept):
             raise TrainingError(f"{candidate.id} cannot start at teacher step {self.step}; reconstruct without it")
-        first_row = len(candidate.plan) - int(kept[0])
-        signal, noise = candidate.plan.coefficients[first_row, :2]
+        first_step = len(candidate.plan) - int(kept[0])
+        signal, noise = candidate.plan.coefficients[first_step, :2]
         keys = [(self.seed, number) for number in numbers]
         eps = starting_noise(keys, candidate.shape)
         x0 = self.x0[numbers.start : numbers.stop].astype(np.float32) / 127.5 - 1
         labels = labels_for(np.asarray(numbers), candidate.classes)
         if labels is not None and self.labels is not None:
             labels = self.labels[numbers.start : numbers.stop]
-        return Start((signal * x0 + noise * eps).astype(np.float32), keys, labels, first_row)
+        return Start((signal * x0 + noise * eps).astype(np.float32), keys, labels, first_step)
 
 
 def labels_for(numbers: Int64, classes: int) -> Int64 | None:
@@ -121,8 +121,8 @@ class ImageCache:
         ]  # fmt: skip
         if not missing:
             return
-        rows = len(candidate.plan) - starts.at(candidate, range(1)).first_row
-        total = sum(len(numbers) for numbers, _ in missing) * rows * candidate.per_step
+        steps = len(candidate.plan) - starts.at(candidate, range(1)).first_step
+        total = sum(len(numbers) for numbers, _ in missing) * steps * candidate.per_step
         with Progress(candidate.id, total, unit="evaluations") as progress:
             for numbers, path in missing:
                 self._compute(candidate, starts, numbers, path, progress)
@@ -155,7 +155,7 @@ class ImageCache:
             start.x,
             keys=start.keys,
             class_label=start.label,
-            first_row=start.first_row,
+            first_step=start.first_step,
             on_step=lambda images: progress.advance(images * candidate.per_step),
         )
         save_array(path, to_uint8(made))

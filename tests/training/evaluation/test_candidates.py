@@ -65,14 +65,14 @@ def test_a_classifier_free_teacher_costs_two_evaluations_a_step(shapes: Family) 
     assert len({shapes.candidate(f"guided:{scale}@ddim-008").key for scale in ("4", "4.0", "1", "1.5")}) == 3
     model = load_model(str(shapes.teacher.folder))
     start = NoiseStarts(3).at(guided, range(6))
-    row, zero = guided.plan.coefficients[0], np.zeros_like(start.x)
+    (signal, noise), zero = guided.plan.coefficients[0, :2], np.zeros_like(start.x)
     assert start.label is not None
     t = np.repeat(guided.plan.label[:1], 6)
     x, label = torch.from_numpy(start.x), torch.from_numpy(start.label)
     with torch.no_grad():
         strong = predict(model.network, x, torch.from_numpy(t), label)
         weak = predict(model.network, x, torch.from_numpy(t), torch.full_like(label, 3))
-    x0 = (row[0] * x - row[1] * (weak + 4 * (strong - weak))).clamp(-1, 1)
+    x0 = (signal * x - noise * (weak + 4 * (strong - weak))).clamp(-1, 1)
     table = np.repeat(guided.plan.coefficients[:1].astype(np.float32), 6, axis=0)
     made = guided.load().step(x=start.x, x0_prev=zero, timestep=t, class_label=start.label, coefficients=table)[1]
     np.testing.assert_allclose(made, x0, atol=1e-4)

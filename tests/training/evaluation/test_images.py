@@ -88,10 +88,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_chunk(
 
 
 def test_noised_starts_are_the_forward_process(candidate: Candidate, tmp_path: Path) -> None:
-    """The start is sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps at a kept teacher step, before the row that starts there."""
+    """The start is sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps at a kept teacher step, before the step that starts there."""
     x0 = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8)).astype(np.uint8)
     start = NoisedStarts("x", x0, np.array([2, 2, 1, 0]), 16, seed=5).at(candidate, range(1, 3))
-    assert start.first_row == 2  # of rows at 32, 24, 16, 8
+    assert start.first_step == 2  # of steps at 32, 24, 16, 8
     noise = NoiseStarts(5).at(candidate, range(1, 3)).x
     alpha_bar = candidate.plan.coefficients[2, 0] ** 2
     expected = np.sqrt(alpha_bar) * (x0[1:3] / 127.5 - 1) + np.sqrt(1 - alpha_bar) * noise
@@ -115,7 +115,7 @@ def test_a_multistep_plan_starts_anew_from_a_noised_image(tiny_zoo: Path, tmp_pa
     alpha_bar = discover([tiny_zoo]).entries["tiny/teacher"].manifest.alpha_bar_table
     left = dpmpp_2m(alpha_bar[: starts.step + 1], teacher.phi[:6])
     start = starts.at(teacher, range(2))
-    assert (start.first_row, len(left)) == (3, 5)
+    assert (start.first_step, len(left)) == (3, 5)
     anew = denoise(teacher.load(), left, start.x, keys=start.keys, class_label=start.label)
     assert np.array_equal(ImageCache(tmp_path).first(teacher, starts, 2), to_uint8(anew))
 
