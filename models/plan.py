@@ -51,7 +51,8 @@ def _levels(alpha_bar: Float64, phi: Int64) -> tuple[Float64, Float64]:
     return kept[:-1], kept[1:]
 
 
-def _plan(phi: Int64, here: Float64, a: Float64, b: Float64, c: Float64, s: Float64) -> Plan:
+def _plan(phi: Int64, *, here: Float64, a: Float64, b: Float64, c: Float64, s: Float64) -> Plan:
+    """Return the plan on phi from alpha_bar at each step's start, coefficients a, b, c and scales s: float64 [T'] each."""
     table = np.stack([np.sqrt(here), np.sqrt(1 - here), a, b, c], axis=1)
     return Plan(labels(phi)[::-1].copy(), table, s)
 
@@ -76,7 +77,7 @@ def _posterior(alpha_bar: Float64, phi: Int64, eta: float) -> Plan:
     sigma = eta * np.sqrt((1 - following) / (1 - here)) * np.sqrt(1 - here / following)
     a = np.sqrt(np.maximum(1 - following - sigma**2, 0)) / np.sqrt(1 - here)
     b = np.sqrt(following) - a * np.sqrt(here)
-    return _plan(phi, here, a, b, np.zeros_like(a), sigma)
+    return _plan(phi, here=here, a=a, b=b, c=np.zeros_like(a), s=sigma)
 
 
 def ddim(alpha_bar: Float64, phi: Int64) -> Plan:
@@ -105,14 +106,14 @@ def dpmpp_2m(alpha_bar: Float64, phi: Int64) -> Plan:
         h = np.diff(log_snr)  # step i spans h[i]; the last step spans an infinite h and stays first order
         r = h[:-1] / h[1:]
         c[1:-1] = -gain[1:-1] / (2 * r)
-    return _plan(phi, here, a, gain - c, c, np.zeros(count))
+    return _plan(phi, here=here, a=a, b=gain - c, c=c, s=np.zeros(count))
 
 
 def consistency(alpha_bar: Float64, phi: Int64) -> Plan:
     """Plan stochastic multistep consistency sampling, x_next = signal' x0 + noise' z (Song et al. 2023, 2303.01469, alg. 1)."""
     here, following = _levels(alpha_bar, phi)
     nothing = np.zeros_like(here)
-    return _plan(phi, here, nothing, np.sqrt(following), nothing, np.sqrt(1 - following))
+    return _plan(phi, here=here, a=nothing, b=np.sqrt(following), c=nothing, s=np.sqrt(1 - following))
 
 
 SAMPLERS = {"ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp_2m}  # training-free: they work on any teacher

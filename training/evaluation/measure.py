@@ -174,9 +174,9 @@ class Measurement:
     def _distances(self, features: Float32, classes: int) -> tuple[dict[str, float], list[float]]:
         real = self.real["train"].features
         subsets = distances.kid_subsets(features, real, classes)
-        kid, low, high = distances.confidence_interval(subsets)
+        kid, low, high = distances.mean_interval(subsets)
         same = min(len(features), len(real))
-        precision, recall = distances.precision_recall(features[:same], real[:same])
+        precision, recall = distances.precision_recall(ours=features[:same], reference=real[:same])
         metrics = {"kid": kid, "kid_low": low, "kid_high": high, "fd": distances.frechet(features, real)}
         return {**metrics, "precision": precision, "recall": recall, "neighbourhood": float(same)}, subsets.tolist()
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from training.errors import TrainingError
-from training.evaluation.distances import confidence_interval
+from training.evaluation.distances import mean_interval
 from training.evaluation.record import OF_IMAGES
 from training.evaluation.result import Result
 
@@ -53,7 +53,7 @@ def pooled(result: Result, parts: Sequence[Result]) -> Result:
     if len(chain) == 1:
         return result
     images = [part.images for part in chain]
-    kid, low, high = confidence_interval(subsets := np.average([part.kid_subsets for part in chain], axis=0, weights=images))
+    kid, low, high = mean_interval(subsets := np.average([part.kid_subsets for part in chain], axis=0, weights=images))
     metrics = {name: value for name, value in result.metrics.items() if name not in (*OF_IMAGES, "neighbourhood")}
     metrics |= {"kid": kid, "kid_low": low, "kid_high": high}
     if all("class_agreement" in part.metrics for part in chain):

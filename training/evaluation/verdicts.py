@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation.distances import ConfidenceInterval, confidence_interval
+from training.evaluation.distances import MeanInterval, mean_interval
 from training.evaluation.facts import METHODS
 from training.evaluation.result import Result
 
@@ -30,14 +30,14 @@ class Verdict:
     evidence: str
 
 
-def difference(a: Result, b: Result) -> ConfidenceInterval:
+def difference(a: Result, b: Result) -> MeanInterval:
     """Return KID of a minus KID of b with its 95 % interval. Pair by subset if both have the same images and parts."""
     noises_a, noises_b = ((result.images, result.first_index, result.parts, len(result.kid_subsets)) for result in (a, b))
     if noises_a == noises_b:
-        return confidence_interval(np.asarray(a.kid_subsets) - np.asarray(b.kid_subsets))
+        return mean_interval(np.asarray(a.kid_subsets) - np.asarray(b.kid_subsets))
     halves = [(result.metrics["kid_high"] - result.metrics["kid_low"]) / 2 for result in (a, b)]
     mean, half = a.metrics["kid"] - b.metrics["kid"], math.hypot(*halves)
-    return ConfidenceInterval(mean, mean - half, mean + half)
+    return MeanInterval(mean, mean - half, mean + half)
 
 
 def _apart(a: Result, b: Result) -> tuple[float, float, str]:
