@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from models.runtime.denoise import StepNetwork
 from models.subsequence import Int64, uniform_phi
 from training.errors import TrainingError
 from training.evaluation.facts import method_of, model_facts, provenance_of
+from training.evaluation.result import TableFacts
 from training.guidance import GuidedNetwork
 from training.sampling import TorchNetwork
 from training.torch_model import TorchModel, load_model
@@ -46,7 +46,7 @@ class Candidate:
     classes: int
     load: Callable[[], StepNetwork]
     per_step: int = 1
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: TableFacts = field(default_factory=TableFacts)
 
     @property
     def key(self) -> str:
@@ -85,7 +85,7 @@ def model_candidate(name: str, model: TorchModel, variant: str = "") -> Candidat
         classes=len(model.classes),
         load=lambda: _on_device(model),
         per_step=model.evaluations,
-        facts={**facts, "runtime": "torch", "weights": weights},
+        facts=TableFacts.model_validate({**facts, "runtime": "torch", "weights": weights}),
     )
 
 

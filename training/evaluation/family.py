@@ -14,6 +14,7 @@ from models.subsequence import uniform_phi
 from training.errors import TrainingError
 from training.evaluation.candidates import Candidate, model_candidate, torch_candidate
 from training.evaluation.facts import method_of, model_facts
+from training.evaluation.result import TableFacts
 from training.guidance import guided_model
 from training.torch_model import TorchModel, load_model
 
@@ -99,5 +100,5 @@ class Family:
             shape=manifest.image.chw,
             classes=len(manifest.classes),
             load=lambda: OnnxBackend().load(model.entry),
-            facts={**facts, "runtime": "ONNX Runtime", "weights": weights},
+            facts=TableFacts.model_validate({**facts, "runtime": "ONNX Runtime", "weights": weights}),
         )

@@ -24,7 +24,7 @@ from training.evaluation.features import source_features as features_of
 from training.evaluation.images import CHUNK, ImageCache, NoiseStarts, Starts, labels_for
 from training.evaluation.paths import PathStarts, smoothness
 from training.evaluation.reconstruction import Originals, nearest_step
-from training.evaluation.result import Measurements, Report, Result
+from training.evaluation.result import Measurements, Report, Result, TableFacts
 from training.evaluation.timing import machine, step_seconds, time_per_image
 
 
@@ -149,7 +149,7 @@ class Measurement:
         """Measure the data set's own test images. A perfect model would be as close to the training images as these."""
         test = self.real["test"]
         metrics, subsets = self._distances(test.features, classes=0)
-        facts = {"kind": "data", "data": test.text}
+        facts = TableFacts(kind="data", data=test.text)
         return Result(
             model="test images",
             method=REAL_IMAGES,

@@ -22,10 +22,11 @@ def check_one_model(results: Sequence[Result]) -> None:
     """Raise TrainingError unless results of one name belong to one model: same plan, same method, equal known facts."""
     first = results[0]
     for result in results[1:]:
-        other = [name for name in result.facts if result.facts[name] != first.facts.get(name, result.facts[name])]
+        known = first.facts.known
+        other = [name for name, fact in result.facts.known.items() if fact != known.get(name, fact)]
         if (result.plan, result.method) != (first.plan, first.method):
             other.append("plan")
-        if other and first.facts.get("kind") != "data":  # real images are described by their number
+        if other and first.facts.kind != "data":  # real images are described by their number
             raise TrainingError(
                 f"the reports have several models by the name {first.model}, with another {', another '.join(other)}; "
                 "measure the older one again, or rename one"

@@ -59,7 +59,7 @@ class Originals:
         source = open_source(data, image_size=model.shape[1], channels=model.shape[0], split=split)
         picked = np.random.default_rng(0).permutation(len(source))[:count]
         images = CORRUPTIONS[corruption](np.stack([source.read(int(i)) for i in picked]))
-        own = source.name == model.facts.get("data")
+        own = source.name == model.facts.data
         labels = source.labels[picked] if own and source.labels is not None else None
         stem = Path(data.removeprefix("hf:"))
         plain = f"{stem.parent.name}-{stem.stem}" if stem.suffix == ".zip" else stem.name

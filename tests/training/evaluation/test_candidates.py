@@ -59,7 +59,7 @@ def test_a_classifier_free_teacher_costs_two_evaluations_a_step(shapes: Family) 
     """Compare with the formula. The cache key includes the scale, and scale 1 is the teacher itself."""
     plain, guided = shapes.candidate("teacher@ddim-008"), shapes.candidate("guided:4@ddim-008")
     assert (guided.id, guided.method, guided.evaluations) == ("shapes/guided:4@ddim-008", "DDIM, guided", 16)
-    assert guided.facts["guidance"] == "classifier-free, scale 4"
+    assert guided.facts.known["guidance"] == "classifier-free, scale 4"
     assert np.abs(images(shapes.candidate("guided:1@ddim-008")).astype(int) - images(plain)).max() <= 1
     assert np.abs(images(guided).astype(int) - images(plain)).max() > 5
     assert len({shapes.candidate(f"guided:{scale}@ddim-008").key for scale in ("4", "4.0", "1", "1.5")}) == 3
@@ -85,7 +85,7 @@ def test_autoguidance_takes_a_snapshot(shapes: Family, snapshot: Path) -> None:
     every, few = shapes.candidate(spec), shapes.candidate(f"shapes/{spec}@dpmpp-004")
     assert (every.id, every.method, every.evaluations) == ("shapes/guided:2:ema-000000160", "teacher, guided", 128)
     assert (few.method, few.evaluations) == ("DPM-Solver++(2M), guided", 8)
-    assert few.facts["guidance"] == "autoguidance, scale 2, weak network of 160 images"
+    assert few.facts.known["guidance"] == "autoguidance, scale 2, weak network of 160 images"
     other = shapes.candidate(f"guided:2:{snapshot.with_name('ema-000000320.safetensors')}@dpmpp-004")
     assert np.abs(images(few).astype(int) - images(other)).max() > 5
     classifier_free = shapes.candidate("guided:2@dpmpp-004")
@@ -97,7 +97,7 @@ def test_every_model_and_solver_of_a_family(tiny_zoo: Path) -> None:
     assert family.all(["ddim"], []) == ["teacher", "student-004", "student-008", "teacher@ddim-004", "teacher@ddim-008"]
     assert family.all(["ddpm"], [1])[3:] == ["teacher@ddpm-001"]
     student = family.candidate("tiny/student-004")
-    assert (student.method, student.facts["k"], student.facts["teacher_steps"]) == ("student", 4, 32)
+    assert (student.method, student.facts.known["k"], student.facts.teacher_steps) == ("student", 4, 32)
     assert student.phi.tolist() == [0, 8, 16, 24, 32]
 
 

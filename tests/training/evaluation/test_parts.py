@@ -14,7 +14,7 @@ from training.errors import TrainingError
 from training.evaluation.distances import mean_interval
 from training.evaluation.parts import check_one_model, pooled
 from training.evaluation.record import read_run, write_run
-from training.evaluation.result import Measurements, Report, Result
+from training.evaluation.result import Measurements, Report, Result, TableFacts
 from training.evaluation.results import merged, write_results
 from training.evaluation.verdicts import difference
 
@@ -67,12 +67,17 @@ def test_missing_images_are_named() -> None:
         pooled(part(0.01, 0, 100), [part(0.01, 150, 100)])
 
 
+def known(**facts: Any) -> TableFacts:
+    return TableFacts.model_validate(facts)
+
+
 @pytest.mark.parametrize(
-    "change", [{"facts": {"weights": "b"}}, {"plan": "dpmpp-004"}, {"facts": {"parameters": 7, "weights": "a"}}]
+    "change",
+    [{"facts": known(weights="b")}, {"plan": "dpmpp-004"}, {"facts": known(parameters=7, weights="a")}],
 )
 def test_another_model_of_the_same_name_is_refused(change: dict[str, Any]) -> None:
-    one = replace(part(0.01, 0, 100), facts={"kind": "student", "weights": "a", "parameters": 5})
-    check_one_model([one, replace(one, facts={"kind": "student"})])  # an older report, which knows less
+    one = replace(part(0.01, 0, 100), facts=known(kind="student", weights="a", parameters=5))
+    check_one_model([one, replace(one, facts=known(kind="student"))])  # an older report, which knows less
     with pytest.raises(TrainingError, match="several models by the name"):
         check_one_model([one, replace(one, **change)])
 

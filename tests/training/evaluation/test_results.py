@@ -17,7 +17,7 @@ from training.errors import TrainingError
 from training.evaluation import tables
 from training.evaluation.distances import mean_interval
 from training.evaluation.record import read_run, record, write_run
-from training.evaluation.result import Measurements, Report, Result
+from training.evaluation.result import Measurements, Report, Result, TableFacts
 from training.evaluation.results import merged, write_results
 from training.evaluation.verdicts import Verdict, aims, difference, verdicts
 
@@ -33,7 +33,7 @@ def result(method: str, evaluations: int, kid: float, *, psnr: float | None = No
     if psnr is not None:
         metrics["psnr_db"] = psnr
     name = f"tiny/{NAMES.get(method, method)}-{evaluations:03d}" if method != "teacher" else "tiny/teacher"
-    known = {"kind": "student", "teacher_steps": 1024, "phi": "uniform", **facts}
+    known = TableFacts.model_validate({"kind": "student", "teacher_steps": 1024, "phi": "uniform", **facts})
     reference = "" if method == "teacher" else "tiny/teacher"
     each = [] if psnr is None else (psnr + np.linspace(-5, 5, 50)).tolist()
     return Result(
