@@ -36,6 +36,11 @@ def x0_from_prediction(
     x0 = (x - noise eps)/signal for epsilon, x0 = signal x - noise v for v.
     """
     x0 = signal * x - noise * prediction if kind == "v_prediction" else (x - noise * prediction) / signal
+    return clipped(x0, clip)
+
+
+def clipped(x0: Tensor, clip: Clip | None) -> Tensor:
+    """Return x0 clipped to the model's range `clip`; None: x0 as it is."""
     return x0 if clip is None else x0.clamp(*clip)
 
 
@@ -76,7 +81,7 @@ def predict(network: nn.Module, x: Tensor, *, timestep: Tensor, class_label: Ten
 
 
 class StepGraph(nn.Module):
-    """The denoise step as a torch module: one network evaluation and one row of a plan (models.plan).
+    """The denoise step as a torch module: one network evaluation and one step of a plan (models.plan).
 
         x0     = clip(x0 from the prediction)
         x_next = a x + b x0 + c x0_prev

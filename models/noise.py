@@ -51,11 +51,11 @@ def slerp(a: NDArray[np.float32], b: NDArray[np.float32], fraction: float) -> ND
     return np.asarray(between, dtype=np.float32)
 
 
-def step_noise(seed: int, index: int, row: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Draw z of plan row `row`, counted from 0 at the noisy end, for a stochastic plan: standard normal float32 of `shape`.
+def step_noise(seed: int, index: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Draw z of a stochastic plan's step `step`, counted from 0 at the noisy end: standard normal float32 of `shape`.
 
-    Raises ValueError for a seed outside 0 ... MAX_SEED or a negative index or row.
+    Raises ValueError for a seed outside 0 ... MAX_SEED or a negative index or step.
     """
-    if row < 0:  # row -1 would be x_T again
-        raise ValueError(f"row must not be negative, got {row}")
-    return _normal(seed, index, row + 1, shape)
+    if step < 0:  # step -1 would be x_T again
+        raise ValueError(f"row must not be negative, got {step}")
+    return _normal(seed, index, step + 1, shape)

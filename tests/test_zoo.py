@@ -89,11 +89,11 @@ def test_stock_diffusers_agrees_with_what_is_served(
         for t in scheduler.timesteps:
             prediction = unet(x, t, class_labels=given).sample
             x = scheduler.step(prediction, t, x, **exactly).prev_sample
-    sampler = Family(default_zoo(), "fashion-mnist").sampler(name)
-    start = NoiseStarts(11).at(sampler, range(20))
+    candidate = Family(default_zoo(), "fashion-mnist").candidate(name)
+    start = NoiseStarts(11).at(candidate, range(20))
     assert start.label is not None
     assert np.array_equal(start.label, label)
-    served = to_uint8(denoise(sampler.load(), sampler.plan, start.x, keys=start.keys, class_label=start.label))
+    served = to_uint8(denoise(candidate.load(), candidate.plan, start.x, keys=start.keys, class_label=start.label))
     difference = np.abs(served.astype(int) - to_uint8(x.numpy()).astype(int))
     assert (difference <= 1).mean() >= 0.999
     assert served.std() > 50  # pictures, not grey

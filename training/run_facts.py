@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -106,6 +107,34 @@ class ModelProvenance(RunProvenance):
         )
 
 
+@dataclass(frozen=True)
+class RecordedSettings:
+    """The settings that a run of any version recorded. Checkpoints and manifests hold them as one flat mapping."""
+
+    recorded: Mapping[str, Any]
+
+    @property
+    def complete(self) -> dict[str, Any]:
+        """The settings, with defaults for those of a rollout that the run's version did not record."""
+        return {**_IMPLIED_SETTINGS, **self.recorded}
+
+    @property
+    def loop(self) -> dict[str, Any]:
+        """The settings of the loop. Manifests hold them; checkpoints hold them apart (RunFacts.loop)."""
+        return dict(self.recorded.get("loop") or {})
+
+    @property
+    def lr(self) -> float | None:
+        """The peak learning rate, None where it is not known."""
+        return self.loop.get("lr")
+
+    @property
+    def concentrate(self) -> tuple[float, float] | None:
+        """The part of T that half of the steps are within, None for steps that were not concentrated."""
+        part = self.recorded.get("concentrate")
+        return (part[0], part[1]) if part else None
+
+
 class RunProgress(_Facts):
     """The progress of a run. A snapshot records its step only."""
 
@@ -136,7 +165,7 @@ class RunFacts(_Facts):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the run, with defaults for those that its version did not record. For comparison with other runs."""
-        return {**_IMPLIED_SETTINGS, **self.provenance.settings}
+        return RecordedSettings(self.provenance.settings).complete
 
     @property
     def images(self) -> int:

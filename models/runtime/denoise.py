@@ -36,32 +36,32 @@ def denoise(
     *,
     keys: Sequence[ImageKey],
     class_label: Int64 | None,
-    first_row: int = 0,
+    first_step: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> Float32:
-    """Take the steps of a plan, from its row `first_row` on, and return the images: float32 [B,C,H,W] in [-1, 1].
+    """Take the steps of a plan, from step `first_step` (0 ... N - 1) on, and return the images: float32 [B,C,H,W] in [-1, 1].
 
-    noise: where the images start, float32 [B,C,H,W]. It is x_T, or a noised image at the level of row `first_row`.
+    noise: where the images start, float32 [B,C,H,W]. It is x_T, or a noised image at the level of that step.
     keys: (seed, image index) of each image. They decide the fresh noise of stochastic plans.
     class_label: int64 [B], None for unconditional models.
-    on_step: called with B after each row.
+    on_step: called with B after each step.
 
-    The first step is of first order, D = x0, because no x0_prev exists yet (models.plan.dpmpp_2m).
+    The first step taken is of first order, D = x0, because no x0_prev exists yet (models.plan.dpmpp_2m).
     """
     x, x0 = noise, np.zeros_like(noise)
     table = plan.coefficients.astype(np.float32)
-    table[first_row, 3:] = table[first_row, 3:].sum(), 0  # b + c and 0
-    for row in range(first_row, len(plan)):
+    table[first_step, 3:] = table[first_step, 3:].sum(), 0  # b + c and 0
+    for step in range(first_step, len(plan)):
         x, x0 = network.step(
             x=x,
             x0_prev=x0,
-            timestep=np.full(len(x), plan.label[row], dtype=np.int64),
+            timestep=np.full(len(x), plan.label[step], dtype=np.int64),
             class_label=class_label,
-            coefficients=np.repeat(table[row : row + 1], len(x), axis=0),
+            coefficients=np.repeat(table[step : step + 1], len(x), axis=0),
         )
-        if plan.s[row] > 0:
-            fresh = np.stack([step_noise(seed, index, row, x.shape[1:]) for seed, index in keys])
-            x = x + np.float32(plan.s[row]) * fresh
+        if plan.s[step] > 0:
+            fresh = np.stack([step_noise(seed, index, step, x.shape[1:]) for seed, index in keys])
+            x = x + np.float32(plan.s[step]) * fresh
         if on_step is not None:
             on_step(len(x))
     return x

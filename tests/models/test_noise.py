@@ -1,4 +1,4 @@
-"""Noise depends on all of (seed, index, row), and on nothing else."""
+"""Noise depends on all of (seed, index, step), and on nothing else."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_neighbouring_seeds_at_the_far_end_differ() -> None:
 def test_streams_do_not_overlap_or_correlate() -> None:
     """The noises of neighbouring keys share no run of values, and their correlations are no larger than chance."""
     keys = list(itertools.product((0, 1, MAX_SEED), (0, 1), range(3)))
-    streams = [initial_noise(s, i, (4096,)) if row == 0 else step_noise(s, i, row - 1, (4096,)) for s, i, row in keys]
+    streams = [initial_noise(s, i, (4096,)) if step == 0 else step_noise(s, i, step - 1, (4096,)) for s, i, step in keys]
     correlation = np.corrcoef(streams) - np.eye(len(streams))
     assert np.abs(correlation).max() < 5 / np.sqrt(4096)
     shared = [len(np.intersect1d(a, b)) for a, b in itertools.combinations(streams, 2)]

@@ -22,7 +22,7 @@ def plans(draw: st.DrawFn, samplers: tuple[str, ...] = tuple(SAMPLERS)) -> tuple
 
 
 @given(plans())
-def test_rows_run_from_noise_to_image(made: tuple[np.ndarray, np.ndarray, Plan]) -> None:
+def test_steps_run_from_noise_to_image(made: tuple[np.ndarray, np.ndarray, Plan]) -> None:
     alpha_bar, phi, plan = made
     assert len(plan) == len(phi) - 1
     assert plan.label.tolist() == labels(phi)[::-1].tolist()
@@ -36,14 +36,14 @@ def test_rows_run_from_noise_to_image(made: tuple[np.ndarray, np.ndarray, Plan])
 
 
 @given(plans())
-def test_last_row_is_exactly_the_predicted_image(made: tuple[np.ndarray, np.ndarray, Plan]) -> None:
+def test_last_step_is_exactly_the_predicted_image(made: tuple[np.ndarray, np.ndarray, Plan]) -> None:
     plan = made[2]
     assert plan.coefficients[-1, 2:].tolist() == [0.0, 1.0, 0.0]
     assert plan.s[-1] == 0
 
 
 @given(plans())
-def test_first_row_needs_no_history(made: tuple[np.ndarray, np.ndarray, Plan]) -> None:
+def test_first_step_needs_no_history(made: tuple[np.ndarray, np.ndarray, Plan]) -> None:
     assert made[2].coefficients[0, 4] == 0
 
 
@@ -54,9 +54,9 @@ def test_true_x0_leads_along_the_forward_process(made: tuple[np.ndarray, np.ndar
     x0, eps = np.random.default_rng(seed).standard_normal((2, 5))
     level = alpha_bar[phi[::-1]]
     x, previous = np.sqrt(level[0]) * x0 + np.sqrt(1 - level[0]) * eps, np.zeros_like(x0)
-    for row, (_, _, a, b, c) in enumerate(plan.coefficients):
+    for step, (_, _, a, b, c) in enumerate(plan.coefficients):
         x, previous = a * x + b * x0 + c * previous, x0
-        np.testing.assert_allclose(x, np.sqrt(level[row + 1]) * x0 + np.sqrt(1 - level[row + 1]) * eps, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(x, np.sqrt(level[step + 1]) * x0 + np.sqrt(1 - level[step + 1]) * eps, rtol=0, atol=1e-11)
 
 
 @given(plans())
@@ -74,7 +74,7 @@ def test_only_ancestral_sampling_draws_noise(made: tuple[np.ndarray, np.ndarray,
     alpha_bar, phi, _ = made
     assert SAMPLERS["ddim"](alpha_bar, phi).deterministic
     assert SAMPLERS["dpmpp"](alpha_bar, phi).deterministic
-    assert SAMPLERS["ddpm"](alpha_bar, phi).deterministic == (len(phi) == 2)  # the last row never adds noise
+    assert SAMPLERS["ddpm"](alpha_bar, phi).deterministic == (len(phi) == 2)  # the last step never adds noise
 
 
 @given(plans(("ddpm",)))
@@ -123,7 +123,7 @@ def test_relabel_changes_labels_only() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_relabel_wants_one_label_a_row(count: int) -> None:
+def test_relabel_wants_one_label_a_step(count: int) -> None:
     plan = ddim(alpha_bar_table("cosine", 100), uniform_phi(100, 4))
     with pytest.raises(ValueError, match=f"plan of 4 rows needs as many labels, got {count}"):
         relabel(plan, np.arange(count))

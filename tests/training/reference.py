@@ -32,14 +32,14 @@ def run_plan(
     """Return images for (seed, index) pairs: float32 [B,C,H,W] in [-1, 1]."""
     x = starting_noise(pairs, shape)
     x0_prev = torch.zeros_like(x)
-    for row in range(len(plan)):
-        signal, noise, a, b, c = (float(value) for value in plan.coefficients[row])
-        prediction = predict(network, x, timestep=torch.full((len(pairs),), int(plan.label[row])), class_label=class_label)
+    for step in range(len(plan)):
+        signal, noise, a, b, c = (float(value) for value in plan.coefficients[step])
+        prediction = predict(network, x, timestep=torch.full((len(pairs),), int(plan.label[step])), class_label=class_label)
         x0 = signal * x - noise * prediction if prediction_type == "v_prediction" else (x - noise * prediction) / signal
         x0 = x0 if clip is None else x0.clamp(*clip)
         x = a * x + b * x0 + c * x0_prev
-        if plan.s[row] > 0:
-            fresh = np.stack([step_noise(seed, index, row, shape) for seed, index in pairs])
-            x = x + float(plan.s[row]) * torch.from_numpy(fresh)
+        if plan.s[step] > 0:
+            fresh = np.stack([step_noise(seed, index, step, shape) for seed, index in pairs])
+            x = x + float(plan.s[step]) * torch.from_numpy(fresh)
         x0_prev = x0
     return x

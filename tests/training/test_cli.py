@@ -158,8 +158,8 @@ def test_evaluated_images_are_the_services_own(workshop: Path) -> None:
     from training.evaluation.images import ImageCache, NoiseStarts
 
     resolved = discover([workshop / "zoo"]).resolve("shapes/student-004")
-    sampler = Family(workshop / "zoo", "shapes").sampler("student-004")
-    measured = ImageCache(workshop / "cache-2").first(sampler, NoiseStarts(7), 12)
+    candidate = Family(workshop / "zoo", "shapes").candidate("student-004")
+    measured = ImageCache(workshop / "cache-2").first(candidate, NoiseStarts(7), 12)
 
     async def serve() -> np.ndarray:
         engine = Engine(Catalogue({resolved.entry.id: resolved.entry}), OnnxBackend(), EngineConfig(), Metrics())

@@ -25,7 +25,7 @@ from tests.training.conftest import tiny_loop
 from training.config import DistillConfig
 from training.distill import distill
 from training.errors import TrainingError
-from training.evaluation.samplers import torch_sampler
+from training.evaluation.candidates import torch_candidate
 from training.export import TOLERANCE, export
 from training.objective_config import RolloutConfig
 from training.torch_model import load_model
@@ -132,7 +132,7 @@ def test_vanilla_diffusers_agrees_when_conditional(name: str, pipeline: str, zoo
 
 def test_a_run_is_measured_by_its_own_sampler(zoo: Path) -> None:
     """Its key differs from that of another sampler of the same run, so the cache does not mix their images."""
-    own, ddim = (torch_sampler(f"{zoo / 'student-020'}{variant}") for variant in ("", "@ddim-020"))
+    own, ddim = (torch_candidate(f"{zoo / 'student-020'}{variant}") for variant in ("", "@ddim-020"))
     assert own.plan.coefficients[:, 4].any()
     assert not ddim.plan.coefficients[:, 4].any()
     assert own.name == "dpmpp-020"

@@ -2,7 +2,7 @@
 
 result          the settings of a run, and the result of one model
 facts           facts of how a model was made, and the method whose curve it belongs to
-samplers        samplers under test: weights, and the plan of their steps
+candidates      what a run measures: weights, and the plan of their steps
 family          the models of one family, found by the names that users give
 images          images kept on disk in chunks: from noise, along paths between noises, from other images
 features        ImageNet features of images, kept beside them

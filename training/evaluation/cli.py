@@ -9,6 +9,11 @@ from typing import Annotated
 
 import typer
 
+from training.evaluation.result import Measurements
+
+_DEFAULT = Measurements()
+_SOLVERS = ",".join(_DEFAULT.solvers)
+_EVALUATIONS = ",".join(str(count) for count in _DEFAULT.evaluations)
 _DISTANCES = "Measure KID, Fréchet distance, precision and recall to the training images."
 
 
@@ -29,30 +34,40 @@ def evaluate(
             "teacher: guided:SCALE (classifier-free) or guided:SCALE:GUIDE (GUIDE: a weaker network), also with @dpmpp-016."
         ),
     ] = None,
-    solvers: Annotated[str, typer.Option(help="Training-free samplers of the teacher to measure.")] = "ddim,dpmpp",
-    evaluations: Annotated[str, typer.Option(help="Step counts of --solvers, e.g. 1,2,4; default: the students'.")] = "",
-    reference: Annotated[str, typer.Option(help="Model to compare with from the same noise; as for --model.")] = "teacher",
+    solvers: Annotated[str, typer.Option(help="Training-free samplers of the teacher to measure.")] = _SOLVERS,
+    evaluations: Annotated[
+        str, typer.Option(help="Step counts of --solvers, e.g. 1,2,4; default: the students'.")
+    ] = _EVALUATIONS,
+    reference: Annotated[
+        str, typer.Option(help="Model to compare with from the same noise; as for --model.")
+    ] = _DEFAULT.reference,
     data: Annotated[
         str | None, typer.Option("--data", help="Data set of the classifier and of distances; default: the teacher's.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images of each model, but see --teacher-images.")] = 1000,
-    teacher_images: Annotated[int, typer.Option(min=1, help="Images of a teacher at all of its steps, guided or not.")] = 300,
-    seeds: Annotated[int, typer.Option(min=1, help="Images to compare with the reference's from the same noise.")] = 200,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noises.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="Images of each model, but see --teacher-images.")] = _DEFAULT.images,
+    teacher_images: Annotated[
+        int, typer.Option(min=1, help="Images of a teacher at all of its steps, guided or not.")
+    ] = _DEFAULT.teacher_images,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Images to compare with the reference's from the same noise.")
+    ] = _DEFAULT.seeds,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noises.")] = _DEFAULT.seed,
     first_index: Annotated[
         int, typer.Option(min=0, help="Number of the first image, to measure a model in parts; `report` joins its parts.")
-    ] = 0,
+    ] = _DEFAULT.first_index,
     distances: Annotated[bool, typer.Option(help=_DISTANCES)] = True,
-    data_images: Annotated[int, typer.Option(min=20, help="Training images to measure distances to.")] = 10_000,
-    paths: Annotated[int, typer.Option(min=0, help="Interpolations between two noises to measure.")] = 0,
-    frames: Annotated[int, typer.Option(min=3, help="Images on each interpolation.")] = 9,
+    data_images: Annotated[int, typer.Option(min=20, help="Training images to measure distances to.")] = _DEFAULT.data_images,
+    paths: Annotated[int, typer.Option(min=0, help="Interpolations between two noises to measure.")] = _DEFAULT.paths,
+    frames: Annotated[int, typer.Option(min=3, help="Images on each interpolation.")] = _DEFAULT.frames,
     reconstruct: Annotated[
         list[str] | None,
         typer.Option(help="Also start from these images, noised (repeat): DATA, or DATA:rotated, inverted or blocked."),
     ] = None,
-    reconstruct_from: Annotated[float, typer.Option(min=0, max=1, help="Noise level of --reconstruct, a share of T.")] = 0.5,
-    reconstruct_images: Annotated[int, typer.Option(min=1, help="Images of each --reconstruct.")] = 100,
-    timing: Annotated[bool, typer.Option(help="Measure the time of an image, alone and batched.")] = True,
+    reconstruct_from: Annotated[
+        float, typer.Option(min=0, max=1, help="Noise level of --reconstruct, a share of T.")
+    ] = _DEFAULT.reconstruct_from,
+    reconstruct_images: Annotated[int, typer.Option(min=1, help="Images of each --reconstruct.")] = _DEFAULT.reconstruct_images,
+    timing: Annotated[bool, typer.Option(help="Measure the time of an image, alone and batched.")] = _DEFAULT.timing,
     cache: Annotated[Path, typer.Option(help="Folder that keeps images, features and the classifier.")] = Path("runs/evaluate"),
     out: Annotated[Path | None, typer.Option("--out", help="JSON report to write.")] = None,
     ablation: Annotated[str, typer.Option(help="Heading of this run's own table in `report`.")] = "",
@@ -72,7 +87,6 @@ def evaluate(
     from training.evaluation.measure import Measurement
     from training.evaluation.paths import PathStarts
     from training.evaluation.record import record, write_run
-    from training.evaluation.result import Measurements
     from training.logs import log_only_warnings
 
     if path_figure is not None and not paths:
@@ -106,9 +120,9 @@ def evaluate(
     if out is not None:
         write_run(out, family, report, wanted, command, ablation)
     if figure is not None:
-        draw(measurement.images, measurement.samplers, NoiseStarts(seed), 12, figure)
+        draw(measurement.images, measurement.candidates, NoiseStarts(seed), 12, figure)
     if path_figure is not None:
-        draw(measurement.images, measurement.samplers, PathStarts(seed, frames), frames, path_figure)
+        draw(measurement.images, measurement.candidates, PathStarts(seed, frames), frames, path_figure)
     if write_manifests:
         record(zoo, report.results, command)
     for name, fact in report.facts.items():

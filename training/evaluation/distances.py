@@ -72,7 +72,7 @@ def _unbiased_mmd(x: Float64, label: NDArray[np.int64], y: Float64) -> float:
     return float((pair * kernel(x, x)).sum()) + among - 2 * float((weight[:, None] * kernel(x, y)).sum()) / len(y)
 
 
-class ConfidenceInterval(NamedTuple):
+class MeanInterval(NamedTuple):
     """A mean and its 95 % confidence interval."""
 
     mean: float
@@ -80,11 +80,11 @@ class ConfidenceInterval(NamedTuple):
     high: float
 
 
-def confidence_interval(estimates: Float64) -> ConfidenceInterval:
+def mean_interval(estimates: Float64) -> MeanInterval:
     """Return the mean of SUBSETS independent estimates with its 95 % interval."""
     mean = float(estimates.mean())
     half = _T_975 * float(estimates.std(ddof=1)) / math.sqrt(len(estimates))
-    return ConfidenceInterval(mean, mean - half, mean + half)
+    return MeanInterval(mean, mean - half, mean + half)
 
 
 def gaussian(features: Float32) -> tuple[Float64, Float64]:
@@ -105,7 +105,7 @@ def frechet(ours: Float32, reference: Float32) -> float:
     return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
-def precision_recall(ours: Float32, reference: Float32, k: int = NEIGHBOURS) -> tuple[float, float]:
+def precision_recall(*, ours: Float32, reference: Float32, k: int = NEIGHBOURS) -> tuple[float, float]:
     """Return the share of ours within the reference's manifold, and of the reference within ours (eq. 1-2).
 
     A manifold is the union of balls around its points, each as large as the distance to the k-th nearest neighbour. Both

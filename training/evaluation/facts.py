@@ -8,6 +8,7 @@ import numpy as np
 
 from models.manifest import Provenance
 from models.subsequence import Int64, uniform_phi
+from training.run_facts import RecordedSettings
 
 if TYPE_CHECKING:
     from training.torch_model import TorchModel
@@ -33,7 +34,7 @@ def method_of(kind: str, made: Provenance, solver: str | None = None) -> str:
 
 def model_facts(kind: str, made: Provenance, *, parameters: int, phi: Int64) -> dict[str, Any]:
     """Return the facts by which models differ, as one flat mapping. Unknown facts are left out."""
-    settings = made.settings
+    settings = RecordedSettings(made.settings)
     facts = {
         "kind": kind,
         "data": made.data,
@@ -42,23 +43,22 @@ def model_facts(kind: str, made: Provenance, *, parameters: int, phi: Int64) -> 
         "training_cost": made.evaluations,
         "training_seconds": made.seconds,
         "seed": made.seed,
-        "lr": settings.get("loop", {}).get("lr"),
+        "lr": settings.lr,
         "parameters": parameters,
         "teacher_steps": int(phi[-1]),
         "phi": "uniform" if np.array_equal(phi, uniform_phi(int(phi[-1]), len(phi) - 1)) else "other",
     }
-    if made.objective == "rollout":
-        facts |= {"sampler": "ddim", "norm": "squared"}  # runs older than these settings do not name them
-    facts |= {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool | list)}
+    shown = settings.complete if made.objective == "rollout" else settings.recorded
+    facts |= {key: value for key, value in shown.items() if isinstance(value, str | int | float | bool | list)}
     facts |= {"k": made.k, "guidance": made.guidance}  # None where it does not apply, such as k for other objectives
-    if facts["phi"] == "other" and (share := settings.get("concentrate")):
-        facts["phi"] = f"half within {share[0]:g} ... {share[1]:g} of T"
+    if facts["phi"] == "other" and (part := settings.concentrate):
+        facts["phi"] = f"half within {part[0]:g} ... {part[1]:g} of T"
     return {key: value for key, value in facts.items() if value is not None}
 
 
 def provenance_of(model: TorchModel) -> Provenance:
     """Return the provenance of a torch model as a manifest would hold it, including its present guidance."""
     made = model.provenance
-    loop = made.loop.model_dump() if made.loop else made.settings.get("loop") or {}
+    loop = made.loop.model_dump() if made.loop else RecordedSettings(made.settings).loop
     present = made.model_copy(update={"guidance": model.guidance or made.guidance})
     return present.for_manifest(commit="", created="", settings={**made.settings, "loop": loop})

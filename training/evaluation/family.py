@@ -1,4 +1,4 @@
-"""The models of one family of a zoo: its teacher, its students, and the samplers that users name."""
+"""The models of one family of a zoo: its teacher, its students, and the candidates that users name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from models.catalogue import discover
 from models.runtime.onnx import OnnxBackend
 from models.subsequence import uniform_phi
 from training.errors import TrainingError
+from training.evaluation.candidates import Candidate, model_candidate, torch_candidate
 from training.evaluation.facts import method_of, model_facts
-from training.evaluation.samplers import Sampler, model_sampler, torch_sampler
+from training.evaluation.result import TableFacts
 from training.guidance import guided_model
 from training.torch_model import TorchModel, load_model
 
@@ -43,8 +44,8 @@ class Family:
         variants = [f"{teacher}@{solver}-{count:03d}" for count in counts for solver in solvers]
         return [teacher, *(manifest.name for manifest in students), *variants]
 
-    def sampler(self, spec: str) -> Sampler:
-        """Return the sampler that a name means.
+    def candidate(self, spec: str) -> Candidate:
+        """Return the candidate that a name means.
 
         - a name in the family, with or without `family/`: student-016, teacher@ddim-016
         - a path that load_model takes, with or without a solver: `runs/teacher@dpmpp-016`
@@ -63,17 +64,17 @@ class Family:
             raise TrainingError(
                 f"{spec!r} is neither a model of {self.name} ({known}) nor a path; solvers: teacher@ddim-016, guided:2@ddim-016"
             )
-        return torch_sampler(spec)
+        return torch_candidate(spec)
 
-    def _guided(self, spec: str) -> Sampler:
-        """Return the sampler of `guided:SCALE[:GUIDE][@solver-steps]`. Tables name the guide by its file."""
+    def _guided(self, spec: str) -> Candidate:
+        """Return the candidate of `guided:SCALE[:GUIDE][@solver-steps]`. Tables name the guide by its file."""
         match = _GUIDED.fullmatch(spec)
         if match is None:
             raise TrainingError(f"{spec!r}: write guided:SCALE, guided:SCALE:GUIDE, or either with @dpmpp-016")
         scale, guide = float(match["scale"]), match["guide"]
         model = guided_model(self._load(str(self.teacher.folder)), scale, self._load(guide) if guide else None)
         name = f"{self.name}/guided:{scale:g}" + (f":{Path(guide).stem}" if guide else "")
-        return model_sampler(name, model, match["variant"] or "")
+        return model_candidate(name, model, match["variant"] or "")
 
     def _load(self, spec: str) -> TorchModel:
         """Load a torch model once, however many guidance scales use it."""
@@ -81,15 +82,15 @@ class Family:
             self._loaded[spec] = load_model(spec)
         return self._loaded[spec]
 
-    def _served(self, model_id: str) -> Sampler:
-        """Return the sampler of a model folder. It runs in the service's own runtime, as when it is served."""
+    def _served(self, model_id: str) -> Candidate:
+        """Return the candidate of a model folder. It runs in the service's own runtime, as when it is served."""
         model = self.catalogue.resolve(model_id)
         manifest = model.entry.manifest
         variant = "@" in model_id
         phi = np.asarray(manifest.phi, dtype=np.int64)
         weights = manifest.sha256[:16]
         facts = model_facts(manifest.kind, manifest.provenance, parameters=manifest.parameters, phi=phi)
-        return Sampler(
+        return Candidate(
             id=model.id,
             weights=weights,
             name=f"{model.sampler}-{len(model.plan):03d}",
@@ -99,5 +100,5 @@ class Family:
             shape=manifest.image.chw,
             classes=len(manifest.classes),
             load=lambda: OnnxBackend().load(model.entry),
-            facts={**facts, "runtime": "ONNX Runtime", "weights": weights},
+            facts=TableFacts.model_validate({**facts, "runtime": "ONNX Runtime", "weights": weights}),
         )

@@ -22,8 +22,8 @@ from models.image_metrics import UInt8
 from models.runtime.base import Float32
 from training.data import ImageSource
 from training.errors import TrainingError
+from training.evaluation.candidates import Candidate
 from training.evaluation.images import ImageCache, Starts, chunk_numbers, load_array, save_array
-from training.evaluation.samplers import Sampler
 from training.progress import Progress
 
 SIDE = 128  # EfficientNet-Lite0's input here; its native 224 costs seven times as much for images of 28 to 64 pixels
@@ -123,17 +123,17 @@ def _three_channels(images: UInt8) -> Tensor:
 
 
 def image_features(
-    cache: ImageCache, sampler: Sampler, starts: Starts, count: int, extract: Features, first: int = 0
+    cache: ImageCache, candidate: Candidate, starts: Starts, count: int, extract: Features, first: int = 0
 ) -> Float32:
-    """Return the features of a sampler's images `first` ... `first` + `count` - 1: float32 [count,D]."""
-    cache.ensure(sampler, starts, count, first)
-    folder = cache.folder(sampler, starts)
+    """Return the features of a candidate's images `first` ... `first` + `count` - 1: float32 [count,D]."""
+    cache.ensure(candidate, starts, count, first)
+    folder = cache.folder(candidate, starts)
 
     def read(numbers: range) -> UInt8:
         images: UInt8 = np.load(folder / f"{numbers.start:06d}.npy")
         return images[: len(numbers)]
 
-    return _cached(f"features of {sampler.id}", folder, f".{extract.key}", chunk_numbers(first, count), read, extract)
+    return _cached(f"features of {candidate.id}", folder, f".{extract.key}", chunk_numbers(first, count), read, extract)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from models.image_metrics import UInt8
 from models.pictures import channels_last, contact_sheet
+from training.evaluation.candidates import Candidate
 from training.evaluation.images import ImageCache, Starts
-from training.evaluation.samplers import Sampler
 
 _PAD, _FONT = 4, 15  # pixels
 
 
-def draw(cache: ImageCache, samplers: Sequence[Sampler], starts: Starts, columns: int, path: Path) -> None:
-    """Draw the first images of every sampler from the same starting points. Most evaluations come first."""
-    ordered = sorted(samplers, key=lambda sampler: (sampler.evaluations, sampler.id), reverse=True)
+def draw(cache: ImageCache, candidates: Sequence[Candidate], starts: Starts, columns: int, path: Path) -> None:
+    """Draw the first images of every candidate from the same starting points. Most evaluations come first."""
+    ordered = sorted(candidates, key=lambda candidate: (candidate.evaluations, candidate.id), reverse=True)
     labelled_rows([(s.id.partition("/")[2] or s.id, cache.first(s, starts, columns)) for s in ordered], path)
 
 

@@ -1,4 +1,4 @@
-"""Images of samplers, computed chunk by chunk and kept on disk.
+"""Images of candidates, computed chunk by chunk and kept on disk.
 
 A stopped measurement continues where it stopped, and memory does not grow with the number of images.
 
@@ -23,7 +23,7 @@ from models.pictures import to_uint8
 from models.runtime.base import Float32, Int64
 from models.runtime.denoise import ImageKey, StepNetwork, denoise, starting_noise
 from training.errors import TrainingError
-from training.evaluation.samplers import Sampler
+from training.evaluation.candidates import Candidate
 from training.progress import Progress
 
 CHUNK = 50  # images computed, kept and resumed together
@@ -31,12 +31,12 @@ CHUNK = 50  # images computed, kept and resumed together
 
 @dataclass(frozen=True)
 class Start:
-    """The start of a batch: x float32 [B,C,H,W] before plan row `first_row`, and the images' keys and classes [B]."""
+    """The start of a batch: x float32 [B,C,H,W] before the plan's step `first_step`, and the images' keys and classes [B]."""
 
     x: Float32
     keys: list[ImageKey]
     label: Int64 | None
-    first_row: int = 0
+    first_step: int = 0
 
 
 class Starts(Protocol):
@@ -45,7 +45,7 @@ class Starts(Protocol):
     @property
     def key(self) -> str: ...
 
-    def at(self, sampler: Sampler, numbers: range) -> Start:
+    def at(self, candidate: Candidate, numbers: range) -> Start:
         """Return the starting points of these images."""
 
 
@@ -59,9 +59,9 @@ class NoiseStarts:
     def key(self) -> str:
         return f"seed{self.seed}"
 
-    def at(self, sampler: Sampler, numbers: range) -> Start:
+    def at(self, candidate: Candidate, numbers: range) -> Start:
         keys = [(self.seed, number) for number in numbers]
-        return Start(starting_noise(keys, sampler.shape), keys, labels_for(np.asarray(numbers), sampler.classes))
+        return Start(starting_noise(keys, candidate.shape), keys, labels_for(np.asarray(numbers), candidate.classes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,19 +83,19 @@ class NoisedStarts:
         digest = hashlib.sha256(self.x0.tobytes() + (b"" if self.labels is None else self.labels.tobytes())).hexdigest()[:8]
         return f"from-{self.name}-{digest}-{self.step:04d}-seed{self.seed}"
 
-    def at(self, sampler: Sampler, numbers: range) -> Start:
-        kept = np.flatnonzero(sampler.phi == self.step)
+    def at(self, candidate: Candidate, numbers: range) -> Start:
+        kept = np.flatnonzero(candidate.phi == self.step)
         if not len(kept):
-            raise TrainingError(f"{sampler.id} cannot start at teacher step {self.step}; reconstruct without it")
-        first_row = len(sampler.plan) - int(kept[0])
-        signal, noise = sampler.plan.coefficients[first_row, :2]
+            raise TrainingError(f"{candidate.id} cannot start at teacher step {self.step}; reconstruct without it")
+        first_step = len(candidate.plan) - int(kept[0])
+        signal, noise = candidate.plan.coefficients[first_step, :2]
         keys = [(self.seed, number) for number in numbers]
-        eps = starting_noise(keys, sampler.shape)
+        eps = starting_noise(keys, candidate.shape)
         x0 = self.x0[numbers.start : numbers.stop].astype(np.float32) / 127.5 - 1
-        labels = labels_for(np.asarray(numbers), sampler.classes)
+        labels = labels_for(np.asarray(numbers), candidate.classes)
         if labels is not None and self.labels is not None:
             labels = self.labels[numbers.start : numbers.stop]
-        return Start((signal * x0 + noise * eps).astype(np.float32), keys, labels, first_row)
+        return Start((signal * x0 + noise * eps).astype(np.float32), keys, labels, first_step)
 
 
 def labels_for(numbers: Int64, classes: int) -> Int64 | None:
@@ -104,59 +104,59 @@ def labels_for(numbers: Int64, classes: int) -> Int64 | None:
 
 
 class ImageCache:
-    """Keeps images under a folder, by sampler and starts. Only one network is loaded at a time."""
+    """Keeps images under a folder, by candidate and starts. Only one network is loaded at a time."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._loaded: tuple[str, StepNetwork] | None = None
 
-    def folder(self, sampler: Sampler, starts: Starts) -> Path:
-        return self.root / f"{sampler.key}-{starts.key}"
+    def folder(self, candidate: Candidate, starts: Starts) -> Path:
+        return self.root / f"{candidate.key}-{starts.key}"
 
-    def ensure(self, sampler: Sampler, starts: Starts, count: int, first: int = 0) -> None:
+    def ensure(self, candidate: Candidate, starts: Starts, count: int, first: int = 0) -> None:
         """Compute those of `count` images from number `first` on that are missing. `first` is a multiple of CHUNK."""
         missing = [
-            (numbers, path) for numbers, path in self._chunks(sampler, starts, count, first)
+            (numbers, path) for numbers, path in self._chunks(candidate, starts, count, first)
             if (kept := load_array(path)) is None or len(kept) < len(numbers)
         ]  # fmt: skip
         if not missing:
             return
-        rows = len(sampler.plan) - starts.at(sampler, range(1)).first_row
-        total = sum(len(numbers) for numbers, _ in missing) * rows * sampler.per_step
-        with Progress(sampler.id, total, unit="evaluations") as progress:
+        steps = len(candidate.plan) - starts.at(candidate, range(1)).first_step
+        total = sum(len(numbers) for numbers, _ in missing) * steps * candidate.per_step
+        with Progress(candidate.id, total, unit="evaluations") as progress:
             for numbers, path in missing:
-                self._compute(sampler, starts, numbers, path, progress)
+                self._compute(candidate, starts, numbers, path, progress)
 
-    def chunks(self, sampler: Sampler, starts: Starts, count: int, first: int = 0) -> Iterator[UInt8]:
+    def chunks(self, candidate: Candidate, starts: Starts, count: int, first: int = 0) -> Iterator[UInt8]:
         """Yield images `first` ... `first` + `count` - 1, uint8 [at most CHUNK,C,H,W] at a time."""
-        self.ensure(sampler, starts, count, first)
-        for numbers, path in self._chunks(sampler, starts, count, first):
+        self.ensure(candidate, starts, count, first)
+        for numbers, path in self._chunks(candidate, starts, count, first):
             yield np.load(path)[: len(numbers)]
 
-    def first(self, sampler: Sampler, starts: Starts, count: int) -> UInt8:
+    def first(self, candidate: Candidate, starts: Starts, count: int) -> UInt8:
         """Return the first `count` images at once. For pictures and other small sets."""
-        return np.concatenate(list(self.chunks(sampler, starts, count)))
+        return np.concatenate(list(self.chunks(candidate, starts, count)))
 
-    def _chunks(self, sampler: Sampler, starts: Starts, count: int, first: int) -> list[tuple[range, Path]]:
-        folder = self.folder(sampler, starts)
+    def _chunks(self, candidate: Candidate, starts: Starts, count: int, first: int) -> list[tuple[range, Path]]:
+        folder = self.folder(candidate, starts)
         return [(numbers, folder / f"{numbers.start:06d}.npy") for numbers in chunk_numbers(first, count)]
 
-    def network(self, sampler: Sampler) -> StepNetwork:
-        """Return the sampler's network, loaded."""
-        if self._loaded is None or self._loaded[0] != sampler.weights:
-            self._loaded = (sampler.weights, sampler.load())
+    def network(self, candidate: Candidate) -> StepNetwork:
+        """Return the candidate's network, loaded."""
+        if self._loaded is None or self._loaded[0] != candidate.weights:
+            self._loaded = (candidate.weights, candidate.load())
         return self._loaded[1]
 
-    def _compute(self, sampler: Sampler, starts: Starts, numbers: range, path: Path, progress: Progress) -> None:
-        start = starts.at(sampler, numbers)
+    def _compute(self, candidate: Candidate, starts: Starts, numbers: range, path: Path, progress: Progress) -> None:
+        start = starts.at(candidate, numbers)
         made = denoise(
-            self.network(sampler),
-            sampler.plan,
+            self.network(candidate),
+            candidate.plan,
             start.x,
             keys=start.keys,
             class_label=start.label,
-            first_row=start.first_row,
-            on_step=lambda images: progress.advance(images * sampler.per_step),
+            first_step=start.first_step,
+            on_step=lambda images: progress.advance(images * candidate.per_step),
         )
         save_array(path, to_uint8(made))
 

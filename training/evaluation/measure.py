@@ -15,6 +15,7 @@ from training.data import open_source
 from training.errors import TrainingError
 from training.evaluation import distances
 from training.evaluation.agreement import feature_agreement, pixel_agreement
+from training.evaluation.candidates import Candidate
 from training.evaluation.classifier import Classifier, has_test_split, load_classifier
 from training.evaluation.facts import REAL_IMAGES, TEACHER
 from training.evaluation.family import Family
@@ -23,8 +24,7 @@ from training.evaluation.features import source_features as features_of
 from training.evaluation.images import CHUNK, ImageCache, NoiseStarts, Starts, labels_for
 from training.evaluation.paths import PathStarts, smoothness
 from training.evaluation.reconstruction import Originals, nearest_step
-from training.evaluation.result import Measurements, Report, Result
-from training.evaluation.samplers import Sampler
+from training.evaluation.result import Measurements, Report, Result, TableFacts
 from training.evaluation.timing import machine, step_seconds, time_per_image
 
 
@@ -43,17 +43,17 @@ class Measurement:
         self.step_seconds: dict[str, dict[int, float]] = {}
         manifest = family.teacher.manifest
         self.data = data or manifest.provenance.data
-        self.samplers = [family.sampler(s) for s in wanted.models or family.all(wanted.solvers, wanted.evaluations)]
-        self.reference = family.sampler(wanted.reference)
+        self.candidates = [family.candidate(s) for s in wanted.models or family.all(wanted.solvers, wanted.evaluations)]
+        self.reference = family.candidate(wanted.reference)
         size, bands = manifest.image.height, manifest.image.channels
-        for sampler in (self.reference, *self.samplers):
-            if sampler.shape != self.reference.shape or sampler.classes != self.reference.classes:
-                raise TrainingError(f"{sampler.id} makes other images than {self.reference.id}; measure it on its own")
-        named = {sampler.id: sampler for sampler in (*self.samplers, self.reference)}
-        for sampler in self.samplers:
-            if named[sampler.id].key != sampler.key:
-                raise TrainingError(f"two models would both be called {sampler.id}; rename one's file, or measure them apart")
-        self.samplers = list({sampler.id: sampler for sampler in self.samplers}.values())
+        for candidate in (self.reference, *self.candidates):
+            if candidate.shape != self.reference.shape or candidate.classes != self.reference.classes:
+                raise TrainingError(f"{candidate.id} makes other images than {self.reference.id}; measure it on its own")
+        named = {candidate.id: candidate for candidate in (*self.candidates, self.reference)}
+        for candidate in self.candidates:
+            if named[candidate.id].key != candidate.key:
+                raise TrainingError(f"two models would both be called {candidate.id}; rename one's file, or measure them apart")
+        self.candidates = list({candidate.id: candidate for candidate in self.candidates}.values())
         self.originals = [Originals.read(s, self.reference, wanted.reconstruct_images) for s in wanted.reconstruct]
         if len({originals.name for originals in self.originals}) < len(self.originals):
             raise TrainingError("two of --reconstruct have the same name; rename one of the folders, or measure them apart")
@@ -92,54 +92,54 @@ class Measurement:
 
     def run(self) -> Report:
         """Measure every model. Take images and features that were computed before from the cache."""
-        results = [self._result(sampler) for sampler in self.samplers]
+        results = [self._result(candidate) for candidate in self.candidates]
         if "test" in self.real:
             results.append(self._test_result())
         self.facts |= {"reference": self.reference.id, **machine()}
         return Report(sorted(results, key=lambda result: (result.evaluations, result.model)), self.facts)
 
-    def _result(self, sampler: Sampler) -> Result:
-        at_all_steps = sampler.method.partition(",")[0] == TEACHER  # guided or not
+    def _result(self, candidate: Candidate) -> Result:
+        at_all_steps = candidate.method.partition(",")[0] == TEACHER  # guided or not
         count = self.wanted.teacher_images if at_all_steps else self.wanted.images
         first = self.wanted.first_index
-        is_reference = sampler.key == self.reference.key
+        is_reference = candidate.key == self.reference.key
         seeds = 0 if is_reference or first else self.wanted.seeds
         metrics: dict[str, float] = {}
         if self.judge is not None:
-            metrics["class_agreement"] = self._class_agreement(sampler, count)
+            metrics["class_agreement"] = self._class_agreement(candidate, count)
         subsets: list[float] = []
         features = None
         if self.extract is not None:
-            features = image_features(self.images, sampler, self.starts, max(count, seeds), self.extract, first)
-            measured, subsets = self._distances(features[:count], sampler.classes)
+            features = image_features(self.images, candidate, self.starts, max(count, seeds), self.extract, first)
+            measured, subsets = self._distances(features[:count], candidate.classes)
             metrics |= measured
         if self.inception is not None:
-            wide = image_features(self.images, sampler, self.starts, count, self.inception, first)
+            wide = image_features(self.images, candidate, self.starts, count, self.inception, first)
             metrics["fid"] = distances.frechet(wide, self.real["inception"].features)
         decibels: list[float] = []
         if seeds:
-            agreement, each = self._agreement(sampler, self.starts, seeds, features)
+            agreement, each = self._agreement(candidate, self.starts, seeds, features)
             metrics |= agreement
             decibels = each.round(2).tolist()
         if self.wanted.paths:
-            metrics |= self._path_metrics(sampler, is_reference)
+            metrics |= self._path_metrics(candidate, is_reference)
         for originals in self.originals:
             if not is_reference:
-                metrics |= self._reconstruction(sampler, originals)
+                metrics |= self._reconstruction(candidate, originals)
         if self.wanted.timing:
-            if sampler.weights not in self.step_seconds:
-                self.step_seconds[sampler.weights] = step_seconds(self.images.network(sampler), sampler)
-            metrics |= time_per_image(self.step_seconds[sampler.weights], len(sampler.plan))
+            if candidate.weights not in self.step_seconds:
+                self.step_seconds[candidate.weights] = step_seconds(self.images.network(candidate), candidate)
+            metrics |= time_per_image(self.step_seconds[candidate.weights], len(candidate.plan))
         return Result(
-            model=sampler.id,
-            method=sampler.method,
-            plan=sampler.name,
-            evaluations=sampler.evaluations,
+            model=candidate.id,
+            method=candidate.method,
+            plan=candidate.name,
+            evaluations=candidate.evaluations,
             images=count,
             seeds=seeds,
             metrics=metrics,
             kid_subsets=subsets,
-            facts=sampler.facts,
+            facts=candidate.facts,
             reference="" if is_reference or first else self.reference.id,
             psnr=decibels,
             first_index=first,
@@ -149,7 +149,7 @@ class Measurement:
         """Measure the data set's own test images. A perfect model would be as close to the training images as these."""
         test = self.real["test"]
         metrics, subsets = self._distances(test.features, classes=0)
-        facts = {"kind": "data", "data": test.text}
+        facts = TableFacts(kind="data", data=test.text)
         return Result(
             model="test images",
             method=REAL_IMAGES,
@@ -162,11 +162,11 @@ class Measurement:
             facts=facts,
         )
 
-    def _class_agreement(self, sampler: Sampler, count: int) -> float:
+    def _class_agreement(self, candidate: Candidate, count: int) -> float:
         assert self.judge is not None
         right, number = 0, self.wanted.first_index
-        for images in self.images.chunks(sampler, self.starts, count, number):
-            wanted = labels_for(np.arange(number, number + len(images)), sampler.classes)
+        for images in self.images.chunks(candidate, self.starts, count, number):
+            wanted = labels_for(np.arange(number, number + len(images)), candidate.classes)
             right += int((self.judge.predict(images) == wanted).sum())
             number += len(images)
         return right / count
@@ -174,49 +174,49 @@ class Measurement:
     def _distances(self, features: Float32, classes: int) -> tuple[dict[str, float], list[float]]:
         real = self.real["train"].features
         subsets = distances.kid_subsets(features, real, classes)
-        kid, low, high = distances.confidence_interval(subsets)
+        kid, low, high = distances.mean_interval(subsets)
         same = min(len(features), len(real))
-        precision, recall = distances.precision_recall(features[:same], real[:same])
+        precision, recall = distances.precision_recall(ours=features[:same], reference=real[:same])
         metrics = {"kid": kid, "kid_low": low, "kid_high": high, "fd": distances.frechet(features, real)}
         return {**metrics, "precision": precision, "recall": recall, "neighbourhood": float(same)}, subsets.tolist()
 
     def _agreement(
-        self, sampler: Sampler, starts: Starts, count: int, features: Float32 | None
+        self, candidate: Candidate, starts: Starts, count: int, features: Float32 | None
     ) -> tuple[dict[str, float], Float64]:
         """Return the metrics of agreement with the reference, and the PSNR of each image."""
-        metrics, decibels = pixel_agreement(self._pairs(sampler, starts, count))
+        metrics, decibels = pixel_agreement(self._pairs(candidate, starts, count))
         if self.extract is not None:
             if features is None:
-                features = image_features(self.images, sampler, starts, count, self.extract)
+                features = image_features(self.images, candidate, starts, count, self.extract)
             theirs = image_features(self.images, self.reference, starts, count, self.extract)
             metrics |= feature_agreement(features[:count], theirs)
         return metrics, decibels
 
-    def _pairs(self, sampler: Sampler, starts: Starts, count: int) -> Iterator[tuple[UInt8, UInt8]]:
+    def _pairs(self, candidate: Candidate, starts: Starts, count: int) -> Iterator[tuple[UInt8, UInt8]]:
         # Compute all images of the reference first, because only one network is loaded at a time.
         self.images.ensure(self.reference, starts, count)
         yield from zip(
-            self.images.chunks(sampler, starts, count), self.images.chunks(self.reference, starts, count), strict=True
+            self.images.chunks(candidate, starts, count), self.images.chunks(self.reference, starts, count), strict=True
         )
 
-    def _path_metrics(self, sampler: Sampler, is_reference: bool) -> dict[str, float]:
+    def _path_metrics(self, candidate: Candidate, is_reference: bool) -> dict[str, float]:
         starts, count = PathStarts(self.wanted.seed, self.wanted.frames), self.wanted.paths * self.wanted.frames
         metrics = {}
         if not is_reference:
-            metrics["path_psnr_db"] = pixel_agreement(self._pairs(sampler, starts, count))[0]["psnr_db"]
+            metrics["path_psnr_db"] = pixel_agreement(self._pairs(candidate, starts, count))[0]["psnr_db"]
         if self.extract is not None:
-            metrics |= smoothness(image_features(self.images, sampler, starts, count, self.extract), self.wanted.frames)
+            metrics |= smoothness(image_features(self.images, candidate, starts, count, self.extract), self.wanted.frames)
         return metrics
 
-    def _reconstruction(self, sampler: Sampler, originals: Originals) -> dict[str, float]:
-        starts = originals.starts(nearest_step(sampler.phi, self.wanted.reconstruct_from), self.wanted.seed)
+    def _reconstruction(self, candidate: Candidate, originals: Originals) -> dict[str, float]:
+        starts = originals.starts(nearest_step(candidate.phi, self.wanted.reconstruct_from), self.wanted.seed)
         count = len(originals.images)
-        named, _ = self._agreement(sampler, starts, count, None)
+        named, _ = self._agreement(candidate, starts, count, None)
         kept: dict[str, float] = {key: named[key] for key in ("psnr_db", "ssim", "cosine") if key in named}
-        for model, key in ((sampler, "original_db"), (self.reference, "reference_original_db")):
+        for model, key in ((candidate, "original_db"), (self.reference, "reference_original_db")):
             kept[key] = float(psnr(self.images.first(model, starts, count), originals.images).mean())
         kept |= {
             "step": float(starts.step),
-            "steps_left": float(np.count_nonzero((sampler.phi > 0) & (sampler.phi <= starts.step))),
+            "steps_left": float(np.count_nonzero((candidate.phi > 0) & (candidate.phi <= starts.step))),
         }
         return {f"from_{originals.name}_{key}": number for key, number in kept.items()}

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from training.errors import TrainingError
-from training.evaluation.distances import confidence_interval
+from training.evaluation.distances import mean_interval
 from training.evaluation.record import OF_IMAGES
 from training.evaluation.result import Result
 
@@ -22,10 +22,11 @@ def check_one_model(results: Sequence[Result]) -> None:
     """Raise TrainingError unless results of one name belong to one model: same plan, same method, equal known facts."""
     first = results[0]
     for result in results[1:]:
-        other = [name for name in result.facts if result.facts[name] != first.facts.get(name, result.facts[name])]
+        known = first.facts.known
+        other = [name for name, fact in result.facts.known.items() if fact != known.get(name, fact)]
         if (result.plan, result.method) != (first.plan, first.method):
             other.append("plan")
-        if other and first.facts.get("kind") != "data":  # real images are described by their number
+        if other and first.facts.kind != "data":  # real images are described by their number
             raise TrainingError(
                 f"the reports have several models by the name {first.model}, with another {', another '.join(other)}; "
                 "measure the older one again, or rename one"
@@ -53,7 +54,7 @@ def pooled(result: Result, parts: Sequence[Result]) -> Result:
     if len(chain) == 1:
         return result
     images = [part.images for part in chain]
-    kid, low, high = confidence_interval(subsets := np.average([part.kid_subsets for part in chain], axis=0, weights=images))
+    kid, low, high = mean_interval(subsets := np.average([part.kid_subsets for part in chain], axis=0, weights=images))
     metrics = {name: value for name, value in result.metrics.items() if name not in (*OF_IMAGES, "neighbourhood")}
     metrics |= {"kid": kid, "kid_low": low, "kid_high": high}
     if all("class_agreement" in part.metrics for part in chain):

@@ -13,8 +13,8 @@ import numpy as np
 from models.noise import initial_noise, slerp
 from models.runtime.base import Float32
 from models.schedule import Float64
+from training.evaluation.candidates import Candidate
 from training.evaluation.images import Start, labels_for
-from training.evaluation.samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class PathStarts:
     def key(self) -> str:
         return f"paths{self.frames}-seed{self.seed}"
 
-    def at(self, sampler: Sampler, numbers: range) -> Start:
+    def at(self, candidate: Candidate, numbers: range) -> Start:
         """Return the starting points of these images."""
         paths = np.asarray(numbers) // self.frames
-        x = np.stack([self._noise(sampler.shape, *divmod(number, self.frames)) for number in numbers])
-        # All frames of a path have one key, so that a stochastic sampler draws the same fresh noise for them.
-        return Start(x, [(self.seed, 2 * int(path)) for path in paths], labels_for(paths, sampler.classes))
+        x = np.stack([self._noise(candidate.shape, *divmod(number, self.frames)) for number in numbers])
+        # All frames of a path have one key, so that a stochastic plan draws the same fresh noise for them.
+        return Start(x, [(self.seed, 2 * int(path)) for path in paths], labels_for(paths, candidate.classes))
 
     def _noise(self, shape: tuple[int, int, int], path: int, frame: int) -> Float32:
         a, b = (initial_noise(self.seed, 2 * path + end, shape) for end in (0, 1))

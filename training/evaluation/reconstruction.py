@@ -16,9 +16,9 @@ from models.image_metrics import UInt8
 from models.runtime.base import Int64
 from training.data import open_source
 from training.errors import TrainingError
+from training.evaluation.candidates import Candidate
 from training.evaluation.classifier import has_test_split
 from training.evaluation.images import NoisedStarts
-from training.evaluation.samplers import Sampler
 
 
 def _blocked(images: UInt8) -> UInt8:
@@ -46,7 +46,7 @@ class Originals:
     labels: Int64 | None
 
     @staticmethod
-    def read(spec: str, model: Sampler, count: int) -> Originals:
+    def read(spec: str, model: Candidate, count: int) -> Originals:
         """Read images of `DATA` or `DATA:rotated`, fitted to the model's size and channels.
 
         Takes test images if the data set has them, else training images.
@@ -59,7 +59,7 @@ class Originals:
         source = open_source(data, image_size=model.shape[1], channels=model.shape[0], split=split)
         picked = np.random.default_rng(0).permutation(len(source))[:count]
         images = CORRUPTIONS[corruption](np.stack([source.read(int(i)) for i in picked]))
-        own = source.name == model.facts.get("data")
+        own = source.name == model.facts.data
         labels = source.labels[picked] if own and source.labels is not None else None
         stem = Path(data.removeprefix("hf:"))
         plain = f"{stem.parent.name}-{stem.stem}" if stem.suffix == ".zip" else stem.name

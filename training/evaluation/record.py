@@ -13,7 +13,7 @@ from models.manifest import Manifest, Quality, Ranking, write_manifest
 from training.card import model_card
 from training.errors import TrainingError
 from training.evaluation.distances import SUBSETS
-from training.evaluation.result import Measurements, Report, Result
+from training.evaluation.result import Measurements, Report, Result, TableFacts
 
 # Manifests hold quality only: times belong to one machine, and the estimates behind intervals are in the run's JSON.
 OF_IMAGES = (
@@ -46,7 +46,7 @@ def write_run(path: Path, family: str, report: Report, measurements: Measurement
     """Write the run's JSON atomically, one line a result. Raises TrainingError when it cannot be written."""
     shown = {"family": family, "ablation": ablation, "command": command}
     head = {**shown, "plan": asdict(measurements), "facts": report.facts}
-    lines = ",\n  ".join(json.dumps(asdict(result)) for result in report.results)
+    lines = ",\n  ".join(json.dumps({**asdict(result), "facts": result.facts.known}) for result in report.results)
     text = json.dumps(head, indent=1).removesuffix("\n}") + f',\n "rows": [\n  {lines}\n ]\n}}\n'
     try:
         with write_atomically(path) as draft:
@@ -60,9 +60,10 @@ def read_run(path: Path) -> EvaluationRun:
     try:
         data = json.loads(path.read_text())
         shared = data["facts"].get("reference", "")  # results of older reports do not repeat it
-        results = [Result(**{"reference": shared if "psnr_db" in row["metrics"] else "", **row}) for row in data["rows"]]
-        if not isinstance(data["facts"]["reference"], str) or not all(isinstance(result.facts, dict) for result in results):
+        rows = [{"reference": shared if "psnr_db" in row["metrics"] else "", "facts": {}, **row} for row in data["rows"]]
+        if not isinstance(data["facts"]["reference"], str) or not all(isinstance(row["facts"], dict) for row in rows):
             raise ValueError("no reference, or facts that are none")
+        results = [Result(**{**row, "facts": TableFacts.model_validate(row["facts"])}) for row in rows]
         if any("kid" in r.metrics and ("kid_low" not in r.metrics or len(r.kid_subsets) != SUBSETS) for r in results):
             raise ValueError(f"a KID without its interval or its {SUBSETS} estimates")
         numbers = [data["plan"]["seed"], data["plan"]["data_images"], *(result.first_index for result in results)]

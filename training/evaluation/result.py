@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 
 @dataclass(frozen=True)
 class Measurements:
@@ -26,6 +28,33 @@ class Measurements:
     reconstruct_from: float = 0.5
     reconstruct_images: int = 100
     timing: bool = True
+
+
+class TableFacts(BaseModel):
+    """The facts by which tables tell models apart. None: not known, or it does not apply.
+
+    Further facts are the settings of the training, the guidance, the runtime and the weights. They differ by objective and by
+    version, and tables read them by name (`known`).
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str | None = None
+    data: str | None = None
+    objective: str | None = None
+    training_images: int | None = None
+    training_cost: int | None = None
+    training_seconds: float | None = None
+    seed: int | None = None
+    lr: float | None = None
+    parameters: int | None = None
+    teacher_steps: int | None = None
+    phi: str | None = None
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """The facts that are known, by name, as the run's JSON holds them."""
+        return self.model_dump(exclude_none=True)
 
 
 @dataclass(frozen=True)
@@ -50,7 +79,7 @@ class Result:
     seeds: int
     metrics: dict[str, float]
     kid_subsets: list[float] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: TableFacts = field(default_factory=TableFacts)
     reference: str = ""
     psnr: list[float] = field(default_factory=list)
     first_index: int = 0

@@ -50,7 +50,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def value(result: Result, name: str, form: str = ".4g", scale: float = 1) -> str:
     """Format a metric or fact of a result. Return an empty text when it was not measured."""
-    found = result.metrics.get(name, result.facts.get(name))
+    found = result.metrics.get(name, result.facts.known.get(name))
     if found is None:
         return ""
     return f"{scale * found:{form}}" if isinstance(found, int | float) and not isinstance(found, bool) else str(found)
@@ -170,11 +170,12 @@ def varying(results: Sequence[Result]) -> list[str]:
     """List the facts that differ between results. A fact counts if at least two results have it."""
     shown_elsewhere = {"kind", "runtime", "steps", "phi", "concentrate", "weights"}
     shown_elsewhere |= {"training_cost", "training_images", "training_seconds"}
-    names = sorted({name for result in results for name in result.facts} - shown_elsewhere)
+    facts = [result.facts.known for result in results]
+    names = sorted({name for known in facts for name in known} - shown_elsewhere)
     different = []
     for name in names:
-        known = [str(result.facts[name]) for result in results if name in result.facts]
-        if len(known) > 1 and len(set(known)) > 1:
+        values = [str(known[name]) for known in facts if name in known]
+        if len(values) > 1 and len(set(values)) > 1:
             different.append(name)
     return different
 
@@ -183,7 +184,7 @@ def ablation(results: Sequence[Result]) -> str:
     """Render the settings that differ, with cost and quality. Leave out real images, which have no settings."""
     results = [result for result in results if result.method != REAL_IMAGES]
     settings = [(name, _metric(name, "," if name == "parameters" else ".4g")) for name in varying(results)]
-    phi: list[tuple[str, Cell]] = [("phi", _metric("phi"))] if len({result.facts.get("phi") for result in results}) > 1 else []
+    phi: list[tuple[str, Cell]] = [("phi", _metric("phi"))] if len({result.facts.phi for result in results}) > 1 else []
     columns = [_IDENTITY[0], *settings, *phi, *_IDENTITY[1:], *TRAINING, *QUALITY[2:]]
     return table(results, [*columns, REFERENCE] if len(references(results)) > 1 else columns)
 

@@ -12,8 +12,8 @@ import torch
 
 from models.runtime.base import StepInputs
 from models.runtime.denoise import StepNetwork
+from training.evaluation.candidates import Candidate
 from training.evaluation.images import NoiseStarts
-from training.evaluation.samplers import Sampler
 
 TIMED_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _REPEATS = 3
@@ -25,19 +25,19 @@ def time_per_image(seconds: dict[int, float], steps: int) -> dict[str, float]:
     return {"ms_alone": 1000 * steps * seconds[1], "ms_batched": 1000 * steps * seconds[best] / best, "best_batch": float(best)}
 
 
-def step_seconds(network: StepNetwork, sampler: Sampler) -> dict[int, float]:
+def step_seconds(network: StepNetwork, candidate: Candidate) -> dict[int, float]:
     """Measure the seconds of one step by batch size, the shortest of a few. They hold for every plan of the same weights."""
-    return {batch: _step_seconds(network, sampler, batch) for batch in TIMED_BATCHES}
+    return {batch: _step_seconds(network, candidate, batch) for batch in TIMED_BATCHES}
 
 
-def _step_seconds(network: StepNetwork, sampler: Sampler, batch: int) -> float:
-    start = NoiseStarts(0).at(sampler, range(batch))
+def _step_seconds(network: StepNetwork, candidate: Candidate, batch: int) -> float:
+    start = NoiseStarts(0).at(candidate, range(batch))
     inputs: StepInputs = {
         "x": start.x,
         "x0_prev": np.zeros_like(start.x),
-        "timestep": np.repeat(sampler.plan.label[:1], batch),
+        "timestep": np.repeat(candidate.plan.label[:1], batch),
         "class_label": start.label,
-        "coefficients": np.repeat(sampler.plan.coefficients[:1].astype(np.float32), batch, axis=0),
+        "coefficients": np.repeat(candidate.plan.coefficients[:1].astype(np.float32), batch, axis=0),
     }
     durations = []
     for _ in range(1 + _REPEATS):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation.distances import ConfidenceInterval, confidence_interval
+from training.evaluation.distances import MeanInterval, mean_interval
 from training.evaluation.facts import METHODS
 from training.evaluation.result import Result
 
@@ -30,14 +30,14 @@ class Verdict:
     evidence: str
 
 
-def difference(a: Result, b: Result) -> ConfidenceInterval:
+def difference(a: Result, b: Result) -> MeanInterval:
     """Return KID of a minus KID of b with its 95 % interval. Pair by subset if both have the same images and parts."""
     noises_a, noises_b = ((result.images, result.first_index, result.parts, len(result.kid_subsets)) for result in (a, b))
     if noises_a == noises_b:
-        return confidence_interval(np.asarray(a.kid_subsets) - np.asarray(b.kid_subsets))
+        return mean_interval(np.asarray(a.kid_subsets) - np.asarray(b.kid_subsets))
     halves = [(result.metrics["kid_high"] - result.metrics["kid_low"]) / 2 for result in (a, b)]
     mean, half = a.metrics["kid"] - b.metrics["kid"], math.hypot(*halves)
-    return ConfidenceInterval(mean, mean - half, mean + half)
+    return MeanInterval(mean, mean - half, mean + half)
 
 
 def _apart(a: Result, b: Result) -> tuple[float, float, str]:
@@ -167,19 +167,25 @@ def _interpolation(results: Sequence[Result]) -> Verdict:
     return _decide(claim, passed, evidence)
 
 
+def _divides(result: Result) -> bool:
+    """Return True when the steps of a result divide its teacher's."""
+    steps = result.facts.teacher_steps
+    return steps is not None and steps % result.evaluations == 0
+
+
 def _subsequences(main: Sequence[Result], every: Sequence[Result]) -> Verdict:
     """Compare T' that do not divide T, ablations included, with the main table's next smaller T' that does."""
     claim = f"Flexible sub-sequences: a T' that does not divide T is in KID at most {NO_WORSE:.0%} above the next smaller one"
     students = sorted(
-        (r for r in every if r.method == STUDENT and "kid" in r.metrics and r.facts["phi"] == "uniform"),
+        (r for r in every if r.method == STUDENT and "kid" in r.metrics and r.facts.phi == "uniform"),
         key=lambda r: r.evaluations,
     )
     shown = {result.model for result in main}
-    dividing = [r for r in students if r.facts["teacher_steps"] % r.evaluations == 0 and r.model in shown]
+    dividing = [r for r in students if _divides(r) and r.model in shown]
     passed, evidence = [], []
     for result in students:
         below = [other for other in dividing if other.evaluations < result.evaluations]
-        if result.facts["teacher_steps"] % result.evaluations == 0 or not below:
+        if _divides(result) or not below:
             continue
         _, high, text = _apart(result, below[-1])
         passed.append(high <= NO_WORSE * below[-1].metrics["kid"])
@@ -197,25 +203,31 @@ def _guided(results: Sequence[Result]) -> Verdict:
     return _decide(claim, [high < 0], [text])
 
 
+def _cost(result: Result) -> int:
+    """Return the cost of the training of a result whose cost is known."""
+    assert result.facts.training_cost is not None
+    return result.facts.training_cost
+
+
 def _fold_cost(results: Sequence[Result]) -> Verdict:
     """Compare, for each T', the cost of the best progressive student with the cheapest student that is no worse in KID."""
     claim = "Single fold costs at most one third of progressive distillation at equal quality (KID, "
     claim += f"at most {NO_WORSE:.0%} above)"
-    costed = [r for r in results if "kid" in r.metrics and "training_cost" in r.facts]
+    costed = [r for r in results if "kid" in r.metrics and r.facts.training_cost is not None]
     passed, evidence = [], []
     for count in sorted({r.evaluations for r in costed if r.method == PROGRESSIVE}):
         theirs = _find(costed, PROGRESSIVE, count)
         assert theirs is not None
-        cost = theirs.facts["training_cost"]
+        cost = _cost(theirs)
         margin = NO_WORSE * theirs.metrics["kid"]
         ours = [r for r in costed if r.method == STUDENT and r.evaluations == count and _apart(r, theirs)[1] <= margin]
         if not ours:
             passed.append(False)
             evidence.append(f"{count}: no student as good was measured")
             continue
-        cheapest = min(ours, key=lambda r: float(r.facts["training_cost"]))
-        passed.append(3 * cheapest.facts["training_cost"] <= cost)
-        text = f"{count}: {cheapest.facts['training_cost'] / cost:.2f} of its {cost:,} evaluations"
+        cheapest = min(ours, key=_cost)
+        passed.append(3 * _cost(cheapest) <= cost)
+        text = f"{count}: {_cost(cheapest) / cost:.2f} of its {cost:,} evaluations"
         text += f", KID {_apart(cheapest, theirs)[2]}"
         if "psnr_db" in cheapest.metrics and "psnr_db" in theirs.metrics:
             text += f", agreement {cheapest.metrics['psnr_db'] - theirs.metrics['psnr_db']:+.1f} dB"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.network import predict, x0_from_prediction
+from models.network import clipped, predict, x0_from_prediction
 from models.subsequence import Int64
 from training.errors import TrainingError
 from training.noising import Noising
@@ -49,9 +49,7 @@ def consistency(teacher: TorchModel, phi: Int64, noising: Noising) -> Objective:
         with torch.no_grad():
             _, landed = walk(batch.x, t=batch.t, label=batch.label)
             target = clean(landed, before.clamp(min=1))
-            target = torch.where((before == 0).to(device)[:, None, None, None], landed, target)
-            if teacher.clip is not None:
-                target = target.clamp(*teacher.clip)
+            target = clipped(torch.where((before == 0).to(device)[:, None, None, None], landed, target), teacher.clip)
         return (clean(batch.x, batch.t) - target).square().mean()
 
     return Objective(loss, walk.evaluations + 1 + STUDENT_EVALUATIONS)

@@ -26,7 +26,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models.network import predict, prediction_from_x0, x0_from_prediction
+from models.network import clipped, predict, prediction_from_x0, x0_from_prediction
 from models.subsequence import Int64
 from training.noising import Draw, NoisedBatch, Noising
 from training.objective_config import RolloutConfig
@@ -81,9 +81,7 @@ def rollout(teacher: TorchModel, phi: Int64, noising: Noising, config: RolloutCo
             batch = replace(batch, x=x)
             gain = gains[draw.t - 1].to(x0)[:, None, None, None]
         x0_target, _ = walk(batch.x, t=batch.t, label=batch.label)
-        x0_target = (x0_target + gain * previous) / (1 + gain)
-        if clip is not None:
-            x0_target = x0_target.clamp(*clip)
+        x0_target = clipped((x0_target + gain * previous) / (1 + gain), clip)
         target = prediction_from_x0(x0_target, x=batch.x, signal=batch.signal, noise=batch.noise, kind=kind)
         error = reachable_error(
             prediction=predicted(network, batch), target=target, x0_target=x0_target, batch=batch, kind=kind, clip=clip

@@ -32,7 +32,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_row_is_asked_in_order_with_the_x0_before(sampler: str) -> None:
+def test_every_step_is_asked_in_order_with_the_x0_before(sampler: str) -> None:
     plan = SAMPLERS[sampler](alpha_bar_table("cosine", 32), uniform_phi(32, 8))
     network, steps = Recorder(), list[int]()
     label = np.array([0, 2])
@@ -46,7 +46,7 @@ def test_every_row_is_asked_in_order_with_the_x0_before(sampler: str) -> None:
     assert steps == [2] * 8
 
 
-def test_fresh_noise_is_keyed_by_image_and_row() -> None:
+def test_fresh_noise_is_keyed_by_image_and_step() -> None:
     plan = ddpm(alpha_bar_table("cosine", 32), uniform_phi(32, 4))
     network = Recorder()
     denoise(network, plan, starting_noise(KEYS, SHAPE), keys=KEYS, class_label=None)
@@ -59,7 +59,7 @@ def test_fresh_noise_is_keyed_by_image_and_row() -> None:
 def test_a_walk_that_starts_later_starts_in_first_order() -> None:
     plan = SAMPLERS["dpmpp"](alpha_bar_table("cosine", 32), uniform_phi(32, 8))
     network = Recorder()
-    denoise(network, plan, starting_noise(KEYS, SHAPE), keys=KEYS, class_label=None, first_row=3)
+    denoise(network, plan, starting_noise(KEYS, SHAPE), keys=KEYS, class_label=None, first_step=3)
     assert len(network.asked) == 5
     b, c = network.asked[0]["coefficients"][0, 3:]
     assert (b, c) == (np.float32(plan.coefficients[3].astype(np.float32)[3:].sum()), 0)

@@ -30,18 +30,18 @@ def reference(model: Resolved, spec: ImageSpec) -> NDArray[np.uint8]:
     shape = model.entry.manifest.image.chw
     x = initial_noise(spec.seed, spec.index, shape)[None]
     x0 = np.zeros_like(x)
-    for row in range(len(model.plan)):
+    for step in range(len(model.plan)):
         feeds = {
             "x": x,
             "x0_prev": x0,
-            "timestep": model.plan.label[row : row + 1],
-            "coefficients": model.plan.coefficients[row : row + 1].astype(np.float32),
+            "timestep": model.plan.label[step : step + 1],
+            "coefficients": model.plan.coefficients[step : step + 1].astype(np.float32),
         }
         if spec.class_label is not None:
             feeds["class_label"] = np.array([spec.class_label], dtype=np.int64)
         x, x0 = session.run(["x_next", "x0"], feeds)
-        if model.plan.s[row]:
-            x = x + np.float32(model.plan.s[row]) * step_noise(spec.seed, spec.index, row, shape)
+        if model.plan.s[step]:
+            x = x + np.float32(model.plan.s[step]) * step_noise(spec.seed, spec.index, step, shape)
     pixels: NDArray[np.uint8] = np.clip(np.rint((x[0] + 1) * np.float32(127.5)), 0, 255).astype(np.uint8)
     return pixels
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from training.evaluation.distances import SUBSETS, confidence_interval, frechet, kid_subsets, precision_recall
+from training.evaluation.distances import SUBSETS, frechet, kid_subsets, mean_interval, precision_recall
 
 pytestmark = pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save all:UserWarning")
 DIMENSIONS = 12
@@ -83,13 +83,13 @@ def test_frechet_of_few_images_is_mostly_bias() -> None:
 
 
 def test_kid_interval_excludes_zero_for_other_distributions() -> None:
-    mean, low, high = confidence_interval(kid_subsets(features(400, 4, shift=1.0), features(400, 5)))
+    mean, low, high = mean_interval(kid_subsets(features(400, 4, shift=1.0), features(400, 5)))
     assert 0 < low < mean < high
 
 
 def test_interval_is_students_t() -> None:
     """Ten values with mean 5.5 and deviation 3.0277: half width 2.2622 * 3.0277 / sqrt(10)."""
-    mean, low, high = confidence_interval(np.arange(1.0, 11.0))
+    mean, low, high = mean_interval(np.arange(1.0, 11.0))
     assert (mean, high - mean, mean - low) == pytest.approx((5.5, 2.1659, 2.1659), abs=1e-4)
 
 
@@ -114,13 +114,13 @@ def test_precision_recall_follow_the_definition() -> None:
                     break
         return hits / len(points)
 
-    assert precision_recall(ours, real) == pytest.approx((inside(ours, real), inside(real, ours)))
+    assert precision_recall(ours=ours, reference=real) == pytest.approx((inside(ours, real), inside(real, ours)))
 
 
 def test_a_collapsed_model_is_precise_and_recalls_little() -> None:
     random = np.random.default_rng(8)
     real = np.concatenate([random.standard_normal((50, 4)), 100 + random.standard_normal((50, 4))]).astype(np.float32)
     collapsed = (0.1 * random.standard_normal((100, 4))).astype(np.float32)
-    precision, recall = precision_recall(collapsed, real)
+    precision, recall = precision_recall(ours=collapsed, reference=real)
     assert precision == 1
     assert recall < 0.2

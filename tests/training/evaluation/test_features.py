@@ -11,7 +11,7 @@ from PIL import Image
 from models.image_metrics import UInt8
 from models.runtime.base import Float32
 from training.data import ImageSource, to_square
-from training.evaluation.distances import confidence_interval, frechet, kid_subsets
+from training.evaluation.distances import frechet, kid_subsets, mean_interval
 from training.evaluation.family import Family
 from training.evaluation.features import EfficientNetLite0, find_inception, image_features, source_features
 from training.evaluation.images import CHUNK, ImageCache, NoiseStarts
@@ -67,21 +67,21 @@ def test_imagenet_features_tell_pictures_from_noise() -> None:
         image[0, random.integers(8)] = random.integers(150, 256)
     noise = random.integers(0, 256, (20, 1, 8, 8)).astype(np.uint8)
     near, real, far = extract(bars[:20]), extract(bars[20:]), extract(noise)
-    assert confidence_interval(kid_subsets(near, real))[0] < confidence_interval(kid_subsets(far, real))[0]
+    assert mean_interval(kid_subsets(near, real))[0] < mean_interval(kid_subsets(far, real))[0]
     assert frechet(near, real) < frechet(far, real)
 
 
 def test_image_features_are_kept_and_completed(tiny_zoo: Path, tmp_path: Path) -> None:
-    sampler, cache, starts, extract = (
-        Family(tiny_zoo, "tiny").sampler("student-004"),
+    candidate, cache, starts, extract = (
+        Family(tiny_zoo, "tiny").candidate("student-004"),
         ImageCache(tmp_path),
         NoiseStarts(0),
         Mean(),
     )
-    first = image_features(cache, sampler, starts, CHUNK + 2, extract)
+    first = image_features(cache, candidate, starts, CHUNK + 2, extract)
     assert extract.seen == CHUNK + 2
-    np.testing.assert_allclose(first, Mean()(cache.first(sampler, starts, CHUNK + 2)), rtol=1e-6)
-    more = image_features(cache, sampler, starts, CHUNK + 5, extract)
+    np.testing.assert_allclose(first, Mean()(cache.first(candidate, starts, CHUNK + 2)), rtol=1e-6)
+    more = image_features(cache, candidate, starts, CHUNK + 5, extract)
     assert extract.seen == CHUNK + 2 + 5  # only the last chunk was too short, and is computed again
     np.testing.assert_allclose(more[: CHUNK + 2], first, rtol=1e-6)
 

@@ -35,7 +35,7 @@ def test_guided_teachers_stand_in_the_table_at_their_cost(family: Family, idx_fo
     assert (few.reference, all_steps.reference) == ("shapes/guided:2", "")
     assert "psnr_db" not in all_steps.metrics
     assert few.metrics["psnr_db"] > more.metrics["psnr_db"]  # another scale gives other images
-    assert few.facts["guidance"] == "classifier-free, scale 2"
+    assert few.facts.known["guidance"] == "classifier-free, scale 2"
 
 
 def test_a_part_is_measured_as_the_whole_is(family: Family, idx_folder: Path, tmp_path: Path) -> None:

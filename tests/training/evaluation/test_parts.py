@@ -11,10 +11,10 @@ import pytest
 
 from tests.training.evaluation.test_results import FACTS, result
 from training.errors import TrainingError
-from training.evaluation.distances import confidence_interval
+from training.evaluation.distances import mean_interval
 from training.evaluation.parts import check_one_model, pooled
 from training.evaluation.record import read_run, write_run
-from training.evaluation.result import Measurements, Report, Result
+from training.evaluation.result import Measurements, Report, Result, TableFacts
 from training.evaluation.results import merged, write_results
 from training.evaluation.verdicts import difference
 
@@ -22,7 +22,7 @@ from training.evaluation.verdicts import difference
 def part(kid: float, first: int, images: int, model: str = "student", scatter: int = 0, **metrics: float) -> Result:
     """Return a result of one part. `scatter` seeds the random scatter of its estimates."""
     subsets = kid + 0.002 * np.random.default_rng(scatter).standard_normal(10)
-    mean, low, high = confidence_interval(subsets)
+    mean, low, high = mean_interval(subsets)
     made = {"kid": mean, "kid_low": low, "kid_high": high, **metrics}
     return replace(result(model, 4, kid), metrics=made, kid_subsets=subsets.tolist(), first_index=first, images=images)
 
@@ -41,7 +41,7 @@ def test_parts_are_one_row_whichever_report_is_read_first(tmp_path: Path) -> Non
         assert not {"fd", "recall", "neighbourhood"} & made.metrics.keys()
         estimates = (2 * np.asarray(first.kid_subsets) + np.asarray(results[1].kid_subsets)) / 3
         assert made.kid_subsets == pytest.approx(estimates)
-        assert [made.metrics[name] for name in ("kid", "kid_low", "kid_high")] == pytest.approx(confidence_interval(estimates))
+        assert [made.metrics[name] for name in ("kid", "kid_low", "kid_high")] == pytest.approx(mean_interval(estimates))
 
 
 def test_rows_of_the_same_parts_are_paired_and_no_others() -> None:
@@ -67,12 +67,17 @@ def test_missing_images_are_named() -> None:
         pooled(part(0.01, 0, 100), [part(0.01, 150, 100)])
 
 
+def known(**facts: Any) -> TableFacts:
+    return TableFacts.model_validate(facts)
+
+
 @pytest.mark.parametrize(
-    "change", [{"facts": {"weights": "b"}}, {"plan": "dpmpp-004"}, {"facts": {"parameters": 7, "weights": "a"}}]
+    "change",
+    [{"facts": known(weights="b")}, {"plan": "dpmpp-004"}, {"facts": known(parameters=7, weights="a")}],
 )
 def test_another_model_of_the_same_name_is_refused(change: dict[str, Any]) -> None:
-    one = replace(part(0.01, 0, 100), facts={"kind": "student", "weights": "a", "parameters": 5})
-    check_one_model([one, replace(one, facts={"kind": "student"})])  # an older report, which knows less
+    one = replace(part(0.01, 0, 100), facts=known(kind="student", weights="a", parameters=5))
+    check_one_model([one, replace(one, facts=known(kind="student"))])  # an older report, which knows less
     with pytest.raises(TrainingError, match="several models by the name"):
         check_one_model([one, replace(one, **change)])
 

@@ -15,9 +15,9 @@ from models.catalogue import discover
 from models.manifest import Manifest
 from training.errors import TrainingError
 from training.evaluation import tables
-from training.evaluation.distances import confidence_interval
+from training.evaluation.distances import mean_interval
 from training.evaluation.record import read_run, record, write_run
-from training.evaluation.result import Measurements, Report, Result
+from training.evaluation.result import Measurements, Report, Result, TableFacts
 from training.evaluation.results import merged, write_results
 from training.evaluation.verdicts import Verdict, aims, difference, verdicts
 
@@ -28,12 +28,12 @@ NAMES = {"student": "student", "DDIM": "teacher@ddim", "DPM-Solver++(2M)": "teac
 def result(method: str, evaluations: int, kid: float, *, psnr: float | None = None, **facts: Any) -> Result:
     """Return a result whose KID estimates scatter alike for every result, so that differences are sharp."""
     subsets = kid + 0.002 * np.linspace(-1, 1, 10)
-    mean, low, high = confidence_interval(subsets)
+    mean, low, high = mean_interval(subsets)
     metrics = {"kid": mean, "kid_low": low, "kid_high": high, "same_noise": 0.99}
     if psnr is not None:
         metrics["psnr_db"] = psnr
     name = f"tiny/{NAMES.get(method, method)}-{evaluations:03d}" if method != "teacher" else "tiny/teacher"
-    known = {"kind": "student", "teacher_steps": 1024, "phi": "uniform", **facts}
+    known = TableFacts.model_validate({"kind": "student", "teacher_steps": 1024, "phi": "uniform", **facts})
     reference = "" if method == "teacher" else "tiny/teacher"
     each = [] if psnr is None else (psnr + np.linspace(-5, 5, 50)).tolist()
     return Result(

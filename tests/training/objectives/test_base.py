@@ -79,7 +79,7 @@ def test_what_clipping_makes_right_is_no_error() -> None:
 def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     sampler: str, norm: str, teacher: TorchModel, teacher_run: Path, idx_folder: Path
 ) -> None:
-    """Compare with the rows of the plan that the service runs. A multistep student first takes the two steps before t."""
+    """Compare with the steps of the plan that the service runs. A multistep student first takes the two steps before t."""
     config = _config(
         teacher_run, idx_folder, objective={"objective": "rollout", "sampler": sampler, "norm": norm, "solver": "dpmpp", "k": 3}
     )
@@ -92,7 +92,7 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     loss = make_objective(config, teacher, student, PHI).loss(student, x0, label, step_generator(0, 0), slice(None))
     batch = Noising(teacher, PHI, batch=16, flip=False)(x0, label, step_generator(0, 0), slice(None))
 
-    def rows(make: str, t: torch.Tensor) -> torch.Tensor:
+    def coefficients(make: str, t: torch.Tensor) -> torch.Tensor:
         """Return signal, noise, a, b, c of student steps t: [5, B, 1, 1, 1]."""
         table = SAMPLERS[make](teacher.alpha_bar, PHI).coefficients[::-1].copy()
         return torch.from_numpy(table[t - 1]).float().T[:, :, None, None, None]
@@ -100,7 +100,7 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     x, previous = batch.x, torch.zeros_like(batch.x)
     *before, (at, number, made) = seen
     for i, (from_x, from_number, from_made) in enumerate(before):
-        signal, noise, a, b, c = rows("ddim" if i == 0 else sampler, from_number + 1)
+        signal, noise, a, b, c = coefficients("ddim" if i == 0 else sampler, from_number + 1)
         above = x0_from_prediction(from_made, x=from_x, signal=signal, noise=noise, kind=teacher.prediction_type, clip=(-1, 1))
         comes = (batch.t + len(before) - i <= 8)[:, None, None, None]
         x = torch.where(comes, a * from_x + b * above + c * previous, from_x)
@@ -111,7 +111,7 @@ def test_rollout_asks_for_the_prediction_that_lands_where_the_walk_does(
     assert len(before) == (2 if sampler == "dpmpp" else 0)
     assert torch.equal(number, batch.t - 1)
     assert torch.allclose(at, x, atol=1e-5)
-    signal, noise, a, b, c = rows(sampler, batch.t)
+    signal, noise, a, b, c = coefficients(sampler, batch.t)
     assert bool(c.any()) == (sampler == "dpmpp")
     _, landed = Walk(teacher, PHI, 3, "dpmpp")(x, t=batch.t, label=label)
     wanted = (landed - a * x - c * previous) / b

@@ -1,4 +1,4 @@
-"""Samplers under test: weights that take denoise steps, and the plan of these steps.
+"""Candidates: weights that take denoise steps, and the plan of these steps.
 
 Model folders run in the service's own runtime (training.evaluation.family), so the images are those that the service makes.
 Checkpoints, diffusers pipelines and guided teachers run in torch. Both take their steps in models.runtime.denoise.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -18,21 +17,22 @@ from models.runtime.denoise import StepNetwork
 from models.subsequence import Int64, uniform_phi
 from training.errors import TrainingError
 from training.evaluation.facts import method_of, model_facts, provenance_of
+from training.evaluation.result import TableFacts
 from training.guidance import GuidedNetwork
 from training.sampling import TorchNetwork
 from training.torch_model import TorchModel, load_model
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """One way to make images.
+class Candidate:
+    """One way to make images, to be measured: weights and a plan.
 
     id       its name in tables, as a user would write it
     weights  fingerprint of the weights; an image depends only on `weights`, `name` and its start
     name     the name of the plan, as in manifests, e.g. ddim-016
-    method   the method whose curve it belongs to; samplers of one method differ in evaluations
-    phi      int64 [rows + 1] teacher step at each row's start, in increasing order
-    per_step network evaluations of a row: 1, or 2 for a guided teacher
+    method   the method whose curve it belongs to; candidates of one method differ in evaluations
+    phi      int64 [steps + 1] teacher step at each step's start, in increasing order
+    per_step network evaluations of a step: 1, or 2 for a guided teacher
     facts    facts of how it was made, for the tables
     """
 
@@ -46,7 +46,7 @@ class Sampler:
     classes: int
     load: Callable[[], StepNetwork]
     per_step: int = 1
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: TableFacts = field(default_factory=TableFacts)
 
     @property
     def key(self) -> str:
@@ -58,14 +58,14 @@ class Sampler:
         return self.per_step * len(self.plan)
 
 
-def torch_sampler(spec: str) -> Sampler:
-    """Return the sampler of a run folder, diffusers pipeline or hub id, with `@sampler-steps`, else by its own plan."""
+def torch_candidate(spec: str) -> Candidate:
+    """Return the candidate of a run folder, diffusers pipeline or hub id, with `@sampler-steps`, else by its own plan."""
     base, _, variant = spec.partition("@")
-    return model_sampler(base, load_model(base), variant)
+    return model_candidate(base, load_model(base), variant)
 
 
-def model_sampler(name: str, model: TorchModel, variant: str = "") -> Sampler:
-    """Return the sampler of a torch model: by its own plan, or by the solver that `variant` names (ddim-016)."""
+def model_candidate(name: str, model: TorchModel, variant: str = "") -> Candidate:
+    """Return the candidate of a torch model: by its own plan, or by the solver that `variant` names (ddim-016)."""
     solver, _, count = (variant or f"{model.sampler}-{model.steps}").partition("-")
     if (variant and solver not in SAMPLERS) or not count.isdecimal() or not 1 <= int(count) <= model.steps:
         choices = ", ".join(f"@{known}-016" for known in SAMPLERS)
@@ -74,7 +74,7 @@ def model_sampler(name: str, model: TorchModel, variant: str = "") -> Sampler:
     phi = uniform_phi(model.steps, int(count))
     made, weights = provenance_of(model), fingerprint(model)
     facts = model_facts(model.kind, made, parameters=sum(p.numel() for p in model.network.parameters()), phi=model.phi)
-    return Sampler(
+    return Candidate(
         id=f"{name}@{plan_name}" if variant else name,
         weights=weights,
         name=plan_name,
@@ -85,7 +85,7 @@ def model_sampler(name: str, model: TorchModel, variant: str = "") -> Sampler:
         classes=len(model.classes),
         load=lambda: _on_device(model),
         per_step=model.evaluations,
-        facts={**facts, "runtime": "torch", "weights": weights},
+        facts=TableFacts.model_validate({**facts, "runtime": "torch", "weights": weights}),
     )
 
 
