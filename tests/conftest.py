@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from models.catalogue import Catalogue, discover
@@ -30,6 +31,13 @@ def _calibrations_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> I
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFDDM_CACHE_DIR", str(shared_root(tmp_path_factory) / "cache"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Undo the logging that a command configured in this process: later tests capture the log of a service."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
