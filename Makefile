@@ -12,6 +12,9 @@ INPUTS = pyproject.toml constraints.txt
 # that its servers start once; tests/markers.py puts the slowest first.
 PYTEST = .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Folders whose tests are all left out of test-fast. Ignoring them saves the import of torch.
+SKIPPED = $(addprefix --ignore=tests/,deploy e2e examples training)
+
 .PHONY: help run train-env test test-fast pytest lint docs constraints clean
 .DELETE_ON_ERROR:
 
@@ -38,7 +41,7 @@ pytest: .venv-test/.stamp
 	$(PYTEST)
 
 test-fast: .venv-test/.stamp
-	$(PYTEST) -m "not (browser or container or e2e or prometheus or redis or training)"
+	$(PYTEST) $(SKIPPED) --hypothesis-profile fast -m "not (browser or container or e2e or prometheus or redis or training)"
 
 lint: .venv-test/.stamp
 	.venv-test/bin/ruff check .

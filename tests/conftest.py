@@ -22,6 +22,7 @@ os.environ.setdefault("SFDDM_PROVIDER", "CPUExecutionProvider")
 
 # An example may take long beside a training or another worker, so its time says nothing.
 settings.register_profile("sfddm", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=20)  # of `make test-fast`
 settings.load_profile("sfddm")
 
 
