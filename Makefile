@@ -12,8 +12,8 @@ INPUTS = pyproject.toml constraints.txt
 # that its servers start once; tests/markers.py puts the slowest first.
 PYTEST = .venv-test/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# Folders whose tests are all left out of test-fast. Ignoring them saves the import of torch.
-SKIPPED = $(addprefix --ignore=tests/,deploy e2e examples training)
+# Left out of test-fast as a whole: these start programs, build the site or import torch, which alone takes ten seconds.
+SKIPPED = $(addprefix --ignore=tests/,benchmarks deploy docs e2e examples training test_zoo.py)
 
 .PHONY: help run train-env test test-fast pytest lint docs constraints clean
 .DELETE_ON_ERROR:
