@@ -1,4 +1,4 @@
-"""What the dashboards are built of: queries, panels, links, and an empty dashboard.
+"""Build the parts of the dashboards: queries, panels, links, and an empty dashboard.
 
 A panel without samples says "no traffic", never NaN: every ratio is computed only where its denominator is above 0.
 """

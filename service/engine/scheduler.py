@@ -62,7 +62,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What the step of a batch took.
+    """The time of one step of a batch, and the conditions it was measured in.
 
     seconds   device time
     clean     the batch did not fail, so the cost model can learn from the time
@@ -216,7 +216,7 @@ class Scheduler:
                 finished.append(row)
         return tuple(finished)
 
-    # What the forecast reads
+    # Read by the forecast
 
     def __len__(self) -> int:
         """Return the number of rows that are admitted and not finished."""
